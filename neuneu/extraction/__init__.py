@@ -1,0 +1,1 @@
+"""From checkpoints to the trajectory store: scoring a corpus and tasks on swapped weights."""

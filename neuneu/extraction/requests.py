@@ -1,0 +1,44 @@
+"""Requests: what every multiple-choice task is reduced to before a model sees it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+TaskFormat = Literal["rc", "mc", "minimal_pair", "cloze"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One (document, choice) of a task: score `continuation` after `context`.
+
+    `label` is the index of the right choice, the same on all requests of a document. An empty
+    context is scored after the tokenizer's prefix token.
+    """
+
+    task: str
+    doc: int
+    choice: int
+    context: str
+    continuation: str
+    label: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task and its requests, sorted by (doc, choice); every document has at least 2 choices.
+
+    `chance` is the expected accuracy of a uniform guess, the mean over documents of 1 / choices.
+    """
+
+    name: str
+    base_task: str
+    format: TaskFormat
+    split: str
+    group: str
+    num_fewshot: int
+    chance: float
+    requests: tuple[Request, ...]
+
+    @property
+    def n_items(self) -> int:
+        """The number of documents."""
+        return len({request.doc for request in self.requests})

@@ -1,0 +1,18 @@
+"""What all tests share: where the shared data lies, and isolation from the network."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The shared data folder; tests that ask for it skip where it is absent."""
+    path = Path(os.environ.get("NEUNEU_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (path / "trajectories").is_dir():
+        pytest.skip(f"no shared data at {path} (set NEUNEU_SHARED)")
+    return path
