@@ -163,7 +163,7 @@ def validate_accuracies(table: pa.Table, *, name: str) -> pa.Table:
     if bad.any():
         row = int(np.argmax(bad))
         raise DataError(
-            f"{name}: row {row}: value is {value[row]!r}; expected a fraction in [0, 1] "
+            f"{name}: row {row}: value is {value[row]:g}; expected a fraction in [0, 1] "
             "(divide percentages by 100)."
         )
     order = [(key, "ascending") for key in (*TRAJECTORY_KEY, "tokens")]

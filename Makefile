@@ -1,0 +1,47 @@
+# The README's commands. Everything runs in .venv, which any target makes when it is missing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo demo-ci demo-english test test-slow check format lock clean
+
+demo: $(INSTALLED)  ## the main job, small, on this machine
+	$(BIN)/neuneu demo
+
+demo-ci: $(INSTALLED)  ## the same, reduced for CI
+	$(BIN)/neuneu demo --config jobs/configs/demo-ci.yaml
+
+demo-english: $(INSTALLED)  ## the main job on real English, BLiMP and OLMES (needs ../shared)
+	$(BIN)/neuneu demo --config jobs/configs/demo-english.yaml
+
+test: $(INSTALLED)  ## the tests, without the slow ones
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-slow: $(INSTALLED)  ## the slow tests
+	$(BIN)/pytest -m "slow and not gpu"
+
+check: $(INSTALLED)  ## what CI and pre-commit check: format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(INSTALLED)  ## resolve requirements/cpu.lock again (uv does not read pip's configuration)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra analysis --extra cluster --extra cpu --extra dev \
+	  --override requirements/override.txt --python-version 3.11 --no-header --no-annotate \
+	  $(shell links=$$($(PYTHON) -m pip config get global.find-links 2>/dev/null) && echo --find-links $$links \
+	    || echo --extra-index-url https://download.pytorch.org/whl/cpu) \
+	  --output-file requirements/cpu.lock
+
+clean:
+	rm -rf $(VENV)
+
+$(INSTALLED): requirements/cpu.lock pyproject.toml requirements/install.sh
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	requirements/install.sh $(VENV)
+	touch $@

@@ -1,0 +1,59 @@
+"""Validation of tables on entry: each break of the contract is named with its row."""
+
+import pyarrow as pa
+import pytest
+from rows import accuracy
+
+from neuneu.errors import DataError
+from neuneu.schemas import ACCURACIES, check_version, conform, validate_accuracies
+
+
+def table(*rows: dict) -> pa.Table:
+    return pa.Table.from_pylist(list(rows))
+
+
+def test_validate_accuracies_sorts_by_trajectory_and_tokens() -> None:
+    rows = [accuracy(step=20), accuracy(step=10), accuracy(step=20, task="a")]
+    checked = validate_accuracies(table(*rows), name="x")
+    assert checked.column("task").to_pylist() == ["a", "t", "t"]
+    assert checked.column("step").to_pylist() == [20, 10, 20]
+    assert checked.schema == ACCURACIES
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([accuracy(value=45.0)], r"row 0: value is 45; expected a fraction"),
+        ([accuracy(), accuracy(step=20, value=float("nan"))], r"row 1: value is nan"),
+        ([accuracy(), accuracy()], r"step|tokens 10000 .* does not exceed"),
+        ([accuracy(), accuracy(step=20, tokens=5.0)], r"step 10 .* does not exceed"),
+        ([accuracy(task=None), accuracy()], r"row 0: task is missing"),
+    ],
+)
+def test_validate_accuracies_bad_value_names_row(rows: list[dict], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        validate_accuracies(table(*rows), name="x")
+
+
+def test_conform_unknown_column_is_named() -> None:
+    with pytest.raises(DataError, match=r"unknown columns \['accuracy'\]"):
+        conform(table(accuracy(accuracy=0.3)), ACCURACIES, name="x")
+
+
+def test_conform_missing_column_is_named() -> None:
+    row = accuracy()
+    del row["task"]
+    with pytest.raises(DataError, match=r"missing columns \['task'\]"):
+        conform(table(row), ACCURACIES, name="x")
+
+
+def test_conform_text_in_number_names_column() -> None:
+    with pytest.raises(DataError, match="column 'value'"):
+        conform(table(accuracy(value="high")), ACCURACIES, name="x")
+
+
+def test_check_version_other_version_is_refused() -> None:
+    check_version(ACCURACIES, name="x")
+    newer = ACCURACIES.with_metadata({b"neuneu_schema_version": b"99"})
+    with pytest.raises(DataError, match="schema version 99"):
+        check_version(newer, name="x")

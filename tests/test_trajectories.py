@@ -1,0 +1,110 @@
+"""Tables to trajectories: grouping, loss joins, task information, run splits."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from rows import accuracy, loss
+
+from neuneu.errors import DataError
+from neuneu.schemas import LOSSES, TASKS, TOKEN_LOSSES
+from neuneu.trajectories import TokenLossTable, build_trajectories, hold_out
+
+
+def accuracies(*rows: dict) -> pa.Table:
+    return pa.Table.from_pylist(list(rows))
+
+
+def test_build_trajectories_groups_by_key_in_token_order() -> None:
+    rows = [
+        accuracy(step=20, value=0.4), accuracy(step=10, value=0.3),
+        accuracy(step=10, metric="acc_norm"), accuracy(step=10, num_fewshot=5),
+    ]  # fmt: skip
+    result = {t.key: t for t in build_trajectories(accuracies(*rows))}
+    assert set(result) == {
+        ("s", "r", 0, "t", "acc"), ("s", "r", 0, "t", "acc_norm"), ("s", "r", 5, "t", "acc"),
+    }  # fmt: skip
+    first = result["s", "r", 0, "t", "acc"]
+    assert first.values.tolist() == [0.3, 0.4]
+    assert first.tokens.tolist() == [10_000, 20_000]
+    assert first.run_group == ("f", "r")
+
+
+def test_build_trajectories_losses_join_whatever_shots_own_shots_win() -> None:
+    rows = [accuracy(step=10), accuracy(step=20), accuracy(step=20, num_fewshot=5)]
+    losses = pa.Table.from_pylist(
+        [
+            loss(step=10, value=5.0), loss(step=20, value=4.0),
+            loss(step=20, value=3.0, num_fewshot=5), loss(step=20, metric="bpb", value=9.0),
+            loss(step=20, run="other", value=9.0),
+        ],
+        schema=LOSSES,
+    )  # fmt: skip
+    result = {t.num_fewshot: t for t in build_trajectories(accuracies(*rows), losses)}
+    np.testing.assert_array_equal(result[0].losses["v"], [5.0, 4.0])
+    np.testing.assert_array_equal(result[5].losses["v"], [3.0])
+
+
+def test_build_trajectories_missing_loss_is_nan_absent_set_is_absent() -> None:
+    losses = pa.Table.from_pylist([loss(step=20, value=4.0)], schema=LOSSES)
+    (one,) = build_trajectories(accuracies(accuracy(step=10), accuracy(step=20)), losses)
+    assert np.isnan(one.losses["v"][0])
+    assert one.losses["v"][1] == 4.0
+    (none,) = build_trajectories(accuracies(accuracy(step=10)), losses)
+    assert none.losses == {}
+
+
+def test_build_trajectories_task_table_gives_chance_and_base_task() -> None:
+    tasks = pa.Table.from_pylist(
+        [{"task": "t", "metric": "acc", "base_task": "b", "chance": 0.25, "group": "g"}],
+        schema=TASKS,
+    )
+    (one,) = build_trajectories(accuracies(accuracy()), tasks=tasks)
+    assert (one.base_task, one.chance, one.group) == ("b", 0.25, "g")
+    (unknown,) = build_trajectories(accuracies(accuracy(task="u")), tasks=tasks)
+    assert (unknown.base_task, unknown.chance) == ("u", None)
+
+
+def test_without_step_zero_drops_only_step_zero() -> None:
+    (one,) = build_trajectories(accuracies(accuracy(step=0), accuracy(step=1)))
+    assert one.without_step_zero().steps.tolist() == [1]
+    assert one.slice(1, 2).without_step_zero().steps.tolist() == [1]
+
+
+def test_hold_out_splits_by_run_and_refuses_unknown_names() -> None:
+    trajectories = build_trajectories(
+        accuracies(accuracy(), accuracy(run="q"), accuracy(run="q", task="u"))
+    )
+    kept, held = hold_out(trajectories, ["q"])
+    assert {t.run for t in kept} == {"r"}
+    assert {t.run for t in held} == {"q"}
+    assert len(held) == 2
+    with pytest.raises(DataError, match=r"\['z'\] are not in the table"):
+        hold_out(trajectories, ["z"])
+
+
+def test_token_loss_table_mixed_corpora_are_refused() -> None:
+    row = {"suite": "s", "run": "r", "tokenizer_hash": "t", "unit": "word", "start": 0, "count": 1}
+    rows = [
+        row | {"step": step, "corpus_hash": corpus, "losses": [1.0]}
+        for step, corpus in ((1, "a"), (2, "b"))
+    ]
+    with pytest.raises(DataError, match="expected one corpus"):
+        TokenLossTable.from_table(pa.Table.from_pylist(rows, schema=TOKEN_LOSSES))
+
+
+@pytest.mark.shared
+def test_build_trajectories_shared_tables_give_all_trajectories(shared: Path) -> None:
+    folder = shared / "trajectories"
+    result = build_trajectories(
+        pq.read_table(folder / "accuracies.parquet"),
+        pq.read_table(folder / "losses.parquet"),
+        pyarrow.csv.read_csv(folder / "tasks.csv"),
+    )
+    assert len(result) == 9_958
+    assert sum(len(t) for t in result) == 519_759
+    assert all("c4_en-validation" in t.losses for t in result if t.suite == "olmo-ladder")
+    assert all((np.diff(t.tokens) > 0).all() for t in result)
