@@ -1,11 +1,23 @@
 """Validation of tables on entry: each break of the contract is named with its row."""
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from rows import accuracy
 
 from neuneu.errors import DataError
-from neuneu.schemas import ACCURACIES, check_version, conform, validate_accuracies
+from neuneu.schemas import (
+    ACCURACIES,
+    CHECKPOINTS,
+    FORECASTS,
+    LOSSES,
+    TASKS,
+    TOKEN_LOSSES,
+    check_version,
+    conform,
+    validate_accuracies,
+)
 
 
 def table(*rows: dict) -> pa.Table:
@@ -57,3 +69,9 @@ def test_check_version_other_version_is_refused() -> None:
     newer = ACCURACIES.with_metadata({b"neuneu_schema_version": b"99"})
     with pytest.raises(DataError, match="schema version 99"):
         check_version(newer, name="x")
+
+
+def test_data_contract_page_names_every_column() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "data-contract.md").read_text()
+    for schema in (ACCURACIES, LOSSES, TASKS, CHECKPOINTS, TOKEN_LOSSES, FORECASTS):
+        assert [name for name in schema.names if f"`{name}`" not in page] == []

@@ -1,0 +1,377 @@
+"""Backtests: forecast runs whose ends are known, from their beginnings, and score the forecasts."""
+
+import importlib.util
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from neuneu import __version__
+from neuneu.aggregation import RunBootstrap
+from neuneu.backtest_inputs import (
+    Observations,
+    RunGroup,
+    deal_folds,
+    merge_token_losses,
+    read_observations,
+)
+from neuneu.baselines import BASELINES, make_forecaster
+from neuneu.baselines.logistic import LogisticLawConfig
+from neuneu.config import config_dataclass, config_hash, save_config
+from neuneu.errors import UserError
+from neuneu.evaluation_summary import RunBooks, summarise_evaluation
+from neuneu.evaluation_table import read_evaluation
+from neuneu.files import atomic_path, write_text_atomic
+from neuneu.forecast_table import check_answers, forecast_table, identity_columns
+from neuneu.forecaster import Forecaster, Query
+from neuneu.progress import stage
+from neuneu.splits import MIN_CHECKPOINTS, Anchored
+from neuneu.trajectories import TokenLossTable, Trajectory, hold_out
+
+FORECASTS_FILE: Final = "forecasts.parquet"
+SUMMARY_FILE: Final = "summary.json"
+CONFIG_FILE: Final = "config.yaml"
+SEEN_SHARE: Final = 0.5
+"""A run counts as seen when a forecaster was trained on more of its trajectories than this."""
+
+
+@config_dataclass
+class BacktestConfig:
+    """What to forecast from how much, by whom, and where the results go."""
+
+    accuracies: Path
+    """A store folder, or a .parquet / .csv accuracy table."""
+    losses: Path | None = None
+    """Validation losses, for forecasters that read them; a store brings its own."""
+    tasks: Path | None = None
+    """The task table, for chance and task groups; a store brings its own."""
+    reference: Path | None = None
+    """Other finished runs to learn from: a store folder or an accuracy table."""
+    reference_losses: Path | None = None
+    output: Path = Path("runs/backtest")
+    context: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
+    """Share of a run's checkpoints that a forecaster sees."""
+    min_checkpoints: Annotated[int, Field(ge=MIN_CHECKPOINTS)] = MIN_CHECKPOINTS
+    """Shorter trajectories (step 0 excluded) are not scored."""
+    forecasters: tuple[str, ...] = BASELINES
+    models: tuple[Path, ...] = ()
+    """Folders of trained forecasters."""
+    logistic: LogisticLawConfig = field(default_factory=LogisticLawConfig)
+    held_out: tuple[str, ...] | Literal["all"] = "all"
+    """Runs to forecast; `all` forecasts every run, a fold of them at a time."""
+    folds: Annotated[int, Field(ge=2)] = 5
+    """With `held_out: all`: runs of a fold are not references of one another."""
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
+    seed: int = 0
+    figures: bool = True
+    """Also draw the figures and the HTML report (needs the `analysis` extra)."""
+
+
+@runtime_checkable
+class RemembersTraining(Protocol):
+    """A trained forecaster that can tell which trajectories it learnt from, by their content."""
+
+    def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
+        """The share of these trajectories, of one run, that it was trained on."""
+
+
+def make_queries(
+    trajectories: Sequence[Trajectory], protocol: Anchored, token_losses: TokenLossTable | None
+) -> tuple[list[Query], list[Trajectory]]:
+    """Cuts trajectories into what may be seen and what is to be forecast.
+
+    Trajectories too short for the protocol are left out. Queries hold no future loss; see
+    `with_future_losses`.
+
+    Returns:
+        As many queries as truths; truth i holds the later checkpoints of query i.
+    """
+    queries, truths = [], []
+    for trajectory in trajectories:
+        split = protocol.split(trajectory)
+        if split is None:
+            continue
+        context, truth = split
+        row = None
+        if token_losses is not None:
+            key = (context.suite, context.run, int(context.steps[-1]))
+            row = token_losses.rows.get(key)
+        queries.append(
+            Query(
+                context=context,
+                target_steps=truth.steps,
+                target_tokens=truth.tokens,
+                target_flops=truth.flops,
+                word_losses=None
+                if token_losses is None or row is None
+                else token_losses.matrix[row],
+            )
+        )
+        truths.append(truth)
+    return queries, truths
+
+
+def with_future_losses(queries: Sequence[Query], truths: Sequence[Trajectory]) -> list[Query]:
+    """The queries with true future losses, for forecasters that declare `oracle-loss` only."""
+    return [
+        replace(query, future_losses=dict(truth.losses))
+        for query, truth in zip(queries, truths, strict=True)
+    ]
+
+
+def run_backtest(
+    forecasters: Sequence[Forecaster],
+    targets: Sequence[Trajectory],
+    references: Sequence[Trajectory],
+    protocol: Anchored,
+    token_losses: TokenLossTable | None = None,
+) -> pa.Table:
+    """Forecasts every later checkpoint of the targets with every forecaster.
+
+    A forecaster that declares `own` is given no references; only one that declares
+    `oracle-loss` is given future losses. What cannot be answered stands as null quantiles.
+
+    Returns:
+        `schemas.FORECASTS`: forecaster by forecaster, the same rows in the same order.
+
+    Raises:
+        UserError: a target's run group among the references, two forecasters of one name, or
+            no target long enough.
+        DataError: a forecaster breaks its protocol.
+    """
+    shared = sorted({t.run_group for t in targets} & {t.run_group for t in references})
+    if shared:
+        raise UserError(
+            f"references hold runs that are to be forecast: {shared[:5]}; a run (all its suites "
+            "and shots) is either a target or a reference. Take it out of one."
+        )
+    names = [forecaster.name for forecaster in forecasters]
+    if len(set(names)) != len(names):
+        raise UserError(f"forecasters {names}: each needs its own name; drop or rename one.")
+    queries, truths = make_queries(targets, protocol, token_losses)
+    if not queries:
+        raise UserError(
+            f"no trajectory to forecast: {len(targets)} were given and each has fewer than "
+            f"{MIN_CHECKPOINTS} checkpoints besides step 0; evaluate more checkpoints."
+        )
+    common = identity_columns(queries, truths, protocol.name)
+    tables = []
+    for forecaster in forecasters:
+        asked = queries
+        if forecaster.sees == "oracle-loss":
+            asked = with_future_losses(queries, truths)
+        if forecaster.sees != "own":
+            forecaster.fit(references)
+        quantiles = check_answers(forecaster, forecaster.predict(asked), queries)
+        tables.append(forecast_table(forecaster, common, quantiles))
+    return pa.concat_tables(tables)
+
+
+def summarise(
+    table: pa.Table, *, bootstrap: RunBootstrap | None = None, books: RunBooks | None = None
+) -> dict[str, Any]:
+    """Scores of every forecaster in a forecasts table; see `evaluation_summary`.
+
+    Raises:
+        DataError: a table that cannot be scored.
+    """
+    return summarise_evaluation(
+        read_evaluation(table), bootstrap or RunBootstrap(), books or RunBooks()
+    )
+
+
+def write_backtest(
+    out: Path, table: pa.Table, summary: Mapping[str, Any], config: BacktestConfig | None = None
+) -> None:
+    """Writes `forecasts.parquet`, `config.yaml` and, last, `summary.json`."""
+    with atomic_path(out / FORECASTS_FILE) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    if config is not None:
+        save_config(config, out / CONFIG_FILE)
+    write_text_atomic(out / SUMMARY_FILE, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+
+
+def backtest(config: BacktestConfig) -> dict[str, Any]:
+    """Reads the tables, forecasts, scores, and writes everything to `config.output`.
+
+    Returns:
+        `output`, `report` (null without figures) and the MAE of each forecaster.
+
+    Raises:
+        UserError: inputs that cannot be read, or a split that leaves nothing.
+    """
+    _check_installed(config)
+    with stage("reading", total=1) as bar:
+        observed = read_observations(config.accuracies, config.losses, config.tasks)
+        others = (
+            None
+            if config.reference is None
+            else read_observations(config.reference, config.reference_losses, config.tasks)
+        )
+        bar.advance()
+    folds = _folds(config, observed.trajectories)
+    forecasters = _make_forecasters(config)
+    table, given = _forecast_folds(config, forecasters, observed, others, folds)
+    books = RunBooks(
+        folds=folds,
+        trained_on={
+            forecaster.name: _seen_runs(forecaster, observed.trajectories)
+            for forecaster in forecasters
+            if isinstance(forecaster, RemembersTraining)
+        },
+        tasks={t.task: (t.base_task, t.group) for t in observed.trajectories},
+    )
+    with stage("scoring", total=1) as bar:
+        bootstrap = RunBootstrap(samples=config.bootstrap_samples, seed=config.seed)
+        summary = summarise(table, bootstrap=bootstrap, books=books)
+        bar.advance()
+    for name, entry in summary["forecasters"].items():
+        entry["references_given"] = given if entry["sees"] != "own" else []
+        entry["kind"] = "baseline" if name in BASELINES else "trained"
+    summary["context_fraction"] = config.context
+    summary["folds"] = [["/".join(group) for group in fold] for fold in folds]
+    summary["data"] = _describe_data(observed, others)
+    summary["made_by"] = _provenance(config, summary["data"])
+    write_backtest(config.output, table, summary, config)
+    report = None
+    if config.figures:
+        from neuneu.figures import write_figures
+        from neuneu.report import write_report
+
+        with stage("drawing", total=1) as bar:
+            write_figures(config.output, table, summary, observed.trajectories, observed.losses)
+            report = str(write_report(config.output))
+            bar.advance()
+    return {
+        "output": str(config.output),
+        "report": report,
+        "mae": {
+            name: (entry["overall"]["mae"] or {}).get("value")
+            for name, entry in summary["forecasters"].items()
+        },
+    }
+
+
+def _check_installed(config: BacktestConfig) -> None:
+    """Says what is not installed before the work starts, not after it."""
+    wanted = ["matplotlib", "jinja2"] if config.figures else []
+    wanted += ["scipy"] if "logistic-law" in config.forecasters else []
+    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"this backtest needs {', '.join(missing)}: pip install 'neuneu[analysis]', or set "
+            "figures=false and leave logistic-law out of forecasters."
+        )
+
+
+def _folds(
+    config: BacktestConfig, trajectories: list[Trajectory]
+) -> tuple[tuple[RunGroup, ...], ...]:
+    long_enough = [t for t in trajectories if len(t.without_step_zero()) >= config.min_checkpoints]
+    if config.held_out == "all":
+        if config.reference is not None:
+            # Finished runs stand apart: every run of the table is a target of them.
+            return (tuple(sorted({t.run_group for t in long_enough})),)
+        return deal_folds(long_enough, config.folds, config.seed)
+    if not config.held_out:
+        raise UserError("held_out: expected run names or `all`, found none.")
+    _, held = hold_out(trajectories, config.held_out)
+    return (tuple(sorted({t.run_group for t in held})),)
+
+
+def _forecast_folds(
+    config: BacktestConfig,
+    forecasters: Sequence[Forecaster],
+    observed: Observations,
+    others: Observations | None,
+    folds: tuple[tuple[RunGroup, ...], ...],
+) -> tuple[pa.Table, list[list[str]]]:
+    """(forecasts of all folds, run groups given as references in each fold)."""
+    token_losses = merge_token_losses(
+        observed.token_losses, None if others is None else others.token_losses
+    )
+    protocol = Anchored(fraction=config.context)
+    finished = observed.trajectories + ([] if others is None else others.trajectories)
+    tables, given = [], []
+    with stage("forecasting", total=len(folds)) as bar:
+        for fold in folds:
+            held = set(fold)
+            targets = [
+                t
+                for t in observed.trajectories
+                if t.run_group in held and len(t.without_step_zero()) >= config.min_checkpoints
+            ]
+            references = [t for t in finished if t.run_group not in held]
+            given.append(sorted({"/".join(t.run_group) for t in references}))
+            tables.append(run_backtest(forecasters, targets, references, protocol, token_losses))
+            bar.advance()
+    return pa.concat_tables(tables), given
+
+
+def _make_forecasters(config: BacktestConfig) -> list[Forecaster]:
+    forecasters = [make_forecaster(name, config.logistic) for name in config.forecasters]
+    if config.models:
+        from neuneu.forecasting import NeuralForecaster
+
+        several = len(config.models) > 1
+        forecasters += [
+            NeuralForecaster.load(folder, name=folder.name if several else "neural")
+            for folder in config.models
+        ]
+    if not forecasters:
+        raise UserError("forecasters: expected at least one name or model folder, found none.")
+    return forecasters
+
+
+def _seen_runs(
+    forecaster: RemembersTraining, trajectories: Sequence[Trajectory]
+) -> frozenset[RunGroup]:
+    """Run groups that it was trained on: most of their trajectories, since flat ones coincide."""
+    by_run: dict[RunGroup, list[Trajectory]] = {}
+    for trajectory in trajectories:
+        by_run.setdefault(trajectory.run_group, []).append(trajectory)
+    return frozenset(
+        group for group, members in by_run.items() if forecaster.seen_share(members) > SEEN_SHARE
+    )
+
+
+def _describe_data(observed: Observations, others: Observations | None) -> dict[str, Any]:
+    suites: dict[str, dict[str, Any]] = {}
+    for trajectory in observed.trajectories:
+        entry = suites.setdefault(
+            trajectory.suite,
+            {"family": trajectory.family, "runs": set(), "tasks": set(), "checkpoints": set()}
+            | {"trajectories": 0, "observations": 0},
+        )
+        entry["runs"].add(trajectory.run)
+        entry["tasks"].add(trajectory.task)
+        entry["checkpoints"] |= {(trajectory.run, int(step)) for step in trajectory.steps}
+        entry["trajectories"] += 1
+        entry["observations"] += len(trajectory)
+    return {
+        "digest": observed.digest,
+        "reference_digest": None if others is None else others.digest,
+        "suites": {
+            suite: {key: len(v) if isinstance(v, set) else v for key, v in entry.items()}
+            for suite, entry in sorted(suites.items())
+        },
+    }
+
+
+def _provenance(config: BacktestConfig, data: Mapping[str, Any]) -> dict[str, Any]:
+    packages = ("numpy", "pyarrow", "scipy", "torch")
+    installed = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
+    return {
+        "config_hash": config_hash(config),
+        "data_digest": data["digest"],
+        "neuneu": __version__,
+        "python": platform.python_version(),
+        "packages": {name: installed[name] for name in packages if name in installed},
+    }

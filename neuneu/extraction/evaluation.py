@@ -1,0 +1,203 @@
+"""One checkpoint through tasks and corpus: prompts in, the rows of a store unit out."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from neuneu.checkpoints import CheckpointRef
+from neuneu.errors import EngineError
+from neuneu.extraction.corpus import Corpus, EncodedCorpus, encode_corpus, prefix_token
+from neuneu.extraction.multiple_choice import (
+    EncodedRequest,
+    accuracies,
+    continuation_logprobs,
+    encode_requests,
+)
+from neuneu.extraction.preflight import Preflight
+from neuneu.extraction.requests import Task
+from neuneu.extraction.scorer import Scorer, TokenIds
+from neuneu.store import Rows, Unit
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_MAX_FLOAT16: Final = float(np.finfo(np.float16).max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Tasks and corpus as the prompts of one tokenizer and window, each distinct one once.
+
+    `request_rows[t]` (R_t,) and `corpus_rows` (P,) are indices into `prompts`.
+    """
+
+    prompts: list[TokenIds]
+    tasks: Sequence[Task]
+    requests: list[list[EncodedRequest]]
+    request_rows: list[npt.NDArray[np.int64]]
+    corpus_name: str
+    corpus_hash: str
+    corpus: EncodedCorpus
+    corpus_rows: npt.NDArray[np.int64]
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that an engine reads for one checkpoint."""
+        return sum(len(prompt) for prompt in self.prompts)
+
+
+def make_workload(
+    tasks: Sequence[Task],
+    corpus: Corpus,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    max_tokens: int,
+) -> Workload:
+    """Tokenises tasks and corpus for prompts of at most `max_tokens` tokens.
+
+    Raises:
+        UserError, DataError: as `encode_requests` and `encode_corpus`.
+    """
+    prefix = prefix_token(tokenizer)
+    rows: dict[tuple[int, ...], int] = {}
+
+    def row_of(prompts: Sequence[tuple[int, ...]]) -> npt.NDArray[np.int64]:
+        return np.array([rows.setdefault(prompt, len(rows)) for prompt in prompts], np.int64)
+
+    requests = [
+        encode_requests(task.requests, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
+        for task in tasks
+    ]
+    encoded_corpus = encode_corpus(corpus, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
+    request_rows = [row_of([request.tokens for request in encoded]) for encoded in requests]
+    corpus_rows = row_of(encoded_corpus.prompts)
+    return Workload(
+        prompts=list(rows),
+        tasks=tasks,
+        requests=requests,
+        request_rows=request_rows,
+        corpus_name=corpus.name,
+        corpus_hash=corpus.hash,
+        corpus=encoded_corpus,
+        corpus_rows=corpus_rows,
+    )
+
+
+def evaluate(scorer: Scorer, workload: Workload, checked: Preflight, *, attempts: int) -> Unit:
+    """Scores the weights that `scorer` holds and makes the checkpoint's unit of the store.
+
+    Raises:
+        CheckpointError: a log-probability is not finite.
+        EngineError: the scorer failed, or gave another number of results than of prompts.
+    """
+    logprobs = scorer.score(workload.prompts)
+    if len(logprobs) != len(workload.prompts):
+        raise EngineError(
+            f"the engine gave {len(logprobs)} results for {len(workload.prompts)} prompts."
+        )
+    ref = checked.ref
+    return Unit(
+        checkpoint=checkpoint_row(
+            ref, status="done", error=None, attempts=attempts, checked=checked
+        ),
+        accuracies=_accuracy_rows(ref, workload, logprobs),
+        **_loss_rows(checked, workload, logprobs),
+    )
+
+
+def quarantined(
+    ref: CheckpointRef, error: str, *, attempts: int, checked: Preflight | None = None
+) -> Unit:
+    """The unit of a checkpoint that could not be scored: why, and no rows."""
+    row = checkpoint_row(ref, status="quarantined", error=error, attempts=attempts, checked=checked)
+    return Unit(checkpoint=row, accuracies=[], losses=[], token_losses=[])
+
+
+def checkpoint_row(
+    ref: CheckpointRef,
+    *,
+    status: str,
+    error: str | None,
+    attempts: int,
+    checked: Preflight | None,
+) -> dict[str, Any]:
+    """A row of `schemas.CHECKPOINTS`; hashes are null where preflight did not pass."""
+    return asdict(ref) | {
+        "config_hash": checked.config_hash if checked else None,
+        "tokenizer_hash": checked.tokenizer_hash if checked else None,
+        "weights_hash": checked.weights_hash if checked else None,
+        "status": status,
+        "error": error,
+        "attempts": attempts,
+    }
+
+
+def _accuracy_rows(
+    ref: CheckpointRef, workload: Workload, logprobs: Sequence[npt.NDArray[np.float32]]
+) -> Rows:
+    rows = []
+    for task, encoded, indices in zip(
+        workload.tasks, workload.requests, workload.request_rows, strict=True
+    ):
+        sums = continuation_logprobs(encoded, [logprobs[index] for index in indices])
+        rows += [
+            _position(ref, num_fewshot=task.num_fewshot)
+            | {
+                "task": task.name,
+                "metric": score.metric,
+                "value": score.value,
+                "stderr": score.stderr if np.isfinite(score.stderr) else None,
+                "planned_tokens": ref.planned_tokens,
+            }
+            for score in accuracies(task, sums)
+        ]
+    return rows
+
+
+def _loss_rows(
+    checked: Preflight, workload: Workload, logprobs: Sequence[npt.NDArray[np.float32]]
+) -> dict[str, Rows]:
+    ref = checked.ref
+    losses = workload.corpus.losses([logprobs[index] for index in workload.corpus_rows])
+    means = {
+        "cross_entropy_loss": losses.nats_per_token,
+        "nll_per_word": losses.nats_per_word,
+        "bpb": losses.bits_per_byte,
+    }
+    words = losses.word_losses.clip(0, _MAX_FLOAT16).astype(np.float16)
+    return {
+        "losses": [
+            _position(ref, num_fewshot=0)
+            | {"name": workload.corpus_name, "metric": metric, "value": value}
+            for metric, value in means.items()
+        ],
+        "token_losses": [
+            {
+                "suite": ref.suite,
+                "run": ref.run,
+                "step": ref.step,
+                "corpus_hash": workload.corpus_hash,
+                "tokenizer_hash": checked.tokenizer_hash,
+                "unit": "word",
+                "start": 0,
+                "count": len(words),
+                "losses": words,
+            }
+        ],
+    }
+
+
+def _position(ref: CheckpointRef, *, num_fewshot: int) -> dict[str, Any]:
+    return {
+        "family": ref.family,
+        "suite": ref.suite,
+        "run": ref.run,
+        "params": ref.params,
+        "num_fewshot": num_fewshot,
+        "step": ref.step,
+        "tokens": ref.tokens,
+        "flops": ref.flops,
+    }

@@ -1,0 +1,205 @@
+"""Multiple-choice requests as prompts, and their log-probabilities as accuracies.
+
+Both follow lm-evaluation-harness, so that the numbers can stand beside published ones:
+`TemplateLM._encode_pair` for the tokens and `ConfigurableTask.process_results` for the scores.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from neuneu.errors import CheckpointError, DataError, UserError
+from neuneu.extraction.requests import Request, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """A prompt, of which the last `n_continuation` tokens are the continuation."""
+
+    tokens: tuple[int, ...]
+    n_continuation: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskScore:
+    """A metric of a task; `stderr` is NaN when there is only one document."""
+
+    metric: str
+    value: float
+    stderr: float
+    n_items: int
+
+
+def encode_requests(
+    requests: Sequence[Request],
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    prefix_token: int,
+    max_tokens: int,
+) -> list[EncodedRequest]:
+    """Tokenises requests by the rule of lm-evaluation-harness, without special tokens.
+
+    White space at the end of a context moves to the continuation. The continuation's tokens are
+    those of the whole text after as many as the context alone has, which keeps a merge across
+    the boundary out of the context. A context that is empty (then, or from the start) becomes
+    the prefix token. Prompts are cut from the left to `max_tokens`, at most to the last token
+    of the context, on which the first token of the continuation is conditioned.
+
+    Args:
+        requests: R requests.
+        tokenizer: of the model that will score them.
+        prefix_token: id that stands for an empty context.
+        max_tokens: the longest prompt, as `Scorer.max_prompt_tokens`.
+
+    Returns:
+        One prompt a request, in the same order.
+
+    Raises:
+        UserError: a continuation alone leaves no room for one token of context.
+        DataError: a continuation has no token of its own.
+    """
+    pairs = [_move_spaces(request.context, request.continuation) for request in requests]
+    ids = _encode_all(
+        tokenizer,
+        (text for context, rest in pairs for text in (context, context + rest)),
+    )
+    encoded = []
+    for request, (context, rest) in zip(requests, pairs, strict=True):
+        head = ids[context] if context else (prefix_token,)
+        whole = ids[context + rest]
+        tail = whole[len(head) :] if context else whole
+        if not tail:
+            raise DataError(
+                f"{_name(request)}: the continuation {request.continuation!r} has no token of its "
+                "own after its context; expected at least one. Drop the document."
+            )
+        if len(tail) >= max_tokens:
+            raise UserError(
+                f"{_name(request)}: the continuation has {len(tail)} tokens and the engine takes "
+                f"prompts of {max_tokens} with at least one of context; drop this task or score "
+                "models with a longer window."
+            )
+        encoded.append(EncodedRequest((head + tail)[-max_tokens:], len(tail)))
+    return encoded
+
+
+def continuation_logprobs(
+    encoded: Sequence[EncodedRequest], logprobs: Sequence[npt.NDArray[np.floating]]
+) -> npt.NDArray[np.float64]:
+    """Sums the log-probabilities of each continuation.
+
+    Args:
+        encoded: R prompts of n_i tokens.
+        logprobs: R arrays (n_i - 1,) in nats, as `Scorer.score` gives for those prompts.
+
+    Returns:
+        (R,) sums in nats.
+
+    Raises:
+        ValueError: the arrays do not belong to these prompts.
+    """
+    sums = np.empty(len(encoded), dtype=np.float64)
+    for i, (request, values) in enumerate(zip(encoded, logprobs, strict=True)):
+        if len(values) != len(request.tokens) - 1:
+            raise ValueError(
+                f"prompt {i}: expected {len(request.tokens) - 1} log-probabilities for "
+                f"{len(request.tokens)} tokens, found {len(values)}."
+            )
+        sums[i] = values[-request.n_continuation :].sum(dtype=np.float64)
+    return sums
+
+
+def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
+    """Scores a task: `acc` by summed log-probability, `acc_norm` by that a character.
+
+    Characters are those of the choice: the one space that joins a continuation to its context
+    does not count (the harness measures the choice before it puts the space in front). Among
+    equal choices the first wins, as in `np.argmax`. Only in minimal pairs, whose good choice is
+    always the first, must it be strictly better: else a model that finds everything equally
+    likely would score 1. The harness lets a tie win there; nothing else differs.
+
+    Args:
+        task: with R requests.
+        sums: (R,) log-probabilities in nats, in the order of `task.requests`.
+
+    Returns:
+        The scores of `acc` and `acc_norm`; `stderr` is sample sd / sqrt(documents), as the
+        harness' `mean_stderr`.
+
+    Raises:
+        CheckpointError: a log-probability is not finite.
+        ValueError: another number of sums than of requests.
+    """
+    if len(sums) != len(task.requests):
+        raise ValueError(
+            f"{task.name}: expected {len(task.requests)} sums, one a request, found {len(sums)}."
+        )
+    if not np.isfinite(sums).all():
+        at = int(np.argmin(np.isfinite(sums)))
+        raise CheckpointError(
+            f"{_name(task.requests[at])}: the log-probability is {sums[at]}; expected a finite "
+            "number. The checkpoint's weights are probably not finite."
+        )
+    scores = []
+    for metric, values in (
+        ("acc", sums),
+        ("acc_norm", sums / [_n_characters(request) for request in task.requests]),
+    ):
+        correct = _correct(task, values)
+        stderr = (
+            float(correct.std(ddof=1)) / math.sqrt(len(correct)) if len(correct) > 1 else math.nan
+        )
+        scores.append(
+            TaskScore(
+                metric=metric, value=float(correct.mean()), stderr=stderr, n_items=len(correct)
+            )
+        )
+    return scores
+
+
+def _correct(task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    docs = np.array([request.doc for request in task.requests])
+    starts = np.flatnonzero(np.diff(docs, prepend=docs[0] - 1))
+    correct = np.empty(len(starts), dtype=np.float64)
+    for i, choices in enumerate(np.split(values, starts[1:])):
+        label = task.requests[starts[i]].label
+        if task.format == "minimal_pair":
+            correct[i] = choices[label] > np.delete(choices, label).max()
+        else:
+            correct[i] = np.argmax(choices) == label
+    return correct
+
+
+def _n_characters(request: Request) -> int:
+    return max(len(request.continuation.removeprefix(" ")), 1)
+
+
+def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
+    stripped = context.rstrip()
+    return stripped, context[len(stripped) :] + continuation
+
+
+def _encode_all(
+    tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]
+) -> dict[str, tuple[int, ...]]:
+    """Tokenises every distinct text once, in one batch."""
+    distinct = [text for text in dict.fromkeys(texts) if text]
+    if not distinct:
+        return {"": ()}
+    batch = tokenizer(
+        distinct, add_special_tokens=False, return_attention_mask=False, verbose=False
+    )
+    ids = {text: tuple(row) for text, row in zip(distinct, batch["input_ids"], strict=True)}
+    ids[""] = ()
+    return ids
+
+
+def _name(request: Request) -> str:
+    return f"task {request.task}, document {request.doc}, choice {request.choice}"

@@ -1,0 +1,322 @@
+"""Preflight: which checkpoints may be scored, decided from their files before any engine starts.
+
+An engine that swaps weights reports success on checkpoints with missing tensors and ignores a
+changed `config.json`. So a checkpoint is compared here with what its own config implies, and
+its config with that of the other checkpoints of its run.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+
+from neuneu.checkpoints import CheckpointRef
+from neuneu.errors import CheckpointError
+from neuneu.extraction.weights import TensorHeader, is_constant, read_headers, weights_hash
+
+if TYPE_CHECKING:
+    import torch
+
+# Keys of config.json that do not change the function: where it came from, and the type that
+# weights were saved in (an engine computes in the type that it is told).
+_PROVENANCE: Final = {"_name_or_path", "_commit_hash", "transformers_version", "use_cache"}
+_SAVED_TYPE: Final = {"dtype", "torch_dtype"}
+_EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_TOKENIZER_KEYS: Final = ("tokenizer_class", "bos_token", "eos_token", "add_prefix_space")
+_BUILDING: Final = Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """A checkpoint that may be scored, and the hashes of what its numbers depend on.
+
+    Checkpoints of equal `config_hash` are one architecture: an engine may swap one's weights
+    for another's. `max_positions` is the longest window of the model in
+    tokens, None where the architecture has no limit.
+    """
+
+    ref: CheckpointRef
+    config_hash: str
+    tokenizer_hash: str
+    weights_hash: str
+    architecture: str
+    max_positions: int | None
+    vocab_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreflightResult:
+    """Every checkpoint that was looked at: `passed`, or `failed` with one line why."""
+
+    passed: list[Preflight]
+    failed: list[tuple[CheckpointRef, str]]
+
+
+def preflight(
+    refs: Iterable[CheckpointRef],
+    *,
+    known: Mapping[tuple[str, str], Iterable[str]] | None = None,
+    advance: Callable[[], None] | None = None,
+    threads: int = 4,
+) -> PreflightResult:
+    """Looks at checkpoints and divides them into those to score and those to quarantine.
+
+    All checkpoints of a run must have one config: that of most of them, and of the earliest
+    step among equals.
+
+    Args:
+        refs: the checkpoints.
+        known: config hashes of checkpoints scored before, by (suite, run); they have a vote.
+        advance: called once for each checkpoint looked at.
+        threads: how many folders are read at a time.
+    """
+    ordered = sorted(refs, key=lambda ref: ref.key)
+    with ThreadPoolExecutor(threads) as pool:
+        outcomes = []
+        for outcome in pool.map(_try_inspect, ordered):
+            outcomes.append(outcome)
+            if advance is not None:
+                advance()
+    passed = [found for found in outcomes if isinstance(found, Preflight)]
+    failed = [found for found in outcomes if not isinstance(found, Preflight)]
+    votes: dict[tuple[str, str], Counter[str]] = {}
+    for key, hashes in (known or {}).items():
+        votes[key] = Counter(hashes)
+    for found in passed:
+        votes.setdefault(_run(found.ref), Counter())[found.config_hash] += 1
+    # Counter keeps insertion order and most_common is stable: the earliest wins among equals.
+    reference = {key: counts.most_common(1)[0][0] for key, counts in votes.items() if counts}
+    agreeing = []
+    for found in passed:
+        expected = reference[_run(found.ref)]
+        if found.config_hash == expected:
+            agreeing.append(found)
+            continue
+        failed.append(
+            (
+                found.ref,
+                f"config.json differs from that of the run's other checkpoints (hash "
+                f"{found.config_hash}, expected {expected}): it is another model; name it "
+                "another run, or put the right config.json there.",
+            )
+        )
+    return PreflightResult(passed=agreeing, failed=sorted(failed, key=lambda pair: pair[0].key))
+
+
+def inspect(ref: CheckpointRef) -> Preflight:
+    """Checks one checkpoint by itself.
+
+    Raises:
+        CheckpointError: unreadable or unsupported config, weights that do not match it, or a
+            tokenizer that is missing or larger than the vocabulary; one line, without the
+            checkpoint's name.
+    """
+    folder = Path(ref.uri)
+    config = read_config(folder)
+    tensors = read_headers(folder)
+    with _BUILDING:  # transformers' lazy imports and the meta device are not for several threads
+        model = _model_of(canonical_config(config))
+    _compare(tensors, model)
+    tokens = _tokenizer_tokens(folder)
+    if tokens > model.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has token id {tokens - 1}, the model a vocabulary of "
+            f"{model.vocab_size}; expected the tokenizer that the model was trained with."
+        )
+    return Preflight(
+        ref=ref,
+        config_hash=hashlib.sha256(canonical_config(config).encode()).hexdigest()[:16],
+        tokenizer_hash=tokenizer_hash(folder),
+        weights_hash=weights_hash(folder),
+        architecture=model.architecture,
+        max_positions=model.max_positions,
+        vocab_size=model.vocab_size,
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's `config.json`, refused unless it is a dense, unquantised, known decoder.
+
+    Raises:
+        CheckpointError: what is wrong with it.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"expected config.json in {folder}, found none.") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"config.json: cannot be read as JSON ({error}).") from error
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise CheckpointError("config.json: expected a mapping with model_type, found none.")
+    if config.get("auto_map"):
+        raise CheckpointError(
+            "config.json: auto_map asks for code from the checkpoint, which is never run; "
+            "convert it to an architecture of transformers."
+        )
+    if config.get("quantization_config"):
+        raise CheckpointError(
+            "config.json: quantization_config: quantised weights cannot be swapped; "
+            "save the checkpoint unquantised."
+        )
+    experts = [key for key in _EXPERTS if config.get(key)]
+    if experts:
+        raise CheckpointError(
+            f"config.json: {experts[0]} = {config[experts[0]]}: expected a dense model; "
+            "mixtures of experts cannot be swapped safely."
+        )
+    if config.get("is_encoder_decoder"):
+        raise CheckpointError("config.json: expected a decoder, found an encoder-decoder.")
+    return config
+
+
+def canonical_config(config: Mapping[str, Any]) -> str:
+    """JSON of the config without the keys that leave the function unchanged."""
+    kept = {k: v for k, v in config.items() if k not in _PROVENANCE | _SAVED_TYPE}
+    return json.dumps(kept, sort_keys=True)
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """Sixteen hex digits that name the tokenizer: its vocabulary files and special tokens."""
+    digest = hashlib.sha256()
+    for name in _TOKENIZER_FILES:
+        path = folder / name
+        if path.exists():
+            digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    path = folder / "tokenizer_config.json"
+    if path.exists():
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path.name}: cannot be read as JSON ({error}).") from error
+        kept = {key: settings.get(key) for key in _TOKENIZER_KEYS}
+        digest.update(json.dumps(kept, sort_keys=True).encode())
+    return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What a config implies; `optional` are second names of tied tensors."""
+
+    architecture: str
+    shapes: dict[str, tuple[int, ...]]
+    optional: frozenset[str]
+    max_positions: int | None
+    vocab_size: int
+
+
+@lru_cache(maxsize=64)
+def _model_of(canonical: str) -> _Model:
+    """Builds the model without memory (on the meta device) to learn its tensors."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    raw = json.loads(canonical)
+    model_type = raw.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"config.json: model_type {model_type!r} is not an architecture of the installed "
+            "transformers; convert the checkpoint, or install a release that knows it."
+        )
+    try:
+        config = AutoConfig.for_model(model_type, **raw)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"config.json: no causal language model can be built from it ({error})."
+        ) from error
+    if config.architectures and type(model).__name__ not in config.architectures:
+        raise CheckpointError(
+            f"config.json: architectures is {config.architectures}; expected "
+            f"{type(model).__name__}, the causal language model of {model_type}."
+        )
+    saved = _as_saved(model)
+    first_names: dict[int, str] = {}
+    optional = {
+        name for name, tensor in saved.items() if first_names.setdefault(id(tensor), name) != name
+    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.items() if not is_constant(name)}
+    return _Model(
+        architecture=type(model).__name__,
+        shapes=shapes,
+        optional=frozenset(optional),
+        max_positions=getattr(config, "max_position_embeddings", None),
+        vocab_size=int(config.vocab_size),
+    )
+
+
+def _as_saved(model: Any) -> "dict[str, torch.Tensor]":
+    """The model's tensors by the names that checkpoints have, tied ones under each name."""
+    state = dict(model.state_dict(keep_vars=True))
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # before transformers 5 the names in memory were those of checkpoints
+        return state
+    return dict(revert_weight_conversion(model, state))
+
+
+def _compare(tensors: Mapping[str, TensorHeader], model: _Model) -> None:
+    missing = sorted(model.shapes.keys() - tensors.keys() - model.optional)
+    if missing:
+        raise CheckpointError(
+            f"tensor {missing[0]!r} is missing ({len(missing)} of {len(model.shapes)} are): "
+            f"{model.architecture} of config.json needs it; save the checkpoint again."
+        )
+    extra = sorted(tensors.keys() - model.shapes.keys())
+    if extra:
+        raise CheckpointError(
+            f"tensor {extra[0]!r} is unknown ({len(extra)} are): {model.architecture} of "
+            "config.json has no such tensor; save the checkpoint with the config it was "
+            "trained with."
+        )
+    for name, header in sorted(tensors.items()):
+        if header.shape != model.shapes[name]:
+            raise CheckpointError(
+                f"tensor {name!r} has shape {list(header.shape)}; expected "
+                f"{list(model.shapes[name])} by config.json; put the right config.json there."
+            )
+
+
+def _tokenizer_tokens(folder: Path) -> int:
+    """One more than the largest token id of `tokenizer.json`."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        raise CheckpointError(
+            f"expected tokenizer.json in {folder}, found none; save the tokenizer beside the "
+            "weights."
+        )
+    return _count_tokens(path.read_bytes())
+
+
+@lru_cache(maxsize=8)
+def _count_tokens(content: bytes) -> int:
+    try:
+        raw = json.loads(content)
+        vocab = raw["model"]["vocab"]
+        largest = len(vocab) - 1 if isinstance(vocab, list) else max(vocab.values(), default=-1)
+        added = max((token["id"] for token in raw.get("added_tokens") or []), default=-1)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"tokenizer.json: expected a tokenizer with a vocabulary, found {error!r}."
+        ) from error
+    return int(max(largest, added)) + 1
+
+
+def _try_inspect(ref: CheckpointRef) -> Preflight | tuple[CheckpointRef, str]:
+    try:
+        return inspect(ref)
+    except (CheckpointError, OSError) as error:
+        return ref, str(error)
+
+
+def _run(ref: CheckpointRef) -> tuple[str, str]:
+    return (ref.suite, ref.run)

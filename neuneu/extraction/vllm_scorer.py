@@ -1,0 +1,275 @@
+"""The vLLM engine as a scorer: in this process, one architecture, weights swapped in place.
+
+The only module that imports vllm. `reload_weights` keeps old values of tensors that a checkpoint
+lacks, and on CPU leaves the packed head of a tied model stale, both without an error; after an
+exception the engine may hang. So each swap is proven (`neuneu.extraction.swap`), and after any
+doubt the engine is given up.
+"""
+
+import gc
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+# In process: a start of seconds rather than half a minute, twice the throughput on CPU, and no
+# worker process that could outlive a killed actor and hold its GPU.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from vllm import LLM, SamplingParams
+from vllm.platforms import current_platform
+
+from neuneu.errors import CheckpointError, EngineError
+from neuneu.extraction import swap
+from neuneu.extraction.engines import EngineConfig, read_model_config, window
+from neuneu.extraction.scorer import TokenIds
+
+# Of a call all results are held as Python objects, some 100 bytes a token.
+_CALL_TOKENS: Final = 2**15
+_CANARY_TOKENS: Final = 24
+_KV_BLOCK_TOKENS: Final = 128
+# Products differ by rounding only; packed bfloat16 kernels round each product.
+_EXACT: Final = 1e-4
+_ROUNDED: Final = 2e-2
+
+Held = dict[swap.Place, swap.Products]
+
+
+class VllmScorer:
+    """Log-probabilities of prompts from vLLM (`neuneu.extraction.scorer.Scorer`)."""
+
+    def __init__(self, config: EngineConfig, folder: Path) -> None:
+        """Starts an engine with the weights of `folder`.
+
+        Raises:
+            CheckpointError: a tensor is not finite in the engine's dtype, or vLLM has no kernel
+                for the model's attention.
+            EngineError: vLLM does not start with it, or does not hold its weights afterwards.
+        """
+        model_config = read_model_config(folder)
+        _check_head_size(model_config)
+        self._dtype: torch.dtype = getattr(torch, config.dtype)
+        self._tied = bool(model_config.tie_word_embeddings)
+        self._vocab_size = int(model_config.vocab_size)
+        self._window = window(config, getattr(model_config, "max_position_embeddings", None))
+        self._canaries: dict[tuple[Any, ...], npt.NDArray[np.float32]] = {}
+        self._llm: LLM | None = None
+        expected = swap.file_products(folder, dtype=self._dtype, tied=self._tied)
+        if current_platform.is_cpu():
+            # vLLM compiles the ranking of prompt tokens, which nobody reads here: 8 to 12 s.
+            torch._dynamo.config.disable = True
+        try:
+            self._llm = LLM(
+                str(folder),
+                dtype=config.dtype,
+                seed=0,
+                skip_tokenizer_init=True,
+                enforce_eager=True,
+                use_tqdm_on_load=False,
+                enable_prefix_caching=False,
+                generation_config="vllm",
+                max_model_len=self._window,
+                max_num_batched_tokens=max(config.max_num_batched_tokens, self._window),
+                max_num_seqs=config.max_num_seqs,
+                kv_cache_memory_bytes=_kv_cache_bytes(config, model_config, self._window),
+                gpu_memory_utilization=config.gpu_memory_utilization,
+            )
+        except Exception as error:
+            self.close()
+            raise EngineError(f"vLLM does not start with {folder}: {_first_line(error)}") from error
+        try:
+            # Of architectures that store matrices the other way round products say nothing.
+            # Freshly loaded weights are right, so agreement now tells whether products apply.
+            self._products_apply = not self._differing(expected)
+            self._check_canary(expected)
+        except (CheckpointError, EngineError):
+            self.close()
+            raise
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """vLLM leaves room for one generated token."""
+        return self._window - 1
+
+    def load(self, folder: Path) -> None:
+        """Swaps in the weights of a checkpoint and proves that the engine computes with them.
+
+        Raises:
+            CheckpointError: a tensor is not finite; the engine keeps what it had.
+            EngineError: the swap failed or cannot be proven; close the engine.
+        """
+        llm = self._engine()
+        expected = swap.file_products(folder, dtype=self._dtype, tied=self._tied)
+        try:
+            llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+            if self._tied:
+                llm.apply_model(_repack_tied_head)
+            llm.reset_prefix_cache()
+            wrong = self._differing(expected) if self._products_apply else []
+        except Exception as error:
+            raise EngineError(f"vLLM could not swap in {folder}: {_first_line(error)}") from error
+        if wrong:
+            raise EngineError(
+                f"after swapping in {folder} vLLM holds other weights than its files in "
+                f"{len(wrong)} places, the first {swap.describe(wrong[0])}."
+            )
+        self._check_canary(expected)
+
+    def score(self, prompts: Sequence[TokenIds]) -> list[npt.NDArray[np.float32]]:
+        """One (n - 1,) array a prompt of n >= 2 tokens, in nats.
+
+        Raises:
+            EngineError: vLLM raised, or returned other than one number a token.
+        """
+        result: list[npt.NDArray[np.float32]] = []
+        start = 0
+        while start < len(prompts):
+            end, tokens = start, 0
+            while end < len(prompts) and (end == start or tokens < _CALL_TOKENS):
+                tokens += len(prompts[end])
+                end += 1
+            result += self._score(prompts[start:end])
+            start = end
+        return result
+
+    def close(self) -> None:
+        """Frees the engine and its memory; calling it again does nothing."""
+        if self._llm is None:
+            return
+        self._llm.llm_engine.engine_core.shutdown()
+        self._llm = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _engine(self) -> LLM:
+        if self._llm is None:
+            raise EngineError("this vLLM engine was closed; start another.")
+        return self._llm
+
+    def _score(self, prompts: Sequence[TokenIds]) -> list[npt.NDArray[np.float32]]:
+        sampling = SamplingParams(
+            max_tokens=1, temperature=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+        )
+        try:
+            outputs = self._engine().generate(
+                [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+                sampling,
+                use_tqdm=False,
+            )
+        except Exception as error:
+            raise EngineError(f"vLLM failed while scoring: {_first_line(error)}") from error
+        arrays = [np.array(out.prompt_logprobs.logprobs, dtype=np.float32) for out in outputs]
+        for prompt, array in zip(prompts, arrays, strict=True):
+            if len(array) != len(prompt) - 1:
+                raise EngineError(
+                    f"vLLM gave {len(array)} log-probabilities for a prompt of {len(prompt)} "
+                    f"tokens; expected {len(prompt) - 1}."
+                )
+        return arrays
+
+    def _differing(self, expected: Held) -> list[swap.Place]:
+        held, readable_head = self._engine().apply_model(_held_products)[0]
+        if self._tied:
+            expected = expected | readable_head
+        packed = current_platform.is_cpu() and self._dtype != torch.float32
+        return swap.differing(held, expected, relative=_ROUNDED if packed else _EXACT)
+
+    def _check_canary(self, products: Held) -> None:
+        """Scores a fixed prompt: it must be finite, repeat, and change with the weights."""
+        prompt = [(7 * i + 3) % self._vocab_size for i in range(_CANARY_TOKENS)]
+        values = self._score([prompt[: self.max_prompt_tokens]])[0]
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                "the log-probabilities of a fixed prompt are not finite; expected numbers. The "
+                "weights overflow in this dtype, or training diverged."
+            )
+        key = tuple(sorted(products.items()))
+        before = self._canaries.get(key)
+        if before is not None and not np.allclose(values, before, rtol=0, atol=1e-4):
+            raise EngineError(
+                "vLLM gave other log-probabilities for a fixed prompt than before under the "
+                f"same weights (by {np.abs(values - before).max():.2g} nats)."
+            )
+        if not self._products_apply and before is None:
+            same = any(np.array_equal(values, earlier) for earlier in self._canaries.values())
+            if same:
+                raise EngineError(
+                    "vLLM gave the log-probabilities of another checkpoint for a fixed prompt: "
+                    "the swap did not reach its computation."
+                )
+        self._canaries[key] = values
+
+
+def _held_products(model: torch.nn.Module) -> tuple[Held, Held]:
+    """Products of what the engine computes with, and of the head's weight that can be read."""
+    held: Held = {}
+    readable_head: Held = {}
+    module: Any
+    for name, module in model.named_modules():
+        head = type(module).__name__ == "ParallelLMHead"
+        for key, parameter in module.named_parameters(recurse=False):
+            packed = key == "weight" and (parameter.numel() == 0 or head)
+            if packed and hasattr(module, "cpu_linear"):
+                columns = module.embedding_dim if head else module.input_size_per_partition
+                vector = swap.fixed_vector(columns).to(parameter.dtype)
+                output = module.quant_method.apply(module, vector[None], None)
+                products = swap.of_products(output)
+                place = (swap.layer_of(name), columns)
+            else:
+                products = swap.matrix_products(parameter)
+                place = swap.place_of(name, parameter)
+            if head and key == "weight":
+                place = (swap.HEAD_LAYER, place[1])
+                readable_head[place] = swap.matrix_products(parameter)
+            held[place] = held[place] + products if place in held else products
+    return held, readable_head
+
+
+def _repack_tied_head(model: torch.nn.Module) -> None:
+    """On CPU the head has a packed copy of the tied embedding, which a swap leaves stale."""
+    if not current_platform.is_cpu():
+        return
+    module: Any
+    for module in model.modules():
+        if type(module).__name__ == "ParallelLMHead":
+            module.quant_method.process_weights_after_loading(module)
+
+
+def _head_size(model: Any) -> int:
+    return getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
+
+
+def _check_head_size(model: Any) -> None:
+    """On CPU vLLM starts with any head size and fails on the first prompt."""
+    if not current_platform.is_cpu():
+        return
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    supported = CPUAttentionBackend.get_supported_head_sizes()
+    if _head_size(model) not in supported:
+        raise CheckpointError(
+            f"attention heads of {_head_size(model)} dimensions: vLLM on CPU has kernels for "
+            f"{supported} only; set engine.kind=hf, or train with another width a head."
+        )
+
+
+def _kv_cache_bytes(config: EngineConfig, model: Any, tokens: int) -> int:
+    """Room for one batch and one more sequence; nothing is ever generated."""
+    if config.kv_cache_mb is not None:
+        return config.kv_cache_mb * 2**20
+    kv_heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
+    element = torch.finfo(getattr(torch, config.dtype)).bits // 8
+    a_token = 2 * model.num_hidden_layers * kv_heads * _head_size(model) * element
+    blocks = max(config.max_num_batched_tokens, tokens) + tokens
+    return a_token * (blocks + config.max_num_seqs * _KV_BLOCK_TOKENS)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'without a message'}"

@@ -1,0 +1,188 @@
+"""The weight files of a checkpoint folder, read without loading them: what tensors they hold."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from neuneu.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX_FILE: Final = "model.safetensors.index.json"
+WHOLE_FILE_BYTES: Final = 16 * 2**20
+SAMPLE_BLOCKS: Final = 64
+SAMPLE_BYTES: Final = 64 * 2**10
+_FLOATS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_MAX_HEADER_BYTES: Final = 100 * 2**20
+# Constants that old checkpoints store and models compute themselves.
+_CONSTANTS: Final = re.compile(r"\.(rotary_emb\.inv_freq|(attention|attn)\.(bias|masked_bias))$")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHeader:
+    """A tensor as its file describes it; `kind` is the safetensors name of its type."""
+
+    file: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+def is_constant(name: str) -> bool:
+    """Whether a stored tensor is a constant that models compute themselves."""
+    return _CONSTANTS.search(name) is not None
+
+
+def read_headers(folder: Path) -> dict[str, TensorHeader]:
+    """The tensors of a checkpoint by name, without the constants that models compute.
+
+    Raises:
+        CheckpointError: no safetensors file, one that is truncated or malformed, a shard that
+            the index does not describe, or a tensor that is not of a float type.
+    """
+    headers: dict[str, TensorHeader] = {}
+    for file in weight_files(folder):
+        for name, header in _read_header(file).items():
+            if name in headers:
+                raise CheckpointError(
+                    f"tensor {name!r} stands in {headers[name].file} and in {file.name}; expected "
+                    "it once; save the checkpoint again."
+                )
+            headers[name] = header
+    index = folder / INDEX_FILE
+    if index.exists():
+        missing = sorted(_read_json(index)["weight_map"].keys() - headers.keys())
+        if missing:
+            raise CheckpointError(
+                f"tensor {missing[0]!r} is in {INDEX_FILE} but in none of its files "
+                f"({len(missing)} such tensors); save the checkpoint again."
+            )
+    kept = {name: header for name, header in headers.items() if not is_constant(name)}
+    for name, header in kept.items():
+        if header.kind not in _FLOATS:
+            raise CheckpointError(
+                f"tensor {name!r} is of type {header.kind}; expected one of {sorted(_FLOATS)}: "
+                "quantised weights cannot be swapped; save the checkpoint unquantised."
+            )
+    return kept
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint: `model.safetensors`, or the shards of its index.
+
+    Raises:
+        CheckpointError: none there, pickled weights only, or files beside the named ones.
+    """
+    present = sorted(folder.glob("*.safetensors"))
+    if not present:
+        pickled = sorted(path.name for path in folder.glob("*.bin"))
+        pickled += sorted(path.name for path in folder.glob("*.pt"))
+        found = f"pickled weights ({pickled[0]})" if pickled else "no weights"
+        raise CheckpointError(
+            f"expected model.safetensors in {folder}, found {found}; "
+            "save it again with safe_serialization=True."
+        )
+    index = folder / INDEX_FILE
+    if index.exists():
+        try:
+            expected = sorted(set(_read_json(index)["weight_map"].values()))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{INDEX_FILE}: expected a weight_map, found none.") from error
+    else:
+        expected = ["model.safetensors"]
+    if [path.name for path in present] != expected:
+        raise CheckpointError(
+            f"expected the weight files {expected}, found {[path.name for path in present]}; "
+            "an engine reads all it finds, so remove what does not belong, or save it again."
+        )
+    return present
+
+
+def weights_hash(folder: Path) -> str:
+    """Sixteen hex digits that name the weights, cheaply.
+
+    Of each file: its name, its size, and its bytes, all of them up to 16 MiB; of a larger file
+    the header and 64 blocks of 64 KiB at even distances. Two checkpoints of a run differ in
+    every block; a file that was changed in one place only may keep its hash.
+
+    Raises:
+        CheckpointError: as `weight_files`.
+    """
+    digest = hashlib.sha256()
+    for path in weight_files(folder):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size <= WHOLE_FILE_BYTES:
+                digest.update(file.read())
+                continue
+            start = 8 + int.from_bytes(file.read(8), "little")
+            file.seek(0)
+            digest.update(file.read(start))
+            for i in range(SAMPLE_BLOCKS):
+                file.seek(start + (size - start - SAMPLE_BYTES) * i // (SAMPLE_BLOCKS - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
+
+
+def iter_tensors(folder: Path) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Yields (name, tensor) of a checkpoint that `read_headers` accepts, one at a time.
+
+    Raises:
+        CheckpointError: a file that changed since and cannot be read any more.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - not a mapping
+                    if not is_constant(name):
+                        yield name, file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{path.name}: cannot be read any more ({error}); copy it again."
+            ) from error
+
+
+def _read_header(path: Path) -> dict[str, TensorHeader]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+            raise CheckpointError(
+                f"{path.name}: truncated or not safetensors: {size} bytes cannot hold its "
+                f"header of {length}; copy or save it again."
+            )
+        try:
+            raw = json.loads(file.read(length))
+            tensors = {
+                name: (entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1])
+                for name, entry in raw.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path.name}: expected a safetensors header, found {error}; save it again."
+            ) from error
+    expected = 8 + length + max((end for _, _, end in tensors.values()), default=0)
+    if size != expected:
+        raise CheckpointError(
+            f"{path.name}: truncated or damaged: expected {expected} bytes by its header, "
+            f"found {size}; copy or save it again."
+        )
+    return {
+        name: TensorHeader(file=path.name, kind=kind, shape=shape)
+        for name, (kind, shape, _) in tensors.items()
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path.name}: cannot be read as JSON ({error}).") from error

@@ -1,0 +1,1 @@
+"""The forecasting network: encoders of the loss prompt, transformer, quantile heads."""

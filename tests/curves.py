@@ -1,0 +1,37 @@
+"""A synthetic family of accuracy curves: power laws above chance with a little noise."""
+
+import numpy as np
+
+from neuneu.trajectories import Trajectory
+
+
+def trajectory(
+    values: list[float] | np.ndarray,
+    *,
+    steps: list[int] | None = None,
+    run: str = "r",
+    task: str = "t",
+    losses: dict[str, np.ndarray] | None = None,
+) -> Trajectory:
+    """One trajectory; tokens are 1000 a step."""
+    n = len(values)
+    at = np.array(steps if steps is not None else range(1, n + 1), dtype=np.int64)
+    return Trajectory(
+        family="f", suite="s", run=run, params=1e6, num_fewshot=0, task=task, metric="acc",
+        steps=at, tokens=at * 1e3, flops=at * 6e9, values=np.asarray(values, dtype=np.float64),
+        stderrs=np.full(n, np.nan), losses=losses or {}, base_task=task,
+    )  # fmt: skip
+
+
+def family(runs: list[str], *, tasks: int = 6, n: int = 14, seed: int = 0) -> list[Trajectory]:
+    """Curves a - b x step^-c: they rise ever more slowly, so the past tells their future."""
+    generator = np.random.default_rng(seed)
+    result = []
+    for run in runs:
+        for task in range(tasks):
+            top, rise, rate = generator.uniform((0.5, 0.2, 0.2), (0.9, 0.4, 0.6))
+            values = top - rise * np.arange(1, n + 1) ** -rate
+            noisy = values + generator.normal(0, 0.002, n)
+            losses = {"v": 2.0 + 2.0 * np.arange(1, n + 1) ** -rate}
+            result.append(trajectory(noisy.clip(0, 1), run=run, task=f"t{task}", losses=losses))
+    return result

@@ -1,0 +1,154 @@
+"""The whole extraction under Ray with the transformers engine."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tiny_checkpoints import (
+    VOCAB_SIZE,
+    extract_config,
+    rewrite_weights,
+    save_checkpoint,
+    truncate,
+    write_inputs,
+)
+
+from neuneu.checkpoints import list_local
+from neuneu.config import save_config
+from neuneu.errors import StoreError, UserError
+from neuneu.extraction import pipeline
+from neuneu.extraction.pipeline import extract
+from neuneu.ray_session import ray_session
+from neuneu.store import Store
+
+pytest.importorskip("transformers")
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster() -> Iterator[None]:
+    with ray_session(num_cpus=2):
+        yield
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two runs of two architectures with two checkpoints each."""
+    for run, tied in (("a", True), ("b", False)):
+        for step in (1, 2):
+            save_checkpoint(tmp_path / "checkpoints", run=run, step=step, tied=tied)
+    write_inputs(tmp_path)
+    return tmp_path
+
+
+def test_extract_scores_all_and_a_rerun_starts_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = extract_config(root)
+    summary = extract(config)
+    assert (summary.listed, summary.done, summary.quarantined) == (4, 4, 0)
+    assert (summary.actors, summary.architectures, summary.engines_started) == (1, 2, 2)
+    assert summary.swaps == 2
+    assert summary.tokens > 4 * 400
+    store = Store(config.store)
+    # 2 tasks x 2 metrics and 3 corpus metrics a checkpoint.
+    assert store.accuracies().num_rows == 16
+    assert store.losses().num_rows == 12
+    assert store.token_losses().column("count").to_pylist() == [400] * 4
+    assert store.tasks().num_rows == 4
+    losses = store.losses().to_pylist()
+    # Random weights: near the loss of a uniform guess, and another for every checkpoint.
+    means = [row["value"] for row in losses if row["metric"] == "cross_entropy_loss"]
+    assert len(set(means)) == 4
+    assert all(4 < mean < 9 for mean in means), VOCAB_SIZE
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise AssertionError("a finished extraction reached the engines")
+
+    monkeypatch.setattr(pipeline, "_run_workers", unreachable)
+    monkeypatch.setattr(pipeline, "preflight", unreachable)
+    again = extract(config)
+    assert (again.skipped_done, again.done, again.engines_started) == (4, 0, 0)
+    history = json.loads((config.store / "extraction.json").read_text())
+    assert [entry["done"] for entry in history] == [4, 0]
+    assert history[0]["config"]["engine"]["kind"] == "hf"
+
+
+def test_extract_bad_checkpoints_are_quarantined_and_can_be_retried(root: Path) -> None:
+    import torch
+
+    config = extract_config(root, actors=2)
+    truncate(root / "checkpoints/a/step-1")
+    nan = torch.full((64,), float("nan"))
+    rewrite_weights(root / "checkpoints/b/step-2", {"model.norm.weight": nan})
+    summary = extract(config)
+    assert (summary.done, summary.quarantined, summary.actors) == (2, 2, 2)
+    assert "truncated" in summary.errors["tiny/a step 1"]
+    assert "'model.norm.weight' holds NaN" in summary.errors["tiny/b step 2"]
+    rows = {(r["run"], r["step"]): r for r in Store(config.store).checkpoints().to_pylist()}
+    assert rows["a", 1]["status"] == "quarantined"
+    assert rows["b", 2]["config_hash"] == rows["b", 1]["config_hash"]
+
+    assert extract(config).skipped_quarantined == 2
+    rewrite_weights(root / "checkpoints/b/step-2", {"model.norm.weight": torch.ones(64)})
+    retried = extract(extract_config(root, retry_quarantined=True))
+    assert (retried.skipped_done, retried.done, retried.quarantined) == (2, 1, 1)
+    rows = {(r["run"], r["step"]): r for r in Store(config.store).checkpoints().to_pylist()}
+    assert (rows["a", 1]["attempts"], rows["b", 2]["status"]) == (2, "done")
+
+
+def test_extract_hanging_checkpoint_is_stopped_and_quarantined(root: Path) -> None:
+    # No engine starts within 10 ms: the process is ended, and ended again, then given up.
+    for run in ("b",):
+        for step in (1, 2):
+            (root / f"checkpoints/{run}/step-{step}/neuneu.json").unlink()
+    (root / "checkpoints/a/step-2/neuneu.json").unlink()
+    summary = extract(extract_config(root, checkpoint_timeout_s=0.01))
+    assert (summary.listed, summary.quarantined) == (1, 1)
+    assert "longer than the limit of 0.01 s" in summary.errors["tiny/a step 1"]
+
+
+def test_extract_killed_driver_loses_only_what_was_in_flight(root: Path) -> None:
+    import ray
+
+    for step in range(3, 9):
+        save_checkpoint(root / "checkpoints", run="a", step=step, tied=True)
+    config = extract_config(root)
+    save_config(config, root / "extract.yaml")
+    script = Path(__file__).parents[2] / "jobs/extract.py"
+    address = ray.get_runtime_context().gcs_address
+    driver = subprocess.Popen(
+        [sys.executable, script, "--config", root / "extract.yaml", "--address", address]
+    )
+    deadline = time.monotonic() + 120
+    while not list(root.glob("store/units/*/*/*.parquet")):
+        assert driver.poll() is None, "the driver ended before it committed anything"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    resumed = extract(config)
+    assert resumed.skipped_done >= 1
+    assert resumed.done == 10 - resumed.skipped_done
+    assert resumed.done >= 1, "the driver was not killed in time to leave work"
+    assert resumed.quarantined == 0
+    assert Store(config.store).accuracies().num_rows == 10 * 4
+
+
+def test_extract_other_setting_is_refused_before_scoring(root: Path) -> None:
+    Store(root / "store").bind({"corpus_words": 100})
+    with pytest.raises(StoreError, match="corpus_words: store has 100, this run 400"):
+        extract(extract_config(root))
+
+
+def test_extract_more_than_the_cluster_has_is_a_user_error(root: Path) -> None:
+    with pytest.raises(UserError, match="expected 64 CPUs"):
+        extract(extract_config(root, cpus_per_actor=64))
+    assert Store(root / "store").status() == {}
+    assert len(list_local(root / "checkpoints")) == 4

@@ -1,0 +1,183 @@
+"""The worker without Ray and with a scripted engine: attempts, engines, quarantine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_checkpoints import extract_config, save_checkpoint, write_inputs
+
+from neuneu.checkpoints import list_local
+from neuneu.errors import CheckpointError, EngineError
+from neuneu.extraction import worker as worker_module
+from neuneu.extraction.corpus import load_corpus
+from neuneu.extraction.engines import EngineConfig
+from neuneu.extraction.preflight import Preflight, preflight
+from neuneu.extraction.tasks import load_tasks
+from neuneu.extraction.worker import Worker, WorkerConfig
+from neuneu.store import Store
+
+pytest.importorskip("transformers")
+
+
+class Script:
+    """What engines were asked, and on which (verb, step) they fail how often."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []
+        self.failures: dict[tuple[str, int], list[Exception]] = {}
+
+    def note(self, verb: str, folder: Path) -> None:
+        step = int(folder.name.removeprefix("step-"))
+        self.calls.append((verb, step))
+        failures = self.failures.get((verb, step))
+        if failures:
+            raise failures.pop(0)
+
+    def make(self, config: EngineConfig, folder: Path) -> "ScriptedScorer":
+        self.note("start", folder)
+        return ScriptedScorer(self, folder)
+
+
+class ScriptedScorer:
+    max_prompt_tokens = 127
+
+    def __init__(self, script: Script, folder: Path) -> None:
+        self.script, self.folder = script, folder
+
+    def load(self, folder: Path) -> None:
+        self.script.note("load", folder)
+        self.folder = folder
+
+    def score(self, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        self.script.note("score", self.folder)
+        return [np.full(len(prompt) - 1, -1.0, np.float32) for prompt in prompts]
+
+    def close(self) -> None:
+        self.script.calls.append(("close", 0))
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("suite")
+    for step in (1, 2, 3):
+        save_checkpoint(root / "checkpoints", run="a", step=step, tied=True)
+    save_checkpoint(root / "checkpoints", run="b", step=4, tied=False)
+    write_inputs(root)
+    return root
+
+
+@pytest.fixture
+def checked(suite: Path) -> list[Preflight]:
+    return preflight(list_local(suite / "checkpoints")).passed
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    script = Script()
+    monkeypatch.setattr(worker_module, "make_scorer", script.make)
+    return script
+
+
+@pytest.fixture
+def worker(suite: Path, tmp_path: Path, script: Script) -> Worker:
+    config = extract_config(suite)
+    store = Store(tmp_path / "store")
+    store.bind({"test": 1})
+    return Worker(
+        WorkerConfig(
+            engine=config.engine,
+            store=store.path,
+            threads=1,
+            checkpoint_timeout_s=100,
+            max_attempts=2,
+        ),
+        load_tasks(config.tasks, limit=None, seed=0, text=None),
+        load_corpus(config.corpus, max_words=50),
+    )
+
+
+def test_run_one_engine_per_architecture_swaps_between(
+    worker: Worker, checked: list[Preflight], script: Script, tmp_path: Path
+) -> None:
+    outcomes = [worker.run(item) for item in checked]
+    assert script.calls == [
+        ("start", 1),
+        ("score", 1),
+        ("load", 2),
+        ("score", 2),
+        ("load", 3),
+        ("score", 3),
+        ("close", 0),
+        ("start", 4),
+        ("score", 4),
+    ]
+    assert [outcome.status for outcome in outcomes] == ["done"] * 4
+    assert [outcome.engines_started for outcome in outcomes] == [1, 0, 0, 1]
+    assert [outcome.swaps for outcome in outcomes] == [0, 1, 1, 0]
+    assert len({outcome.engine for outcome in outcomes}) == 2
+    assert set(Store(tmp_path / "store").status().values()) == {"done"}
+    assert not list((tmp_path / "store" / "attempts").iterdir())
+
+
+def test_run_engine_error_rebuilds_the_engine_once(
+    worker: Worker, checked: list[Preflight], script: Script
+) -> None:
+    script.failures["load", 2] = [EngineError("stale")]
+    second, third = [worker.run(item) for item in checked[:3]][1:]
+    assert script.calls[2:6] == [("load", 2), ("close", 0), ("start", 2), ("score", 2)]
+    assert (second.status, second.attempts, second.engines_started) == ("done", 2, 1)
+    assert (third.status, third.swaps) == ("done", 1)
+
+
+def test_run_second_engine_error_quarantines_and_goes_on(
+    worker: Worker, checked: list[Preflight], script: Script, tmp_path: Path
+) -> None:
+    script.failures["score", 1] = [EngineError("first"), EngineError("second")]
+    failed, following = [worker.run(item) for item in checked[:2]]
+    assert (failed.status, failed.error, failed.attempts) == ("quarantined", "second", 2)
+    assert following.status == "done"
+    rows = Store(tmp_path / "store").checkpoints().to_pylist()
+    assert [(row["step"], row["error"]) for row in rows] == [(1, "second"), (2, None)]
+
+
+def test_run_architecture_that_never_works_is_given_up(
+    worker: Worker, checked: list[Preflight], script: Script
+) -> None:
+    for step in (1, 2, 3):
+        script.failures["start", step] = [EngineError("no kernel"), EngineError("no kernel")]
+    outcomes = [worker.run(item) for item in checked]
+    assert script.calls == [
+        ("start", 1),
+        ("start", 1),
+        ("start", 2),
+        ("start", 2),
+        ("start", 4),
+        ("score", 4),
+    ]
+    assert [outcome.attempts for outcome in outcomes] == [2, 2, 0, 1]
+    assert outcomes[2].error == (
+        "not tried: the engine failed on 2 checkpoints of this architecture and scored none of "
+        "it; the last time: no kernel"
+    )
+
+
+def test_run_checkpoint_error_quarantines_at_once_and_keeps_the_engine(
+    worker: Worker, checked: list[Preflight], script: Script
+) -> None:
+    script.failures["load", 2] = [CheckpointError("not finite")]
+    outcomes = [worker.run(item) for item in checked[:3]]
+    assert [outcome.status for outcome in outcomes] == ["done", "quarantined", "done"]
+    assert ("close", 0) not in script.calls
+
+
+def test_run_death_of_the_process_counts_as_an_attempt(
+    worker: Worker, checked: list[Preflight], script: Script
+) -> None:
+    # A process that dies leaves its ledger entry, as `begin` without an end does.
+    for _ in range(2):
+        worker._ledger.begin(checked[0].ref)
+    outcome = worker.run(checked[0])
+    assert (outcome.status, outcome.attempts) == ("quarantined", 2)
+    assert "the scoring process died" in outcome.error
+    assert script.calls == []

@@ -1,0 +1,163 @@
+"""Training on Ray: files it leaves, resuming after a kill, workers, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from curves import family
+from rows import accuracy
+from safetensors.torch import load_file
+
+from neuneu.config import build_config
+from neuneu.errors import NeuneuError, UserError
+from neuneu.forecasting import NeuralForecaster
+from neuneu.model.export import CARD, CONFIG, WEIGHTS
+from neuneu.ray_session import ray_session
+from neuneu.training import HISTORY, SETTINGS, TrainConfig, TrainResult, train
+
+RUNS = ["a", "b", "v", "h"]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = [
+        accuracy(run=t.run, task=t.task, step=int(step), value=float(value))
+        for t in family(RUNS)
+        for step, value in zip(t.steps, t.values, strict=True)
+    ]
+    path = tmp_path_factory.mktemp("training") / "accuracies.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def settings(table: Path, output: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "output": str(table.parent / output),
+        "accuracies": str(table),
+        "validation_runs": ["v"],
+        "held_out_runs": ["h"],
+        "model": {"width": 16, "layers": 1, "heads": 2, "feed_forward": 32},
+        "optim": {"batch_size": 32, "epochs": 2},
+    } | changes
+
+
+def config(table: Path, output: str, **changes: Any) -> TrainConfig:
+    return build_config(TrainConfig, settings(table, output, **changes))
+
+
+def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
+    left, right = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        torch.testing.assert_close(value, right[name], atol=tolerance, rtol=0)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_training_leaves_a_forecaster_and_is_not_repeated(table: Path) -> None:
+    wanted = config(table, "one")
+    with ray_session(num_cpus=2):
+        result = train(wanted)
+        pair = train(config(table, "two", workers=2))
+    assert not result.finished_before
+    folder = result.folder
+    for name in (WEIGHTS, CONFIG, CARD, HISTORY, SETTINGS):
+        assert (folder / name).stat().st_size
+    assert len((folder / HISTORY).read_text().splitlines()) == 3
+    record = json.loads((folder / CONFIG).read_text())
+    assert list(record["provenance"]["training_runs"]) == ["f/a", "f/b"]
+    assert set(result.metrics) == {"pinball", "mae", "coverage_80"}
+    held_out = [t for t in family(RUNS) if t.run == "h"]
+    forecaster = NeuralForecaster.load(folder)
+    assert forecaster.seen_share(held_out) == 0.0
+    assert forecaster.seen_share([t for t in family(RUNS) if t.run == "a"]) == 1.0
+
+    # Two ranks take the same samples a step as one; only the order of summation differs.
+    assert_same_weights(folder, pair.folder, 1e-4)
+    assert pair.metrics == pytest.approx(result.metrics, abs=1e-4)
+
+    again = train(wanted)  # needs no Ray
+    assert again.finished_before
+    assert (again.metrics, again.history) == (result.metrics, result.history)
+    with pytest.raises(UserError, match="holds another training"):
+        train(config(table, "one", seed=1))
+
+
+LONGER: dict[str, Any] = {
+    "optim": {"batch_size": 8, "epochs": 6},
+    "keep": "best",
+    "checkpoint_steps": 40,
+}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(table: Path) -> TrainResult:
+    with ray_session(num_cpus=2):
+        return train(config(table, "uninterrupted", **LONGER))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_killed_training_resumes_to_the_same_weights(
+    table: Path, uninterrupted: TrainResult, kill: signal.Signals
+) -> None:
+    output = f"killed-by-{kill.name}"
+    driver = textwrap.dedent(
+        f"""
+        from neuneu.config import build_config
+        from neuneu.training import TrainConfig, train
+        train(build_config(TrainConfig, {settings(table, output, **LONGER)!r}))
+        """
+    )
+    snapshot = table.parent / output / "ray" / "state" / "checkpoint_manager_snapshot.json"
+    process = subprocess.Popen([sys.executable, "-c", driver], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 300
+        while not snapshot.exists():
+            assert process.poll() is None, "the driver ended before its first state"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(process.pid, kill)
+        assert process.wait(120) != 0
+    finally:
+        process.kill()
+    assert not (table.parent / output / WEIGHTS).exists(), "killed too late to test anything"
+    with ray_session(num_cpus=2):
+        resumed = train(config(table, output, **LONGER))
+    assert_same_weights(resumed.folder, uninterrupted.folder, 0.0)
+    assert resumed.history == uninterrupted.history
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_diverging_training_stops_with_a_message(table: Path) -> None:
+    wild = {"learning_rate": 1e30, "batch_size": 32, "clip_norm": 1e30}
+    with (
+        ray_session(num_cpus=2),
+        pytest.raises(NeuneuError, match=r"diverged at step .* Lower optim.learning_rate"),
+    ):
+        train(config(table, "wild", optim=wild))
+    assert not (table.parent / "wild" / WEIGHTS).exists()
+
+
+def test_keep_best_without_validation_runs_is_refused(table: Path) -> None:
+    with pytest.raises(UserError, match="name validation_runs"):
+        config(table, "x", keep="best", validation_runs=[])
+
+
+def test_importing_training_imports_no_ray() -> None:
+    names = "training, training_loop, training_worker, training_data, forecasting, windows"
+    code = f"from neuneu import {names}, batching; import sys; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

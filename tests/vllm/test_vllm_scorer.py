@@ -1,0 +1,147 @@
+"""The vLLM engine against transformers, which computes in another process, across swaps."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_checkpoints import VOCAB_SIZE, copy_of, rewrite_weights, save_model
+
+from neuneu.errors import CheckpointError, EngineError
+from neuneu.extraction.engines import EngineConfig
+
+pytest.importorskip("vllm")
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+TOLERANCE_NATS = 1e-4
+REFERENCE = """
+import json, sys
+import numpy as np, torch
+from transformers import AutoModelForCausalLM
+prompts = json.load(open(sys.argv[1]))
+for folder in sys.argv[2:]:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    parts = []
+    for prompt in prompts:
+        tokens = torch.tensor([prompt])
+        with torch.inference_mode():
+            logits = model(tokens).logits[0, :-1]
+        parts.append(logits.log_softmax(-1).gather(-1, tokens[0, 1:, None])[:, 0])
+    np.save(folder + "/reference.npy", torch.cat(parts).numpy())
+"""
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[list[int]]:
+    generator = np.random.default_rng(0)
+    lengths = [2, 3, 127, *generator.integers(4, 127, size=30)]
+    return [generator.integers(0, VOCAB_SIZE, size=n).tolist() for n in lengths]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, prompts: list[list[int]]) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    for kind, tied in (("tied", True), ("untied", False)):
+        for name, seed in (("A", 1), ("B", 2)):
+            save_model(root / f"{kind}-{name}", tied=tied, seed=seed)
+    (root / "prompts.json").write_text(json.dumps(prompts))
+    folders = sorted(str(path) for path in root.iterdir() if path.is_dir())
+    subprocess.run([sys.executable, "-c", REFERENCE, root / "prompts.json", *folders], check=True)
+    return root
+
+
+@pytest.fixture(scope="module", params=["tied", "untied"])
+def engine(request: pytest.FixtureRequest, models: Path) -> Iterator[Any]:
+    """An engine of each kind, started with A."""
+    from neuneu.extraction.vllm_scorer import VllmScorer
+
+    scorer = VllmScorer(EngineConfig(max_model_len=128), models / f"{request.param}-A")
+    scorer.kind = request.param
+    yield scorer
+    scorer.close()
+
+
+def check(engine: Any, folder: Path, prompts: list[list[int]]) -> None:
+    found = engine.score(prompts)
+    assert [len(array) for array in found] == [len(prompt) - 1 for prompt in prompts]
+    reference = np.load(folder / "reference.npy")
+    np.testing.assert_allclose(np.concatenate(found), reference, rtol=0, atol=TOLERANCE_NATS)
+
+
+def test_swaps_equal_transformers(engine: Any, models: Path, prompts: list[list[int]]) -> None:
+    a, b = models / f"{engine.kind}-A", models / f"{engine.kind}-B"
+    assert engine.max_prompt_tokens == 127
+    assert np.abs(np.load(a / "reference.npy") - np.load(b / "reference.npy")).max() > 1
+    check(engine, a, prompts)
+    for folder in (b, a, b, b, a):
+        engine.load(folder)
+        check(engine, folder, prompts)
+
+
+def test_swap_not_finite_is_the_checkpoints_fault(
+    engine: Any, models: Path, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    import torch
+
+    bad = copy_of(models / f"{engine.kind}-B", tmp_path / "bad")
+    rewrite_weights(bad, {"model.norm.weight": torch.full((64,), float("inf"))})
+    engine.load(models / f"{engine.kind}-A")
+    with pytest.raises(CheckpointError, match=r"'model.norm.weight' holds NaN or infinite"):
+        engine.load(bad)
+    check(engine, models / f"{engine.kind}-A", prompts)
+
+
+def test_swap_that_keeps_an_old_tensor_is_detected(
+    engine: Any, models: Path, tmp_path: Path
+) -> None:
+    # What preflight refuses: vLLM reports success and keeps layer 1's tensor of A.
+    bad = copy_of(models / f"{engine.kind}-B", tmp_path / "bad")
+    rewrite_weights(bad, {"model.layers.1.mlp.down_proj.weight": None})
+    engine.load(models / f"{engine.kind}-A")
+    with pytest.raises(EngineError, match=r"other weights.*layer 1, its matrices of 96 columns"):
+        engine.load(bad)
+
+
+def test_tied_head_stays_stale_without_the_repair(
+    models: Path, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.platforms import current_platform
+
+    from neuneu.extraction import vllm_scorer
+
+    if not current_platform.is_cpu():
+        pytest.skip("only CPU kernels pack the head")
+    scorer = vllm_scorer.VllmScorer(EngineConfig(max_model_len=128), models / "tied-A")
+    monkeypatch.setattr(vllm_scorer, "_repack_tied_head", lambda model: None)
+    with pytest.raises(EngineError, match="the first the output head"):
+        scorer.load(models / "tied-B")
+    wrong = np.concatenate(scorer.score(prompts)) - np.load(models / "tied-B" / "reference.npy")
+    assert np.abs(wrong).max() > 0.5
+    scorer.close()
+    with pytest.raises(EngineError, match="closed"):
+        scorer.score(prompts)
+
+
+def test_start_with_impossible_settings_is_an_engine_error(models: Path) -> None:
+    from neuneu.extraction.vllm_scorer import VllmScorer
+
+    with pytest.raises(EngineError, match="vLLM does not start"):
+        VllmScorer(EngineConfig(max_model_len=128, kv_cache_mb=2**30), models / "tied-A")
+
+
+def test_start_with_a_head_size_that_has_no_kernel_is_the_checkpoints_fault(
+    tmp_path: Path,
+) -> None:
+    from vllm.platforms import current_platform
+
+    from neuneu.extraction.vllm_scorer import VllmScorer
+
+    if not current_platform.is_cpu():
+        pytest.skip("GPU kernels take more head sizes")
+    save_model(tmp_path / "narrow", tied=True, seed=1, num_attention_heads=4)
+    with pytest.raises(CheckpointError, match=r"heads of 16 dimensions.*engine.kind=hf"):
+        VllmScorer(EngineConfig(max_model_len=128), tmp_path / "narrow")
