@@ -54,6 +54,7 @@ class _LineBar:
     def __init__(self, total: float | None, title: str) -> None:
         self._total, self._title, self._done = total, title, 0.0
         self._started = self._printed = time.monotonic()
+        self._printed_done = -1.0
 
     def advance(self, amount: float = 1, message: str | None = None) -> None:
         self.set(self._done + amount, message=message)
@@ -64,7 +65,12 @@ class _LineBar:
             self._printed = time.monotonic()
             self.line(message)
 
+    def close(self) -> None:
+        if self._printed_done != self._done:
+            self.line()
+
     def line(self, message: str | None = None) -> None:
+        self._printed_done = self._done
         of = "" if self._total is None else f"/{self._total:g}"
         seconds = time.monotonic() - self._started
         note = f"  {message}" if message else ""
@@ -77,7 +83,7 @@ def stage(title: str, total: float | None = None) -> Iterator[Bar]:
     if not console.is_terminal:
         line_bar = _LineBar(total, title)
         yield line_bar
-        line_bar.line()
+        line_bar.close()
         return
     columns = (
         SpinnerColumn(),

@@ -17,6 +17,8 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Worker start-up must not rebuild the driver's environment: Ray's uv hook is never wanted.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # Ray's own libraries log harmless errors of theirs; failures reach us as exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():

@@ -20,11 +20,20 @@ _TEXT_SUFFIXES: Final = frozenset({".txt", ".md", ".rst", ".py", ".tex", ".html"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """A piece of text: where it comes from, its name within that source, and the text."""
+    """A piece of text: where it comes from, its name within that source, and the text.
+
+    `piece` is its number when it was cut out of a longer document, `<whole>#<piece>`.
+    """
 
     source: str
     doc_id: str
     text: str
+    piece: int | None = None
+
+    @property
+    def whole(self) -> str:
+        """The name of the document it was cut out of, or its own."""
+        return self.doc_id if self.piece is None else self.doc_id.removesuffix(f"#{self.piece}")
 
     @property
     def content_hash(self) -> str:
@@ -70,7 +79,12 @@ def cut_long(documents: Iterable[Document], max_bytes: int) -> Iterator[Document
             continue
         pieces = _pieces(document.text, max_bytes)
         for number, text in enumerate(pieces):
-            yield Document(source=document.source, doc_id=f"{document.doc_id}#{number}", text=text)
+            yield Document(
+                source=document.source,
+                doc_id=f"{document.doc_id}#{number}",
+                text=text,
+                piece=number,
+            )
 
 
 def distinct(documents: Iterable[Document]) -> Iterator[Document]:

@@ -21,6 +21,7 @@ from neuneu.suites.documents import (
     distinct,
     read_documents,
     sample_by_source,
+    seeded_hash,
     to_table,
 )
 
@@ -112,7 +113,11 @@ def prepare_text(config: TextConfig, out: Path) -> TextFolder:
         }
         folder = TextFolder(path=out, recipes=tuple(recipes))
         files = {
-            folder.validation: [doc for split in splits.values() for doc in split.validation],
+            # Mixed, because a scorer may take only the first words of it.
+            folder.validation: sorted(
+                (doc for split in splits.values() for doc in split.validation),
+                key=lambda doc: seeded_hash(f"{doc.source}/{doc.doc_id}", config.seed),
+            ),
             folder.tasks: [doc for split in splits.values() for doc in split.tasks],
         }
         for recipe, sources in recipes.items():
@@ -209,8 +214,14 @@ def _balanced_recipes(source_bytes: Mapping[str, int]) -> dict[str, tuple[str, .
 
 
 def _split(documents: list[Document], config: TextConfig) -> _Split:
-    """Divides one source's documents by the rank of their content hashes."""
-    ranked = sorted(documents, key=lambda doc: doc.content_hash)
+    """Divides one source's documents by a seeded hash of their names.
+
+    Pieces of one document stay together, in order: only the two documents in which a boundary
+    falls can stand on both its sides, and a single long document is divided in its course.
+    """
+    ranked = sorted(
+        documents, key=lambda doc: (seeded_hash(doc.whole, config.seed), doc.piece or 0)
+    )
     validation = max(1, round(config.validation_fraction * len(ranked)))
     tasks = max(1, round(config.tasks_fraction * len(ranked)))
     if len(ranked) <= validation + tasks:

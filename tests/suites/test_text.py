@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,35 @@ def test_splits_are_disjoint_and_lose_no_document(
     assert len(_texts(folder.tasks)) == 12 + 8
     sources = pq.read_table(folder.validation)["source"].to_pylist()
     assert sources.count("news") == 6
+
+
+def test_pieces_of_one_document_stay_on_one_side_and_validation_mixes_sources(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {
+            "source": source,
+            "doc_id": f"{source}-{number}",
+            "text": "".join(f"{source} {number} line {line}\n" for line in range(300)),
+        }
+        for source in ("a", "b")
+        for number in range(40)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "text.parquet")
+    config = TextConfig(path=tmp_path / "text.parquet", document_bytes=1000)
+    folder = prepare_text(config, tmp_path / "out")
+
+    wholes: dict[str, int] = {}
+    for part in (*map(folder.train, folder.recipes), folder.validation, folder.tasks):
+        ids = {doc.split("#")[0] for doc in pq.read_table(part)["doc_id"].to_pylist()}
+        for whole in ids:
+            wholes[whole] = wholes.get(whole, 0) + 1
+    assert len(wholes) == 80
+    # Two boundaries a source, each through at most one document.
+    assert sum(count > 1 for count in wholes.values()) <= 4
+    sources = pq.read_table(folder.validation)["source"].to_pylist()
+    changes = sum(one != other for one, other in itertools.pairwise(sources))
+    assert changes >= 4
 
 
 def test_text_prepared_twice_is_identical(
