@@ -50,13 +50,17 @@ def write_metadata(folder: Path, ref: CheckpointRef) -> None:
 
 
 def list_local(root: str | Path) -> list[CheckpointRef]:
-    """Every finished checkpoint below `root`, sorted by suite, run and step.
+    """Every finished checkpoint below `root`, sorted by suite, run and step; no hidden folders.
 
     Raises:
         DataError: no such folder, none found in it, or a metadata file that is not one.
     """
     root = Path(root)
-    files = sorted(root.glob(f"**/{METADATA_FILE}"))
+    files = [
+        path
+        for path in sorted(root.glob(f"**/{METADATA_FILE}"))
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
     if not files:
         raise DataError(
             f"{root}: expected checkpoints (folders holding {METADATA_FILE}), found none; "

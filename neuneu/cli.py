@@ -76,7 +76,8 @@ def demo(  # noqa: PLR0917 - options, not positions
         if limit is not None:
             overrides.append(f"extract.limit={limit}")
         result = run_demo(load_config(DemoConfig, config, overrides), address=address)
-        _finish(result, json_)
+        partial = result.quarantined > 0
+        _finish(result if json_ else {}, json_, partial=partial)
 
 
 @app.command(rich_help_panel=_JOBS)
@@ -120,7 +121,7 @@ def train(
 ) -> None:
     """Train a forecaster on a store's trajectories.
 
-    Example: neuneu train --config jobs/configs/train.yaml --set max_epochs=5
+    Example: neuneu train --config jobs/configs/train.yaml --set optim.epochs=5
     """
     with _exit_codes():
         from neuneu.config import load_config
@@ -192,3 +193,7 @@ def _finish(result: Any, as_json: bool, *, partial: bool = False) -> None:
 def main() -> None:
     """The console script."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,9 +5,10 @@ Every stage takes up what an interrupted one left, so the demo does too.
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.table import Table
 
@@ -21,6 +22,8 @@ from neuneu.suites.ladder import SuiteConfig, train_suite
 from neuneu.training import TrainConfig, train
 
 Section = dict[str, Any]
+Runs = tuple[str, ...]
+T = TypeVar("T")
 
 
 def _extract_defaults() -> Section:
@@ -28,7 +31,11 @@ def _extract_defaults() -> Section:
 
 
 def _train_defaults() -> Section:
-    return {"model": {"preset": "small"}}
+    return {
+        "model": {"preset": "small", "encoder": {"kind": "histogram"}},
+        "max_ahead": None,
+        "optim": {"epochs": 16, "batch_size": 64, "learning_rate": 1e-3},
+    }
 
 
 @config_dataclass
@@ -42,8 +49,8 @@ class DemoConfig:
 
     output: Path = Path("runs/demo")
     suite: Section = field(default_factory=dict)
-    extract: Section = field(default_factory=_extract_defaults)
-    train: Section = field(default_factory=_train_defaults)
+    extract: Section = field(default_factory=dict)
+    train: Section = field(default_factory=dict)
     backtest: Section = field(default_factory=dict)
     held_out_runs: tuple[str, ...] = ()
     validation_runs: tuple[str, ...] = ()
@@ -63,6 +70,63 @@ class DemoResult:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """The resolved settings of the demo's stages; the last two need the split."""
+
+    suite: SuiteConfig
+    extract: ExtractConfig
+    train: Callable[[Runs, Runs], TrainConfig]
+    backtest: Callable[[Runs], BacktestConfig]
+
+
+def resolve_stages(config: DemoConfig) -> Stages:
+    """Validates all sections and puts in the demo's own places, before anything runs.
+
+    Raises:
+        UserError: an unknown key or invalid value, or a place that the demo sets itself.
+    """
+    root = config.output
+    text = root / "suite" / "text"
+
+    def train_config(held_out: Runs, validation: Runs) -> TrainConfig:
+        return _section(
+            TrainConfig,
+            _merged(_train_defaults(), config.train),
+            output=root / "forecaster",
+            store=root / "store",
+            held_out_runs=held_out,
+            validation_runs=validation,
+        )
+
+    def backtest_config(held_out: Runs) -> BacktestConfig:
+        return _section(
+            BacktestConfig,
+            config.backtest,
+            accuracies=root / "store",
+            output=root,
+            models=[root / "forecaster"],
+            held_out=held_out,
+        )
+
+    stages = Stages(
+        suite=_section(SuiteConfig, config.suite, output=root / "suite"),
+        extract=_section(
+            ExtractConfig,
+            _merged(_extract_defaults(), config.extract),
+            checkpoints=root / "suite" / "checkpoints",
+            store=root / "store",
+            corpus=text / "validation.parquet",
+            task_text=text / "tasks.parquet",
+        ),
+        train=train_config,
+        backtest=backtest_config,
+    )
+    stages.train(("held-out",), ())
+    stages.backtest(("held-out",))
+    return stages
+
+
 def run_demo(config: DemoConfig, *, address: str | None = None) -> DemoResult:
     """Runs, or goes on with, the whole main job.
 
@@ -73,52 +137,27 @@ def run_demo(config: DemoConfig, *, address: str | None = None) -> DemoResult:
     Raises:
         UserError: a setting that does not fit, or an output folder of other settings.
     """
+    stages = resolve_stages(config)
     root = config.output
-    suite = _section(SuiteConfig, config.suite, output=root / "suite")
-    text = root / "suite" / "text"
-    extraction = _section(
-        ExtractConfig,
-        _extract_defaults() | config.extract,
-        checkpoints=root / "suite" / "checkpoints",
-        store=root / "store",
-        corpus=text / "validation.parquet",
-        task_text=text / "tasks.parquet",
-    )
     save_config(config, root / "demo.yaml")
     clock = _Clock()
 
     console.print(f"[bold]1/4[/bold] language models -> {root / 'suite'}")
-    refs = train_suite(suite, address=address)
+    refs = train_suite(stages.suite, address=address)
     clock.lap("suite")
-    held_out, validation = _split(config, refs)
+    held_out, validation = split_runs(config, refs)
 
-    console.print(f"[bold]2/4[/bold] extraction with {extraction.engine.kind} -> {root / 'store'}")
-    extracted = extract(extraction, address=address)
+    engine = stages.extract.engine.kind
+    console.print(f"[bold]2/4[/bold] extraction with {engine} -> {root / 'store'}")
+    extracted = extract(stages.extract, address=address)
     clock.lap("extract")
 
     console.print(f"[bold]3/4[/bold] forecaster -> {root / 'forecaster'}")
-    training = _section(
-        TrainConfig,
-        _train_defaults() | config.train,
-        output=root / "forecaster",
-        store=root / "store",
-        held_out_runs=held_out,
-        validation_runs=validation,
-    )
-    train(training, address=address)
+    train(stages.train(held_out, validation), address=address)
     clock.lap("train")
 
     console.print(f"[bold]4/4[/bold] backtest on {', '.join(held_out)} -> {root}")
-    backtest(
-        _section(
-            BacktestConfig,
-            config.backtest,
-            accuracies=root / "store",
-            output=root,
-            models=[root / "forecaster"],
-            held_out=held_out,
-        )
-    )
+    backtest(stages.backtest(held_out))
     clock.lap("backtest")
     summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
 
@@ -149,22 +188,41 @@ class _Clock:
         self._last = now
 
 
-def _section(cls: type, settings: Section, **places: Any) -> Any:
+def _merged(defaults: Section, settings: Section) -> Section:
+    """Settings over defaults, section by section."""
+    merged = defaults | settings
+    for key in defaults.keys() & settings.keys():
+        if isinstance(defaults[key], dict) and isinstance(settings[key], dict):
+            merged[key] = _merged(defaults[key], settings[key])
+    return merged
+
+
+def _section(cls: type[T], settings: Section, **places: Any) -> T:
     taken = sorted(settings.keys() & places.keys())
     if taken:
         raise UserError(f"demo: {taken} of {cls.__name__} are set by the demo itself; drop them.")
     return build_config(cls, settings | places)
 
 
-def _split(
-    config: DemoConfig, refs: list[CheckpointRef]
+def split_runs(
+    config: DemoConfig, refs: Sequence[CheckpointRef]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(held-out runs, validation runs) of a ladder."""
+    """(held-out runs, validation runs) of a ladder; see `DemoConfig`.
+
+    Raises:
+        UserError: a named run that the ladder does not have, or that stands on both sides.
+    """
     params = {ref.run: ref.params for ref in refs}
+    unknown = sorted({*config.held_out_runs, *config.validation_runs} - params.keys())
+    if unknown:
+        raise UserError(f"runs {unknown} are not in the ladder; it has {sorted(params)}.")
+    double = sorted(set(config.held_out_runs) & set(config.validation_runs))
+    if double:
+        raise UserError(f"runs {double} are both held out and watched; name each once.")
     runs = sorted(params, key=lambda run: (params[run], run))
     largest = [run for run in runs if params[run] == params[runs[-1]]]
-    smaller = [run for run in runs if run not in largest]
     held_out = config.held_out_runs or (largest[-1],)
+    smaller = [run for run in runs if run not in largest and run not in held_out]
     if config.validation_runs or not smaller:
         return held_out, config.validation_runs
     middle = [run for run in smaller if params[run] == params[smaller[-1]]]

@@ -68,18 +68,24 @@ class NeuralForecaster:
         return sum(known) / len(known) if known else 0.0
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
-        """Quantiles (h, Q) in [0, 1] for each query; NaN where nothing but step 0 was observed.
+        """Quantiles (h, Q) in [0, 1] for each query.
+
+        NaN, which counts as unanswered, where nothing but step 0 was observed or the last
+        observed checkpoint lacks the losses that the network reads.
 
         Raises:
-            DataError: a query without the losses that the network's encoder reads, or with
-                word losses of a text of another length.
+            DataError: no query at all has those losses, or word losses are of a text of
+                another length.
         """
         answers = [np.full((len(q.target_steps), len(self.levels)), np.nan) for q in queries]
-        asked = [
+        observed = [
             index
             for index, query in enumerate(queries)
             if len(query.context.without_step_zero()) and len(query.target_steps)
         ]
+        asked = [index for index in observed if self._has_losses(queries[index])]
+        if observed and not asked:
+            raise self._no_losses(queries[observed[0]].context)
         if not asked:
             return answers
         losses, rows = self._losses([queries[index] for index in asked])
@@ -180,16 +186,26 @@ class NeuralForecaster:
             case "words":
                 return self._word_losses(queries)
 
+    def _has_losses(self, query: Query) -> bool:
+        match READS[self.network.config.encoder.kind]:
+            case "nothing":
+                return True
+            case "mean":
+                return bool(np.isfinite(self._mean_loss(query.context)))
+            case "words":
+                return query.word_losses is not None and query.word_losses.size > 0
+
+    def _no_losses(self, context: Trajectory) -> DataError:
+        names = ", ".join(self.provenance.loss_names) or "the only one given"
+        what = {"mean": f"a mean validation loss ({names})", "words": "word losses"}
+        return DataError(
+            f"forecaster {self.name!r} reads {what[READS[self.network.config.encoder.kind]]} and "
+            f"no trajectory has any at the end of its context, such as {context.key} at step "
+            f"{context.steps[-1]}; give losses, or use a forecaster that reads none."
+        )
+
     def _mean_loss(self, context: Trajectory) -> float:
-        names = self.provenance.loss_names
-        loss = float(mean_losses(context, names)[-1])
-        if not np.isfinite(loss):
-            raise DataError(
-                f"forecaster {self.name!r} reads a mean validation loss "
-                f"({', '.join(names) or 'the only one given'}) and {context.key} has none at step "
-                f"{context.steps[-1]}; give losses, or use a forecaster that reads none."
-            )
-        return loss
+        return float(mean_losses(context, self.provenance.loss_names)[-1])
 
     def _word_losses(self, queries: Sequence[Query]) -> tuple[npt.NDArray, list[int]]:
         units = self.network.config.encoder.units
@@ -199,11 +215,7 @@ class NeuralForecaster:
         rows: list[int] = []
         for query in queries:
             words, key = query.word_losses, query.context.key
-            if words is None or words.size == 0:
-                raise DataError(
-                    f"forecaster {self.name!r} reads word losses and {key} has none at step "
-                    f"{query.context.steps[-1]}; extract them, or use a forecaster without."
-                )
+            assert words is not None, "queries without losses were left out"
             if fixed and len(words) != units:
                 raise DataError(
                     f"forecaster {self.name!r} reads the losses of {units} words of the corpus "

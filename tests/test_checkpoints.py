@@ -21,6 +21,7 @@ def test_list_local_sorts_by_step_and_skips_unfinished(tmp_path: Path) -> None:
     make(tmp_path / "r" / "step-20", 20)
     make(tmp_path / "r" / "step-3", 3)
     (tmp_path / "r" / "step-40").mkdir()
+    make(tmp_path / "r" / ".step-50.tmp", 50)
     refs = list_local(tmp_path)
     assert [ref.step for ref in refs] == [3, 20]
     assert refs[0].uri == str(tmp_path / "r" / "step-3")

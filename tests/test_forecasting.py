@@ -89,7 +89,7 @@ def test_step_zero_of_a_context_is_left_out() -> None:
     with_zero = trajectory([0.9, 0.2, 0.3, 0.4], steps=[0, 1, 2, 3])
     without = trajectory([0.2, 0.3, 0.4], steps=[1, 2, 3])
     one, other = model.predict([query(with_zero, 3), query(without, 2)])
-    np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(one, other, atol=1e-6)
     (nothing,) = model.predict([query(with_zero, 1)])
     assert np.isnan(nothing).all()
     assert model.predict([]) == []
@@ -125,7 +125,7 @@ def test_each_distinct_loss_vector_is_encoded_once() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (None, "reads word losses and .* has none"),
+        (None, "reads word losses and no trajectory has any"),
         (np.ones(WORDS - 1, dtype=np.float16), "50 words of the corpus c0ffee, found 49"),
         (np.full(WORDS, np.nan, dtype=np.float16), "nats >= 0, found NaN"),
     ],
@@ -134,6 +134,15 @@ def test_cnn_refuses_other_texts(words: np.ndarray | None, message: str) -> None
     model = forecaster(encoder={"kind": "cnn", "units": WORDS})
     with pytest.raises(DataError, match=message):
         model.predict(queries(words))
+
+
+def test_queries_without_losses_among_others_are_unanswered() -> None:
+    model = forecaster(encoder={"kind": "cnn", "units": WORDS})
+    words = np.linspace(0, 5, WORDS).astype(np.float16)
+    first, second, *_ = queries(words)
+    answered, unanswered = model.predict([first, replace(second, word_losses=None)])
+    assert np.isfinite(answered).all()
+    assert np.isnan(unanswered).all()
 
 
 def test_histogram_takes_a_text_of_any_length() -> None:

@@ -91,6 +91,8 @@ def save_checkpoint(model: Any, ref: CheckpointRef, tokenizer: Path, scratch: Pa
         if model.config.tie_word_embeddings:
             del weights["lm_head.weight"]
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        # safetensors makes it the owner's alone; on a shared file system others score it.
+        (temporary / "model.safetensors").chmod(0o644)
         model.config.save_pretrained(str(temporary))
         model.generation_config.save_pretrained(str(temporary))
         for file in tokenizer.iterdir():
