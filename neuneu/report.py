@@ -115,7 +115,7 @@ def caveats(summary: Mapping[str, Any]) -> list[str]:
     groups = summary["counts"]["run_groups"]
     if groups < FEW_RUNS:
         notes.append(
-            f"Only {groups} {_plural('run', groups)} stand behind the intervals: they show how "
+            f"The intervals rest on {groups} {_plural('run', groups)} only: they show how "
             "alike these runs are, not how other runs would fare."
         )
     if summary["paired"].get("includes_seen_runs"):
