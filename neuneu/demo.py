@@ -27,14 +27,14 @@ T = TypeVar("T")
 
 
 def _extract_defaults() -> Section:
-    return {"tasks": ["generated"], "limit": 60, "corpus_words": 8_000}
+    return {"tasks": ["generated"], "limit": 60, "corpus_words": 3_000}
 
 
 def _train_defaults() -> Section:
     return {
         "model": {"preset": "small", "encoder": {"kind": "histogram"}},
         "max_ahead": None,
-        "optim": {"epochs": 16, "batch_size": 64, "learning_rate": 1e-3},
+        "optim": {"epochs": 8, "batch_size": 64, "learning_rate": 1e-3},
     }
 
 
