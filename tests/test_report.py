@@ -118,7 +118,7 @@ def test_headline_names_the_best_usable_forecaster_and_its_gain() -> None:
 def test_headline_few_runs_call_no_winner() -> None:
     _, summary, _ = scored(2)
     assert "too few runs to call it" in " ".join(headline(summary))
-    assert any("Only 2 runs" in note for note in caveats(summary))
+    assert any("rest on 2 runs only" in note for note in caveats(summary))
 
 
 def test_caveats_name_seen_runs_and_unanswered_trajectories() -> None:
