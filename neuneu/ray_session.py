@@ -28,14 +28,29 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     if address:
         ray.init(address=address, log_to_driver=False)
     else:
-        ray.init(
-            num_cpus=num_cpus or os.cpu_count(),
-            object_store_memory=512 * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="warning",
-        )
+        _start_here(num_cpus)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_here(num_cpus: int | None) -> None:
+    """A cluster on this machine; a busy machine can fail to start one in time, so twice."""
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(
+                num_cpus=num_cpus or os.cpu_count(),
+                object_store_memory=512 * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="warning",
+            )
+        except (RuntimeError, OSError, TimeoutError, ray.exceptions.RayError):
+            ray.shutdown()
+            if last:
+                raise
+        else:
+            return

@@ -142,7 +142,7 @@ def test_suite_survives_the_death_of_driver_and_worker_bit_for_bit(
         driver.send_signal(signal.SIGKILL)
         driver.wait()
     assert orphans
-    assert psutil.wait_procs(orphans, timeout=60)[1] == []
+    assert psutil.wait_procs(orphans, timeout=180)[1] == []
     before = {path: path.stat().st_mtime_ns for path in folder.root.glob("checkpoints/*/*/*")}
     assert before
     assert not second.finished
