@@ -76,6 +76,11 @@ def _interrupt(command: list[str], when: Callable[[], bool], how: signal.Signals
         demo.wait()
 
 
+def _complete(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1500)
@@ -96,7 +101,7 @@ def test_demo_interrupted_in_every_stage_gives_the_tables_of_an_undisturbed_one(
         return [sys.executable, "-m", "neuneu.cli", "demo", *settings]
 
     plain, broken = tmp_path / "plain", tmp_path / "broken"
-    subprocess.run(command(plain), check=True, capture_output=True)
+    _complete(command(plain))
 
     checkpoints = broken / "suite" / "checkpoints"
     units = broken / "store" / "units"
@@ -109,7 +114,7 @@ def test_demo_interrupted_in_every_stage_gives_the_tables_of_an_undisturbed_one(
     assert scored
     _interrupt(command(broken), (broken / "forecaster" / "identity.txt").exists, signal.SIGKILL)
     _interrupt(command(broken), (broken / "forecaster" / "config.json").exists, signal.SIGKILL)
-    subprocess.run(command(broken), check=True, capture_output=True)
+    _complete(command(broken))
 
     for path, modified in (saved | scored).items():
         assert path.stat().st_mtime_ns == modified, f"{path} was done again"
