@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-ci demo-english test test-slow check format lock clean
+.PHONY: demo demo-ci demo-english test test-slow test-soak check format lock clean
 
 demo: $(INSTALLED)  ## the main job, small, on this machine
 	$(BIN)/neuneu demo
@@ -19,7 +19,10 @@ test: $(INSTALLED)  ## the tests, without the slow ones
 	$(BIN)/pytest -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)  ## the slow tests
-	$(BIN)/pytest -m "slow and not gpu"
+	$(BIN)/pytest -m "slow and not gpu and not soak"
+
+test-soak: $(INSTALLED)  ## kills and restarts of whole stages; on an otherwise idle machine
+	$(BIN)/pytest -m soak
 
 check: $(INSTALLED)  ## what CI and pre-commit check: format, lint, types
 	$(BIN)/ruff format --check .

@@ -81,6 +81,7 @@ def _complete(command: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1500)

@@ -119,6 +119,7 @@ def _training_workers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
     ]
 
 
+@pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(900)
