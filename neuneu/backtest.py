@@ -219,10 +219,12 @@ def backtest(config: BacktestConfig) -> dict[str, Any]:
     folds = _folds(config, observed.trajectories)
     forecasters = _make_forecasters(config)
     table, given = _forecast_folds(config, forecasters, observed, others, folds)
+    scored = {group for fold in folds for group in fold}
+    targets = [t for t in observed.trajectories if t.run_group in scored]
     books = RunBooks(
         folds=folds,
         trained_on={
-            forecaster.name: _seen_runs(forecaster, observed.trajectories)
+            forecaster.name: _seen_runs(forecaster, targets)
             for forecaster in forecasters
             if isinstance(forecaster, RemembersTraining)
         },
