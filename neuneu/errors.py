@@ -17,6 +17,10 @@ class StoreError(UserError):
     """A trajectory store that cannot be used as asked (other schema, other fingerprint)."""
 
 
+class StorageError(NeuneuError, OSError):
+    """Storage that did not answer as it should although retried; later it may."""
+
+
 class CheckpointError(NeuneuError):
     """A language-model checkpoint that must not be scored; the pipeline quarantines it."""
 

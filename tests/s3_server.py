@@ -1,0 +1,219 @@
+"""A real S3 server on loopback, behind a proxy that can refuse, cut off and lose.
+
+The fixture is `s3`. It also points the AWS variables at the server: code under test needs no
+settings.
+"""
+
+import http.client
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import pytest
+
+ACCESS_KEY: Final = "test-access-key-id"
+SECRET_KEY: Final = "test-secret-access-key"
+_HOP_BY_HOP: Final = {"connection", "content-length", "date", "server", "transfer-encoding"}
+
+
+class S3Server:
+    """A bucket of its own behind a faulty proxy; faults are used up by the next requests."""
+
+    def __init__(self, upstream: tuple[str, int]) -> None:
+        self.bucket = f"bucket-{uuid.uuid4().hex[:8]}"
+        self.requests: list[tuple[str, str]] = []
+        self.bytes_sent = 0
+        self._upstream = upstream
+        self._lock = threading.Lock()
+        self._refusals = 0
+        self._refuse_until = 0.0
+        self._cuts: tuple[int, int] = (0, 0)
+        self._losses: tuple[str, int] = ("", 0)
+        self._refused_access = ""
+        self._hook: tuple[str, int, Callable[[], object]] | None = None
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def handle_any(self) -> None:
+                server._answer(self)
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
+
+        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._proxy.daemon_threads = True
+        self._thread = threading.Thread(target=self._proxy.serve_forever, daemon=True)
+        self._thread.start()
+        self.endpoint = f"http://127.0.0.1:{self._proxy.server_port}"
+        status, _, body = self._forward("PUT", f"/{self.bucket}", {}, b"")
+        assert status == 200, body
+
+    def fail_with_503(self, n: int) -> None:
+        """Answers the next `n` requests with 503."""
+        with self._lock:
+            self._refusals = n
+
+    def fail_for(self, seconds: float) -> None:
+        """Answers all requests with 503 for a time."""
+        self._refuse_until = time.monotonic() + seconds
+
+    def cut_after(self, n_bytes: int, times: int) -> None:
+        """Breaks off the next `times` downloads longer than `n_bytes` after as many."""
+        with self._lock:
+            self._cuts = (n_bytes, times)
+
+    def lose_answers(self, method: str, times: int) -> None:
+        """Does the next `times` requests of a method, and closes the connection unanswered."""
+        with self._lock:
+            self._losses = (method, times)
+
+    def refuse_access(self, message: str) -> None:
+        """Answers all requests from now on with 403 and a message; an empty one ends it."""
+        self._refused_access = message
+
+    def when(self, method: str, *, at: int, do: Callable[[], object]) -> None:
+        """Calls `do` before the `at`-th request of a method from now on is handed on."""
+        with self._lock:
+            self._hook = (method, at, do)
+
+    def put(self, key: str, content: bytes) -> None:
+        """Writes an object past the proxy."""
+        status, _, body = self._forward("PUT", f"/{self.bucket}/{key}", _SIGNED, content)
+        assert status == 200, body
+
+    def count(self, method: str, contains: str = "") -> int:
+        """How many requests of a method came whose path and query hold a text."""
+        return sum(name == method and contains in path for name, path in self.requests)
+
+    def close(self) -> None:
+        self._proxy.shutdown()
+        self._proxy.server_close()
+        self._thread.join()
+
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        assert "chunked" not in request.headers.get("Transfer-Encoding", ""), "not supported here"
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        method, path = request.command, request.path
+        with self._lock:
+            self.requests.append((method, path))
+            refused = self._refusals > 0 or time.monotonic() < self._refuse_until
+            self._refusals = max(0, self._refusals - 1)
+            do = self._due(method)
+        if refused:
+            self._send(request, 503, _XML, _error("ServiceUnavailable", "Please reduce load."))
+            return
+        if self._refused_access:
+            self._send(request, 403, _XML, _error("AccessDenied", self._refused_access))
+            return
+        if do is not None:
+            do()
+        status, headers, content = self._forward(method, path, dict(request.headers), body)
+        with self._lock:
+            lost = self._losses[1] > 0 and self._losses[0] == method
+            if lost:
+                self._losses = (method, self._losses[1] - 1)
+            n_bytes, times = self._cuts
+            is_download = method == "GET" and status in {200, 206} and "list-type" not in path
+            cut = times > 0 and is_download and len(content) > n_bytes
+            if cut:
+                self._cuts = (n_bytes, times - 1)
+        if lost:
+            request.close_connection = True
+            return
+        with self._lock:
+            self.bytes_sent += 0 if method == "HEAD" else len(content)
+        self._send(request, status, headers, content, limit=n_bytes if cut else None)
+
+    def _due(self, method: str) -> Callable[[], object] | None:
+        if self._hook is None or self._hook[0] != method:
+            return None
+        _, at, do = self._hook
+        self._hook = (method, at - 1, do) if at > 1 else None
+        return do if at == 1 else None
+
+    def _forward(
+        self, method: str, path: str, headers: dict[str, str], body: bytes
+    ) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(*self._upstream, timeout=60)
+        try:
+            kept = {key: value for key, value in headers.items() if key.lower() != "expect"}
+            connection.request(method, path, body=body, headers=kept)
+            response = connection.getresponse()
+            content = response.read()
+            if method == "HEAD":
+                content = b"\0" * int(response.getheader("Content-Length", "0"))
+            return response.status, response.getheaders(), content
+        finally:
+            connection.close()
+
+    @staticmethod
+    def _send(
+        request: BaseHTTPRequestHandler,
+        status: int,
+        headers: list[tuple[str, str]],
+        content: bytes,
+        *,
+        limit: int | None = None,
+    ) -> None:
+        request.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in _HOP_BY_HOP:
+                request.send_header(name, value)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        if request.command != "HEAD":
+            request.wfile.write(content[:limit])
+        request.wfile.flush()
+        if limit is not None:
+            request.close_connection = True
+
+
+_SIGNED: Final = {
+    "Authorization": "AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/s3/aws4_request"
+}
+_XML: Final = [("Content-Type", "application/xml")]
+
+
+def _error(code: str, message: str) -> bytes:
+    return f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+@pytest.fixture(scope="session")
+def s3_upstream() -> Iterator[tuple[str, int]]:
+    """The S3 server itself, one for all tests."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_upstream: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
+    """An empty bucket, reached through a proxy that does as told."""
+    pytest.importorskip("s3fs")
+    server = S3Server(s3_upstream)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": server.endpoint,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/dev/null",
+        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        "NO_PROXY": str(urlsplit(server.endpoint).hostname),
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield server
+    server.close()
