@@ -1,25 +1,14 @@
-"""The command line: commands call one function each; heavy imports happen inside them.
+"""The command line: commands call one function each; heavy imports happen inside them."""
 
-Exit codes: 0 done, 1 failed, 2 a user's mistake, 3 done in part (something was quarantined),
-130 interrupted. Each failure is one line; a traceback is a defect.
-"""
-
-import dataclasses
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Final
 
 import typer
 
-from neuneu.errors import NeuneuError, UserError
-
-EXIT_FAILED: Final = 1
-EXIT_USER_ERROR: Final = 2
-EXIT_PARTIAL: Final = 3
-EXIT_INTERRUPTED: Final = 130
+from neuneu.errors import UserError
+from neuneu.exit_codes import exit_codes, finish
+from neuneu.store_cli import app as store_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +28,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 
 _JOBS: Final = "Jobs (on this machine or a Ray cluster)"
 _START: Final = "Start here"
+
+
+app.add_typer(store_app, name="store", rich_help_panel=_JOBS)
 
 
 @app.command(rich_help_panel=_START)
@@ -62,7 +54,7 @@ def demo(  # noqa: PLR0917 - options, not positions
 
     Example: neuneu demo --output runs/demo
     """
-    with _exit_codes():
+    with exit_codes():
         from neuneu.config import load_config
         from neuneu.demo import DemoConfig, run_demo
 
@@ -77,7 +69,7 @@ def demo(  # noqa: PLR0917 - options, not positions
             overrides.append(f"extract.limit={limit}")
         result = run_demo(load_config(DemoConfig, config, overrides), address=address)
         partial = result.quarantined > 0
-        _finish(result if json_ else {}, json_, partial=partial)
+        finish(result if json_ else {}, json_, partial=partial)
 
 
 @app.command(rich_help_panel=_JOBS)
@@ -88,31 +80,58 @@ def suite(
 
     Example: neuneu suite --config jobs/configs/suite.yaml --set output=runs/ladder
     """
-    with _exit_codes():
+    with exit_codes():
         from neuneu.config import load_config
         from neuneu.suites.ladder import SuiteConfig, train_suite
 
         settings = load_config(SuiteConfig, config, set_ or ())
         refs = train_suite(settings, address=address)
         runs = len({ref.run for ref in refs})
-        _finish({"output": settings.output, "runs": runs, "checkpoints": len(refs)}, json_)
+        finish({"output": settings.output, "runs": runs, "checkpoints": len(refs)}, json_)
 
 
 @app.command(rich_help_panel=_JOBS)
-def extract(
-    config: Config = None, set_: Sets = None, address: Address = None, json_: Json = False
+def extract(  # noqa: PLR0917 - options, not positions
+    config: Config = None,
+    set_: Sets = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Score nothing: say what it would cost.")
+    ] = False,
+    profile: Annotated[
+        Path | None, typer.Option(help="Hardware of the plan, a YAML file; else no hours.")
+    ] = None,
+    status: Annotated[
+        bool, typer.Option("--status", help="Score nothing: say how far it is.")
+    ] = False,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Try failed checkpoints again.")
+    ] = False,
+    address: Address = None,
+    json_: Json = False,
 ) -> None:
     """Score checkpoints on a corpus and on tasks; write the trajectory store.
 
     Example: neuneu extract --config jobs/configs/extract.yaml --set limit=50
     """
-    with _exit_codes():
+    with exit_codes():
         from neuneu.config import load_config
+        from neuneu.extraction.cost import HardwareProfile
+        from neuneu.extraction.inquiries import extraction_status, plan_extraction
         from neuneu.extraction.pipeline import ExtractConfig
         from neuneu.extraction.pipeline import extract as run_extract
 
-        summary = run_extract(load_config(ExtractConfig, config, set_ or ()), address=address)
-        _finish(summary, json_, partial=summary.quarantined > 0)
+        overrides = [*(set_ or ()), *(["retry_quarantined=true"] if retry_quarantined else [])]
+        settings = load_config(ExtractConfig, config, overrides)
+        if plan and status:
+            raise UserError("--plan and --status: expected one of them.")
+        if plan:
+            hardware = load_config(HardwareProfile, profile) if profile else None
+            finish(plan_extraction(settings, hardware), json_)
+        elif status:
+            finish(extraction_status(settings), json_)
+        else:
+            summary = run_extract(settings, address=address)
+            finish(summary, json_, partial=summary.quarantined > 0 or summary.left > 0)
 
 
 @app.command(rich_help_panel=_JOBS)
@@ -123,12 +142,12 @@ def train(
 
     Example: neuneu train --config jobs/configs/train.yaml --set optim.epochs=5
     """
-    with _exit_codes():
+    with exit_codes():
         from neuneu.config import load_config
         from neuneu.training import TrainConfig
         from neuneu.training import train as run_train
 
-        _finish(run_train(load_config(TrainConfig, config, set_ or ()), address=address), json_)
+        finish(run_train(load_config(TrainConfig, config, set_ or ()), address=address), json_)
 
 
 @app.command(rich_help_panel="Forecasts")
@@ -137,12 +156,12 @@ def backtest(config: Config = None, set_: Sets = None, json_: Json = False) -> N
 
     Example: neuneu backtest --config jobs/configs/backtest.yaml
     """
-    with _exit_codes():
+    with exit_codes():
         from neuneu.backtest import BacktestConfig
         from neuneu.backtest import backtest as run_backtest
         from neuneu.config import load_config
 
-        _finish(run_backtest(load_config(BacktestConfig, config, set_ or ())), json_)
+        finish(run_backtest(load_config(BacktestConfig, config, set_ or ())), json_)
 
 
 @app.command(rich_help_panel="Forecasts")
@@ -154,40 +173,10 @@ def report(
 
     Example: neuneu report runs/demo
     """
-    with _exit_codes():
+    with exit_codes():
         from neuneu.report import write_report
 
-        _finish({"report": write_report(folder)}, json_)
-
-
-@contextmanager
-def _exit_codes() -> Iterator[None]:
-    """Turns a user's mistake and an interruption into one line and their exit codes."""
-    try:
-        yield
-    except UserError as error:
-        _fail(str(error), EXIT_USER_ERROR)
-    except NeuneuError as error:
-        _fail(str(error), EXIT_FAILED)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on where it stopped.", EXIT_INTERRUPTED)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    print(f"neuneu: {message}", file=sys.stderr)
-    raise typer.Exit(code)
-
-
-def _finish(result: Any, as_json: bool, *, partial: bool = False) -> None:
-    """Prints a job's result; leaves with `EXIT_PARTIAL` when only a part was done."""
-    fields = result if isinstance(result, dict) else dataclasses.asdict(result)
-    if as_json:
-        print(json.dumps(fields, default=str))
-    else:
-        for key, value in fields.items():
-            print(f"{key}: {value}")
-    if partial:
-        raise typer.Exit(EXIT_PARTIAL)
+        finish({"report": write_report(folder)}, json_)
 
 
 def main() -> None:

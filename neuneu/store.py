@@ -1,72 +1,83 @@
-"""The trajectory store: one committed unit a checkpoint, parquet, local (S3: see docs).
+"""The trajectory store: committed checkpoints as parquet files, local or on S3.
 
-A unit is one parquet file of one row: the checkpoint's own record and its accuracies, losses
-and token losses as lists. A commit is therefore one rename (or one put), so that a checkpoint
-is in the store whole or not at all, and compaction is a concatenation of rows. The tidy
-tables of `neuneu.schemas` are what readers get.
+A checkpoint is committed as one file by one rename or put (`neuneu.units`), so that it is in the
+store whole or not at all. `neuneu.compaction` makes one file of a run's. The tidy tables of
+`neuneu.schemas` are what readers get.
 """
 
-import hashlib
+import io
 import json
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuneu.errors import DataError, StoreError
-from neuneu.files import atomic_path, write_text_atomic
-from neuneu.schemas import (
-    ACCURACIES,
-    CHECKPOINTS,
-    LOSSES,
-    SCHEMA_VERSION,
-    TASKS,
-    TOKEN_LOSSES,
-    check_version,
-    conform,
-    validate_accuracies,
+from neuneu.errors import StorageError, StoreError
+from neuneu.schemas import CHECKPOINTS, SCHEMA_VERSION, TASKS, conform, validate_accuracies
+from neuneu.storage import THREADS, Folder
+from neuneu.units import (
+    LISTS,
+    UNITS,
+    Key,
+    Rows,
+    Unit,
+    decode,
+    encode,
+    file_name,
+    is_compacted,
+    is_unit_name,
+    run_folder,
+    winners,
 )
 
-Rows = list[dict[str, Any]]
-_LISTS: dict[str, pa.Schema] = {
-    "accuracies": ACCURACIES,
-    "losses": LOSSES,
-    "token_losses": TOKEN_LOSSES,
-}
-_UNIT = pa.schema(
-    [pa.field("checkpoint", pa.struct(list(CHECKPOINTS)))]
-    + [pa.field(name, pa.list_(pa.struct(list(schema)))) for name, schema in _LISTS.items()],
-    metadata=CHECKPOINTS.metadata,
-)
+__all__ = ["META", "Rows", "Store", "Unit"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """Everything one checkpoint adds to the store, as rows of the tidy tables."""
-
-    checkpoint: dict[str, Any]
-    accuracies: Rows
-    losses: Rows
-    token_losses: Rows
+META: Final = "store.json"
+_TASKS: Final = "tasks.parquet"
+# A reader starts again when a compaction replaces what it has listed; each does so once a run.
+_LISTINGS: Final = 50
 
 
 class Store:
-    """A trajectory store in a local folder.
+    """A trajectory store in a folder, local or on S3.
 
-    Layout: `store.json` (version, extraction fingerprint), `tasks.parquet`, and
-    `units/<suite>/<run>/<step>.parquet`.
+    Layout: `store.json` (version, extraction fingerprint), `tasks.parquet`, and below
+    `units/<suite>/<run>/` a file a checkpoint, or one a run after compaction.
+
+    Each checkpoint counts once, wherever it stands: of several rows of one (suite, run, step),
+    `done` beats `quarantined`, then the higher `attempts` counts, then the greater file name.
+    Reading is consistent while extractions commit and compactions run.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Names a store; nothing is read or written yet."""
-        self.path = Path(path)
+    def __init__(self, path: str | Path | Folder) -> None:
+        """Names a store; nothing is read or written yet.
+
+        Raises:
+            UserError: an address that is neither a path nor s3://.
+        """
+        self.folder = path if isinstance(path, Folder) else Folder(path)
+
+    @property
+    def path(self) -> Path:
+        """The folder of a local store.
+
+        Raises:
+            StoreError: the store is not on local disk.
+        """
+        if not self.folder.is_local:
+            raise StoreError(f"{self.folder}: expected a store on local disk.")
+        return Path(self.folder.address)
 
     def bind(self, fingerprint: Mapping[str, Any]) -> None:
         """Claims the store for results of one extraction setting, creating it if absent.
+
+        Of several that bind a new store at once one wins, and the others meet its setting.
 
         Args:
             fingerprint: JSON values that results depend on (corpus, tasks, dtype, ...).
@@ -75,11 +86,9 @@ class Store:
             StoreError: the store holds results of another setting or schema version.
         """
         wanted = json.loads(json.dumps(fingerprint))
-        meta_path = self.path / "store.json"
-        if not meta_path.exists():
+        if not self.folder.exists(META):
             meta = {"schema_version": SCHEMA_VERSION, "fingerprint": wanted}
-            write_text_atomic(meta_path, json.dumps(meta, indent=1) + "\n")
-            return
+            self.folder.create(META, (json.dumps(meta, indent=1) + "\n").encode())
         found = self.fingerprint()
         differing = sorted(
             key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)
@@ -90,7 +99,7 @@ class Store:
                 for key in differing
             )
             raise StoreError(
-                f"store {self.path} holds results of another setting ({details}). "
+                f"store {self.folder} holds results of another setting ({details}). "
                 "Write to another store, or use the setting of this one."
             )
 
@@ -100,22 +109,26 @@ class Store:
         Raises:
             StoreError: not a store, or written by another schema version.
         """
-        meta_path = self.path / "store.json"
         try:
-            meta = json.loads(meta_path.read_text(encoding="utf-8"))
-            version, fingerprint = meta["schema_version"], meta["fingerprint"]
+            content = self.folder.read(META)
         except FileNotFoundError as error:
             raise StoreError(
-                f"{self.path}: expected a trajectory store (store.json), found none; "
+                f"{self.folder}: expected a trajectory store ({META}), found none; "
                 "make one with `neuneu extract` or `neuneu import`."
             ) from error
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise StoreError(f"{meta_path}: not readable as a store's record.") from error
+        try:
+            meta = json.loads(content)
+            version, fingerprint = meta["schema_version"], dict(meta["fingerprint"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(
+                f"{self.folder}/{META}: not readable as a store's record. Delete it and run the "
+                "extraction that made this store again: it writes the record and goes on."
+            ) from error
         if version != SCHEMA_VERSION:
             raise StoreError(
-                f"{self.path}: schema version {version}, this neuneu reads {SCHEMA_VERSION}."
+                f"{self.folder}: schema version {version}, this neuneu reads {SCHEMA_VERSION}."
             )
-        return dict(fingerprint)
+        return fingerprint
 
     def write_tasks(self, rows: Rows) -> None:
         """Replaces the task table.
@@ -124,37 +137,51 @@ class Store:
             DataError: rows that do not fit `schemas.TASKS`.
         """
         table = conform(pa.Table.from_pylist(rows, schema=TASKS), TASKS, name="tasks")
-        with atomic_path(self.path / "tasks.parquet") as temporary:
-            pq.write_table(table, temporary)
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer)
+        self.folder.write(_TASKS, buffer.getvalue())
 
     def tasks(self) -> pa.Table:
-        """The task table (`schemas.TASKS`); empty when none was written."""
-        path = self.path / "tasks.parquet"
-        return pq.read_table(path, schema=TASKS) if path.exists() else TASKS.empty_table()
+        """The task table (`schemas.TASKS`); empty when none was written.
+
+        Raises:
+            StoreError: the table is damaged.
+        """
+        try:
+            content = self.folder.read(_TASKS)
+        except FileNotFoundError:
+            return TASKS.empty_table()
+        try:
+            return pq.read_table(pa.BufferReader(content), schema=TASKS)
+        except (pa.ArrowException, OSError) as error:
+            found = " ".join(str(error).split()).rstrip(".")
+            raise StoreError(
+                f"{self.folder}/{_TASKS}: not readable ({found}). Delete it and run the "
+                "extraction again: it writes the task table first."
+            ) from error
 
     def commit(self, unit: Unit) -> None:
-        """Writes one checkpoint, whole or not at all, replacing an earlier unit of it.
+        """Writes one checkpoint, whole or not at all; the class says which of several counts.
 
         Raises:
             DataError: rows that do not fit their schemas, or do not belong to the checkpoint.
         """
-        identity = {key: unit.checkpoint[key] for key in ("suite", "run", "step")}
-        for name in _LISTS:
-            for row in getattr(unit, name):
-                if any(row[key] != value for key, value in identity.items()):
-                    raise DataError(f"{name}: a row does not belong to checkpoint {identity}.")
-        if unit.accuracies:
-            rows = pa.Table.from_pylist(unit.accuracies, schema=ACCURACIES)
-            validate_accuracies(rows, name=f"accuracies of {identity}")
-        row = {"checkpoint": unit.checkpoint} | {name: getattr(unit, name) for name in _LISTS}
-        try:
-            table = pa.Table.from_pylist([row], schema=_UNIT)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(f"checkpoint {identity}: {error}.") from error
-        with atomic_path(self._unit_path(**identity)) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        self.folder.write(file_name(unit.checkpoint), encode(unit.table()))
 
-    def status(self) -> dict[tuple[str, str, int], str]:
+    def has(self, key: Key) -> str | None:
+        """The status of one committed checkpoint (suite, run, step), None if there is none.
+
+        Cheap: looks into the checkpoint's own files and the compacted ones of its run.
+        """
+        suite, run, step = key
+        tables = self._read(["checkpoint"], below=run_folder(suite, run), step=step)
+        winner = winners(_checkpoints(tables)).get(key)
+        if winner is None:
+            return None
+        file, row = winner
+        return tables[file].column("checkpoint")[row].as_py()["status"]
+
+    def status(self) -> dict[Key, str]:
         """(suite, run, step) -> status of every committed checkpoint."""
         return {
             (row["suite"], row["run"], row["step"]): row["status"]
@@ -163,10 +190,7 @@ class Store:
 
     def checkpoints(self) -> pa.Table:
         """Every committed checkpoint, done or quarantined (`schemas.CHECKPOINTS`)."""
-        column = self._column("checkpoint")
-        if len(column) == 0:
-            return CHECKPOINTS.empty_table()
-        return _flat(column.combine_chunks(), CHECKPOINTS)
+        return self._rows("checkpoint", CHECKPOINTS)
 
     def accuracies(self) -> pa.Table:
         """Accuracies of all done checkpoints (`schemas.ACCURACIES`), sorted by trajectory.
@@ -174,51 +198,80 @@ class Store:
         Raises:
             DataError: contents that break the contract across checkpoints.
         """
-        return validate_accuracies(self._rows("accuracies"), name=str(self.path))
+        rows = self._rows("accuracies", LISTS["accuracies"])
+        return validate_accuracies(rows, name=str(self.folder))
 
     def losses(self) -> pa.Table:
         """Mean validation losses of all done checkpoints (`schemas.LOSSES`)."""
-        return self._rows("losses")
+        return self._rows("losses", LISTS["losses"])
 
     def token_losses(self) -> pa.Table:
         """Token or word losses of all done checkpoints (`schemas.TOKEN_LOSSES`)."""
-        return self._rows("token_losses")
+        return self._rows("token_losses", LISTS["token_losses"])
 
-    def _rows(self, name: str) -> pa.Table:
-        column = self._column(name)
-        if len(column) == 0:
-            return _LISTS[name].empty_table()
-        return _flat(column.combine_chunks().flatten(), _LISTS[name])
+    def _rows(self, name: str, schema: pa.Schema) -> pa.Table:
+        """A column of `UNIT` as a tidy table, in order of (suite, run, step).
 
-    def _column(self, name: str) -> pa.ChunkedArray:
+        In pieces, a file each at most: the lists of all files may be too long for one array.
+        """
         self.fingerprint()
-        chunks = []
-        for path in self._unit_files():
-            try:
-                unit = pq.read_table(path, columns=[name], partitioning=None)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise StoreError(
-                    f"{path}: not readable as a committed checkpoint ({error}). "
-                    "Delete this file and run the extraction again: it redoes only this one."
-                ) from error
-            check_version(unit.schema, name=str(path))
-            chunks += unit.column(name).chunks
-        return pa.chunked_array(chunks, type=_UNIT.field(name).type)
+        tables = self._read(dict.fromkeys(["checkpoint", name]))
+        counted = winners(_checkpoints(tables))
+        pieces = [schema.empty_table()]
+        for file, group in groupby(counted.values(), key=itemgetter(0)):
+            column = tables[file].column(name).combine_chunks()
+            rows = column.take(pa.array([row for _, row in group]))
+            structs = rows if name == "checkpoint" else rows.flatten()
+            pieces.append(pa.Table.from_arrays(structs.flatten(), schema=schema))
+        return pa.concat_tables(pieces)
 
-    def _unit_files(self) -> Iterable[Path]:
-        return sorted((self.path / "units").glob("*/*/*.parquet"))
+    def _read(
+        self, columns: Iterable[str], *, below: str = UNITS, step: int | None = None
+    ) -> dict[str, pa.Table]:
+        """Columns of all files of units in one folder, or of those that may hold one step.
 
-    def _unit_path(self, suite: str, run: str, step: int) -> Path:
-        return self.path / "units" / _safe_name(suite) / _safe_name(run) / f"{step:012d}.parquet"
+        A compaction puts its file first and then deletes what it stands for. So once nothing
+        that was read is gone and no compacted file is new, nothing was missed.
+
+        Raises:
+            StoreError: a damaged file.
+            StorageError: files came and went all the time.
+        """
+        tables: dict[str, pa.Table] = {}
+        listed = self._listed(below, step)
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in range(_LISTINGS):
+                new = sorted(listed - tables.keys())
+                read = list(pool.map(partial(self._file, columns), new))
+                tables |= {n: table for n, table in zip(new, read, strict=True) if table}
+                listed = self._listed(below, step)
+                missed = any(is_compacted(name) for name in listed - tables.keys())
+                if not missed and tables.keys() <= listed:
+                    return tables
+                tables = {name: table for name, table in tables.items() if name in listed}
+        raise StorageError(
+            f"{self.folder}: files of {below} were replaced {_LISTINGS} times while it was read; "
+            "wait until the other jobs on this store have ended."
+        )
+
+    def _listed(self, below: str, step: int | None) -> set[str]:
+        names = {f"{below}/{name}" for name in (self.folder / below).files(".parquet")}
+        own = "" if step is None else f"{step:012d}."
+        return {
+            name
+            for name in names
+            if is_unit_name(name)
+            and (is_compacted(name) or name.rpartition("/")[2].startswith(own))
+        }
+
+    def _file(self, columns: Iterable[str], name: str) -> pa.Table | None:
+        """Columns of one file; None if it is gone since it was listed."""
+        try:
+            with self.folder.open(name) as file:
+                return decode(file, columns, name=f"{self.folder}/{name}")
+        except FileNotFoundError:
+            return None
 
 
-def _flat(array: pa.StructArray, schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_arrays(array.flatten(), schema=schema)
-
-
-def _safe_name(name: str) -> str:
-    """A name as one path part: kept when harmless, else cleaned with a hash of the original."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", name):
-        return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return f"{re.sub('[^A-Za-z0-9]+', '-', name)[:60].strip('-')}-{digest}"
+def _checkpoints(tables: Mapping[str, pa.Table]) -> dict[str, pa.StructArray]:
+    return {name: table.column("checkpoint").combine_chunks() for name, table in tables.items()}

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from neuneu.cli import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, app
+from neuneu.cli import app
 from neuneu.errors import NeuneuError
+from neuneu.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ("demo", "suite", "extract", "train", "backtest", "report")

@@ -1,6 +1,12 @@
 """The trajectory store: whole units, resume, fingerprint."""
 
+import io
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -8,8 +14,10 @@ from hypothesis import strategies as st
 from rows import accuracy, unit
 
 from neuneu.errors import DataError, StoreError
-from neuneu.store import Store, Unit, _safe_name
+from neuneu.storage import Folder
+from neuneu.store import Store, Unit
 from neuneu.trajectories import TokenLossTable
+from neuneu.units import safe_name
 
 
 @pytest.fixture
@@ -41,6 +49,62 @@ def test_store_commit_again_replaces_never_duplicates(store: Store) -> None:
     assert store.accuracies().num_rows == 1
 
 
+def test_store_done_beats_quarantined_then_attempts_count(store: Store) -> None:
+    store.commit(unit(10))
+    store.commit(unit(10, status="quarantined"))
+    for attempts in (3, 1, 2):
+        failed = unit(20, status="quarantined")
+        failed.checkpoint.update(attempts=attempts, error=f"try {attempts}")
+        store.commit(failed)
+    assert store.status() == {("s", "r", 10): "done", ("s", "r", 20): "quarantined"}
+    assert store.accuracies().num_rows == 1
+    assert store.checkpoints().column("error").to_pylist() == [None, "try 3"]
+
+
+def test_store_has_gives_one_status(store: Store) -> None:
+    store.commit(unit(10))
+    store.commit(unit(100, status="quarantined"))
+    assert store.has(("s", "r", 10)) == "done"
+    assert store.has(("s", "r", 100)) == "quarantined"
+    assert store.has(("s", "r", 1)) is None
+    assert store.has(("s", "other", 10)) is None
+
+
+def test_store_tables_are_in_order_of_keys(store: Store) -> None:
+    for run, step in (("b", 20), ("a", 100), ("b", 3), ("a", 9)):
+        store.commit(unit(step, run=run))
+    keys = [("a", 9), ("a", 100), ("b", 3), ("b", 20)]
+    for table in (store.checkpoints(), store.losses(), store.token_losses()):
+        found = table.select(["run", "step"]).to_pylist()
+        assert [(row["run"], row["step"]) for row in found] == keys
+
+
+def test_store_status_reads_no_token_losses(store: Store) -> None:
+    long = unit(10)
+    long.token_losses[0]["losses"] = random.Random(0).choices(range(2000), k=200_000)
+    store.commit(long)
+    (size,) = store.folder.files(".parquet").values()
+
+    class CountingFolder(Folder):
+        n_bytes = 0
+
+        @contextmanager
+        def open(self, name: str) -> Iterator[BinaryIO]:
+            with super().open(name) as file:
+
+                class Counted(io.BytesIO):
+                    def read(self, size: int | None = -1) -> bytes:
+                        content = super().read(size)
+                        CountingFolder.n_bytes += len(content)
+                        return content
+
+                yield Counted(file.read())
+
+    folder = CountingFolder(store.folder)
+    assert Store(folder).status() == {("s", "r", 10): "done"}
+    assert 0 < CountingFolder.n_bytes < 70_000 < size
+
+
 def test_store_new_store_is_empty_tables(store: Store) -> None:
     assert store.accuracies().num_rows == store.losses().num_rows == 0
     assert store.checkpoints().num_rows == store.tasks().num_rows == 0
@@ -51,6 +115,40 @@ def test_store_bind_other_fingerprint_names_the_difference(store: Store) -> None
     store.bind({"corpus": "abc", "limit": 100})
     with pytest.raises(StoreError, match="limit: store has 100, this run 50"):
         store.bind({"corpus": "abc", "limit": 50})
+
+
+def test_store_bind_by_two_at_once_never_mixes(tmp_path: Path) -> None:
+    for attempt in range(20):
+        barrier, refused = threading.Barrier(2), []
+
+        def bind(corpus: str, path: Path, barrier: threading.Barrier, out: list[str]) -> None:
+            barrier.wait()
+            try:
+                Store(path).bind({"corpus": corpus})
+            except StoreError:
+                out.append(corpus)
+
+        path = tmp_path / str(attempt)
+        threads = [
+            threading.Thread(target=bind, args=(name, path, barrier, refused)) for name in "ab"
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        (winner,) = {"a", "b"} - set(refused)
+        assert Store(path).fingerprint() == {"corpus": winner}
+        assert [file.name for file in path.iterdir()] == ["store.json"]
+
+
+def test_store_bind_loser_between_look_and_write_is_refused(tmp_path: Path) -> None:
+    class Overtaken(Folder):
+        def create(self, name: str, content: bytes) -> bool:
+            Store(Folder(self.address)).bind({"corpus": "first"})
+            return super().create(name, content)
+
+    with pytest.raises(StoreError, match="corpus: store has 'first', this run 'second'"):
+        Store(Overtaken(tmp_path)).bind({"corpus": "second"})
 
 
 def test_store_not_a_store_is_one_clear_line(tmp_path: Path) -> None:
@@ -64,9 +162,18 @@ def test_store_not_a_store_is_one_clear_line(tmp_path: Path) -> None:
 def test_store_truncated_unit_names_file_and_cure(store: Store) -> None:
     store.commit(unit(10))
     (path,) = (store.path / "units").glob("*/*/*.parquet")
-    path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(StoreError, match=r"000000000010.parquet.*Delete this file"):
-        store.accuracies()
+
+    def read_all(store: Store) -> None:
+        for table in (store.accuracies, store.losses, store.token_losses):
+            table()
+
+    content = path.read_bytes()
+    flipped = bytearray(content)
+    flipped[len(content) // 4] ^= 0xFF
+    for damaged in (content[:200], content[:-50], b"", bytes(flipped)):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"000000000010.parquet.*Delete this file"):
+            read_all(store)
 
 
 def test_store_commit_rows_of_another_checkpoint_writes_nothing(store: Store) -> None:
@@ -91,7 +198,7 @@ def test_store_commit_invalid_accuracy_writes_nothing(store: Store) -> None:
 
 @given(st.text(min_size=1, max_size=80))
 def test_safe_name_is_one_harmless_path_part(name: str) -> None:
-    safe = _safe_name(name)
+    safe = safe_name(name)
     assert "/" not in safe
     assert safe not in {"", ".", ".."}
     assert not safe.startswith(".")

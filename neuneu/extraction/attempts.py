@@ -1,14 +1,19 @@
-"""A ledger of attempts on disk, so that an attempt that kills its process is counted too."""
+"""A ledger of attempts beside the results, so that one that kills its process is counted too."""
 
 import hashlib
 import json
-import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 from neuneu.checkpoints import CheckpointRef
-from neuneu.files import write_text_atomic
+from neuneu.errors import StoreError
+from neuneu.storage import THREADS, Folder
+
+ATTEMPTS: Final = "attempts"
+"""The folder of a store that holds the ledger of its extraction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,20 +24,34 @@ class Attempt:
     last_error: str | None
 
 
-class AttemptLedger:
-    """Attempts of one extraction, a file a checkpoint while it is being scored."""
+@dataclass(frozen=True, kw_only=True)
+class InFlight:
+    """A checkpoint in a worker's hands, or in those of one that was killed."""
 
-    def __init__(self, folder: Path, *, timeout_s: float) -> None:
+    suite: str
+    run: str
+    step: int
+    number: int
+    started: float
+
+
+class AttemptLedger:
+    """Attempts of one extraction, a file a checkpoint while it is being scored.
+
+    In a folder that every node can reach: the next process that tries a checkpoint may run
+    on another.
+    """
+
+    def __init__(self, folder: Folder | Path | str, *, timeout_s: float) -> None:
         """Names a ledger; `timeout_s` is what an attempt is killed after, for its message."""
-        self._folder = folder
+        self._folder = folder if isinstance(folder, Folder) else Folder(folder)
         self._timeout_s = timeout_s
 
     def begin(self, ref: CheckpointRef) -> Attempt:
         """Counts one more attempt; call it before anything that can end the process."""
-        path = self._path(ref)
         number, error = 0, None
-        if path.exists():
-            record = json.loads(path.read_text(encoding="utf-8"))
+        record = self._record(_name(ref))
+        if record is not None:
             number, error = record["number"], record["error"] or self._death(record["started"])
         self._write(ref, number + 1, error=None)
         return Attempt(number=number + 1, last_error=error)
@@ -43,19 +62,43 @@ class AttemptLedger:
 
     def end(self, ref: CheckpointRef) -> None:
         """Forgets a checkpoint that was committed, done or quarantined."""
-        self._path(ref).unlink(missing_ok=True)
+        self._folder.delete(_name(ref))
 
     def clear(self) -> None:
         """Forgets everything: attempts of an interrupted run do not count against this one."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(self._folder.delete, self._folder.files()))
+
+    def in_flight(self) -> list[InFlight]:
+        """The checkpoints that were begun and not ended, by suite, run and step.
+
+        Raises:
+            StoreError: a record that is not one of this ledger.
+        """
+        with ThreadPoolExecutor(THREADS) as pool:
+            records = list(pool.map(self._record, self._folder.files()))
+        names = ("suite", "run", "step", "number", "started")
+        found = [InFlight(**{name: record[name] for name in names}) for record in records if record]
+        return sorted(found, key=lambda item: (item.suite, item.run, item.step))
+
+    def _record(self, name: str) -> dict[str, Any] | None:
+        """What a file says; None if there is none."""
+        try:
+            content = self._folder.read(name)
+        except FileNotFoundError:
+            return None
+        try:
+            record: dict[str, Any] = json.loads(content)
+        except ValueError as error:
+            raise StoreError(
+                f"{self._folder}/{name}: expected a record of attempts; delete this file."
+            ) from error
+        return record
 
     def _write(self, ref: CheckpointRef, number: int, *, error: str | None) -> None:
-        record = {"number": number, "started": time.time(), "error": error}
-        write_text_atomic(self._path(ref), json.dumps(record))
-
-    def _path(self, ref: CheckpointRef) -> Path:
-        digest = hashlib.sha256(json.dumps(ref.key).encode()).hexdigest()[:24]
-        return self._folder / f"{digest}.json"
+        record = {"suite": ref.suite, "run": ref.run, "step": ref.step}
+        record |= {"number": number, "started": time.time(), "error": error}
+        self._folder.write(_name(ref), json.dumps(record).encode())
 
     def _death(self, started: float) -> str:
         seconds = time.time() - started
@@ -65,3 +108,7 @@ class AttemptLedger:
             f"the scoring process died after at most {seconds:.0f} s (out of memory, or a crash "
             "of the engine; see the worker's log)."
         )
+
+
+def _name(ref: CheckpointRef) -> str:
+    return hashlib.sha256(json.dumps(ref.key).encode()).hexdigest()[:24] + ".json"
