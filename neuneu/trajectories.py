@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,9 @@ def build_trajectories(
 ) -> list[Trajectory]:
     """Turns tidy tables into trajectories, sorted by key.
 
+    `acc_bytes` of what has `acc_norm` too is left out: for ASCII text they are the same curve,
+    and to learn from or to score both would count it twice.
+
     Args:
         accuracies: `schemas.ACCURACIES`.
         losses: `schemas.LOSSES`; rows of metric `cross_entropy_loss` join on (suite, run, step),
@@ -104,8 +108,11 @@ def build_trajectories(
     loss_index = _index_losses(losses)
     task_index = {} if tasks is None else {(t["task"], t["metric"]): t for t in tasks.to_pylist()}
     task_names = {task: row for (task, _), row in task_index.items()}
+    normalised = {_without_metric(who) for who in identity if who["metric"] == "acc_norm"}
     result = []
     for who, start, stop in zip(identity, starts, stops, strict=True):
+        if who["metric"] == "acc_bytes" and _without_metric(who) in normalised:
+            continue
         part = slice(start, stop)
         steps = columns["step"][part].astype(np.int64)
         planned = float(columns["planned_tokens"][stop - 1])
@@ -130,6 +137,10 @@ def build_trajectories(
 
 
 _LossIndex = dict[tuple[str, str], dict[str, dict[int, dict[int, float]]]]
+
+
+def _without_metric(who: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(value for key, value in who.items() if key != "metric")
 
 
 def _index_losses(losses: pa.Table | None) -> _LossIndex:
@@ -190,7 +201,13 @@ class TokenLossTable:
         if len(kinds) != 1:
             raise DataError(f"token losses: expected one corpus, unit and length, found {kinds}.")
         (corpus_hash, unit, _, count) = kinds.pop()
-        flat = table.column("losses").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        # By chunks: one list array holds at most 2^31 values, 8,300 checkpoints of 256,000 words.
+        flat = np.concatenate(
+            [
+                chunk.flatten().to_numpy(zero_copy_only=False)
+                for chunk in table.column("losses").chunks
+            ]
+        )
         keys = zip(*(table.column(k).to_pylist() for k in ("suite", "run", "step")), strict=True)
         return cls(
             matrix=flat.astype(np.float16).reshape(table.num_rows, count),

@@ -33,6 +33,13 @@ def test_build_trajectories_groups_by_key_in_token_order() -> None:
     assert first.run_group == ("f", "r")
 
 
+def test_build_trajectories_bytes_beside_characters_are_left_out() -> None:
+    rows = [accuracy(step=10, metric=m) for m in ("acc", "acc_norm", "acc_bytes")]
+    rows.append(accuracy(step=10, task="other", metric="acc_bytes"))
+    found = {(t.task, t.metric) for t in build_trajectories(accuracies(*rows))}
+    assert found == {("t", "acc"), ("t", "acc_norm"), ("other", "acc_bytes")}
+
+
 def test_build_trajectories_losses_join_whatever_shots_own_shots_win() -> None:
     rows = [accuracy(step=10), accuracy(step=20), accuracy(step=20, num_fewshot=5)]
     losses = pa.Table.from_pylist(

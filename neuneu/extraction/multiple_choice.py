@@ -5,25 +5,29 @@ Both follow lm-evaluation-harness, so that the numbers can stand beside publishe
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from neuneu.errors import CheckpointError, DataError, UserError
 from neuneu.extraction.requests import Request, Task
+from neuneu.extraction.scorer import TokenIds
+from neuneu.extraction.tokenising import IdArray, encode_pairs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+METRICS: Final = ("acc", "acc_norm", "acc_bytes")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, eq=False)
 class EncodedRequest:
     """A prompt, of which the last `n_continuation` tokens are the continuation."""
 
-    tokens: tuple[int, ...]
+    tokens: TokenIds
     n_continuation: int
 
 
@@ -44,12 +48,13 @@ def encode_requests(
     prefix_token: int,
     max_tokens: int,
 ) -> list[EncodedRequest]:
-    """Tokenises requests by the rule of lm-evaluation-harness, without special tokens.
+    """Tokenises requests by the rule of lm-evaluation-harness.
 
     White space at the end of a context moves to the continuation. The continuation's tokens are
     those of the whole text after as many as the context alone has, which keeps a merge across
     the boundary out of the context. A context that is empty (then, or from the start) becomes
-    the prefix token. Prompts are cut from the left to `max_tokens`, at most to the last token
+    the prefix token; before any other one stands the bos token if the tokenizer puts it before
+    texts of itself. Prompts are cut from the left to `max_tokens`, at most to the last token
     of the context, on which the first token of the continuation is conditioned.
 
     Args:
@@ -59,23 +64,19 @@ def encode_requests(
         max_tokens: the longest prompt, as `Scorer.max_prompt_tokens`.
 
     Returns:
-        One prompt a request, in the same order.
+        One prompt a request, in the same order, its tokens an int32 array.
 
     Raises:
         UserError: a continuation alone leaves no room for one token of context.
         DataError: a continuation has no token of its own.
     """
     pairs = [_move_spaces(request.context, request.continuation) for request in requests]
-    ids = _encode_all(
-        tokenizer,
-        (text for context, rest in pairs for text in (context, context + rest)),
-    )
+    prefix = np.array([prefix_token], np.int32)
+    leading = _leading_tokens(tokenizer)
     encoded = []
-    for request, (context, rest) in zip(requests, pairs, strict=True):
-        head = ids[context] if context else (prefix_token,)
-        whole = ids[context + rest]
-        tail = whole[len(head) :] if context else whole
-        if not tail:
+    for request, (context, whole) in zip(requests, encode_pairs(pairs, tokenizer), strict=True):
+        tail = whole[len(context) :]
+        if not len(tail):
             raise DataError(
                 f"{_name(request)}: the continuation {request.continuation!r} has no token of its "
                 "own after its context; expected at least one. Drop the document."
@@ -86,7 +87,8 @@ def encode_requests(
                 f"prompts of {max_tokens} with at least one of context; drop this task or score "
                 "models with a longer window."
             )
-        encoded.append(EncodedRequest((head + tail)[-max_tokens:], len(tail)))
+        parts = [leading, context, tail] if len(context) else [prefix, tail]
+        encoded.append(EncodedRequest(np.concatenate(parts)[-max_tokens:], len(tail)))
     return encoded
 
 
@@ -97,7 +99,8 @@ def continuation_logprobs(
 
     Args:
         encoded: R prompts of n_i tokens.
-        logprobs: R arrays (n_i - 1,) in nats, as `Scorer.score` gives for those prompts.
+        logprobs: R arrays in nats, as `Scorer.score` gives for those prompts: of all n_i - 1
+            tokens, or of the last ones, the continuation at least.
 
     Returns:
         (R,) sums in nats.
@@ -107,20 +110,20 @@ def continuation_logprobs(
     """
     sums = np.empty(len(encoded), dtype=np.float64)
     for i, (request, values) in enumerate(zip(encoded, logprobs, strict=True)):
-        if len(values) != len(request.tokens) - 1:
+        if not request.n_continuation <= len(values) < len(request.tokens):
             raise ValueError(
-                f"prompt {i}: expected {len(request.tokens) - 1} log-probabilities for "
-                f"{len(request.tokens)} tokens, found {len(values)}."
+                f"prompt {i}: expected {request.n_continuation} to {len(request.tokens) - 1} "
+                f"log-probabilities for {len(request.tokens)} tokens, found {len(values)}."
             )
         sums[i] = values[-request.n_continuation :].sum(dtype=np.float64)
     return sums
 
 
 def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
-    """Scores a task: `acc` by summed log-probability, `acc_norm` by that a character.
+    """Scores a task: `acc` by summed log-probability, `acc_norm` and `acc_bytes` by its density.
 
-    Characters are those of the choice: the one space that joins a continuation to its context
-    does not count (the harness measures the choice before it puts the space in front). Among
+    That is the sum a character, or a byte of UTF-8, of `Request.measured`: the choice without
+    the space that joins it to its context, as the harness measures it; an empty one loses. Among
     equal choices the first wins, as in `np.argmax`. Only in minimal pairs, whose good choice is
     always the first, must it be strictly better: else a model that finds everything equally
     likely would score 1. The harness lets a tie win there; nothing else differs.
@@ -130,7 +133,7 @@ def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
         sums: (R,) log-probabilities in nats, in the order of `task.requests`.
 
     Returns:
-        The scores of `acc` and `acc_norm`; `stderr` is sample sd / sqrt(documents), as the
+        The scores of `METRICS` in their order; `stderr` is sample sd / sqrt(documents), as the
         harness' `mean_stderr`.
 
     Raises:
@@ -147,11 +150,16 @@ def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
             f"{_name(task.requests[at])}: the log-probability is {sums[at]}; expected a finite "
             "number. The checkpoint's weights are probably not finite."
         )
+    texts = [request.measured for request in task.requests]
+    with np.errstate(divide="ignore"):
+        densities = (
+            sums,
+            sums / np.array([len(text) for text in texts], np.float64),
+            sums
+            / np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], np.float64),
+        )
     scores = []
-    for metric, values in (
-        ("acc", sums),
-        ("acc_norm", sums / [_n_characters(request) for request in task.requests]),
-    ):
+    for metric, values in zip(METRICS, densities, strict=True):
         correct = _correct(task, values)
         stderr = (
             float(correct.std(ddof=1)) / math.sqrt(len(correct)) if len(correct) > 1 else math.nan
@@ -177,28 +185,16 @@ def _correct(task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.floa
     return correct
 
 
-def _n_characters(request: Request) -> int:
-    return max(len(request.continuation.removeprefix(" ")), 1)
-
-
 def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
     stripped = context.rstrip()
     return stripped, context[len(stripped) :] + continuation
 
 
-def _encode_all(
-    tokenizer: "PreTrainedTokenizerBase", texts: Iterable[str]
-) -> dict[str, tuple[int, ...]]:
-    """Tokenises every distinct text once, in one batch."""
-    distinct = [text for text in dict.fromkeys(texts) if text]
-    if not distinct:
-        return {"": ()}
-    batch = tokenizer(
-        distinct, add_special_tokens=False, return_attention_mask=False, verbose=False
-    )
-    ids = {text: tuple(row) for text, row in zip(distinct, batch["input_ids"], strict=True)}
-    ids[""] = ()
-    return ids
+def _leading_tokens(tokenizer: "PreTrainedTokenizerBase") -> IdArray:
+    """The bos token if the tokenizer begins every text with it, else nothing."""
+    bos = tokenizer.bos_token_id
+    leads = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    return np.array([bos] if leads else [], np.int32)
 
 
 def _name(request: Request) -> str:

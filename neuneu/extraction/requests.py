@@ -11,7 +11,8 @@ class Request:
     """One (document, choice) of a task: score `continuation` after `context`.
 
     `label` is the index of the right choice, the same on all requests of a document. An empty
-    context is scored after the tokenizer's prefix token.
+    context is scored after the tokenizer's prefix token. `choice_text` is what `acc_norm` and
+    `acc_bytes` measure; None stands for the continuation without the one space that may lead it.
     """
 
     task: str
@@ -20,6 +21,14 @@ class Request:
     context: str
     continuation: str
     label: int
+    choice_text: str | None = None
+
+    @property
+    def measured(self) -> str:
+        """The text whose characters or bytes a normalised log-probability is divided by."""
+        if self.choice_text is not None:
+            return self.choice_text
+        return self.continuation.removeprefix(" ")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,15 @@ A spec is `SOURCE[@REGIME][/NAME][:PATH]`:
 * `blimp`: 67 minimal-pair tasks from a parquet file (`blimp.py`).
 * `olmes`: the zero-shot requests of an OLMES folder; `olmes@rc_5shot` takes another regime
   (`olmes.py`).
+* `mmlu`: the 57 subjects of a parquet file, five-shot cloze; `mmlu@mc_5shot` asks for letters
+  (`mmlu.py`). NAME is a subject.
+* `paper66`: the nine five-shot OLMES tasks and MMLU of the paper, from a folder that holds
+  `olmes` and `mmlu.parquet` (`paper.py`).
+* `lm_eval/TASK`: a task of lm-evaluation-harness; `lm_eval@5shot/TASK` sets the number of
+  examples, PATH is a folder of further task configs (`lm_eval.py`).
 
-NAME and REGIME may hold `*`: `blimp/blimp_npi_*`, `olmes@*`, `olmes/arc_easy_rc_5shot`. With a
-NAME the regime is whatever the name says. PATH replaces the default place, which is
+NAME and REGIME may hold `*`: `blimp/blimp_npi_*`, `olmes@*`, `mmlu/college_*`. With a NAME of
+`olmes` the regime is whatever the name says. PATH replaces the default place, which is
 `$NEUNEU_SHARED/tasks/...`, else `../shared/tasks/...`.
 """
 
@@ -25,16 +31,27 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuneu.errors import UserError
-from neuneu.extraction.requests import Task
+from neuneu.extraction.multiple_choice import METRICS
+from neuneu.extraction.requests import Request, Task
 from neuneu.extraction.tasks.blimp import load_blimp
 from neuneu.extraction.tasks.generated import load_generated
+from neuneu.extraction.tasks.lm_eval import load_lm_eval
+from neuneu.extraction.tasks.mmlu import MMLU_REGIMES, load_mmlu
 from neuneu.extraction.tasks.olmes import load_olmes, regimes
+from neuneu.extraction.tasks.paper import load_paper66
 
-METRICS: Final = ("acc", "acc_norm")
 _SPEC: Final = re.compile(
     r"(?P<source>\w+)(@(?P<regime>[^/:]+))?(/(?P<name>[^:]+))?(:(?P<path>.+))?"
 )
-_SOURCES: Final = ("generated", "blimp[:PATH]", "olmes[@REGIME][:PATH]")
+_SOURCES: Final = (
+    "generated",
+    "blimp[:PATH]",
+    "olmes[@REGIME][:PATH]",
+    "mmlu[@REGIME][:PATH]",
+    "paper66[:PATH]",
+    "lm_eval[@Nshot]/TASK[:PATH]",
+)
+_KNOWN: Final = tuple(re.match(r"\w+", source)[0] for source in _SOURCES)  # type: ignore[index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +117,7 @@ def tasks_hash(tasks: Sequence[Task]) -> str:
     digest = hashlib.sha256()
     for task in tasks:
         head = [getattr(task, field.name) for field in fields(task) if field.name != "requests"]
-        rows = [
-            [r.task, r.doc, r.choice, r.context, r.continuation, r.label] for r in task.requests
-        ]
-        digest.update(json.dumps([head, rows]).encode())
+        digest.update(json.dumps([head, [_fields(r) for r in task.requests]]).encode())
     return digest.hexdigest()[:16]
 
 
@@ -126,32 +140,59 @@ def task_rows(tasks: Iterable[Task]) -> list[dict[str, Any]]:
     ]
 
 
+def _fields(request: Request) -> list[str | int]:
+    row: list[str | int] = [
+        request.task,
+        request.doc,
+        request.choice,
+        request.context,
+        request.continuation,
+        request.label,
+    ]
+    # Only where it is set, so that stores made before it was there keep their fingerprint.
+    return row if request.choice_text is None else [*row, request.choice_text]
+
+
 def _parse(text: str) -> _Spec:
     match = _SPEC.fullmatch(text)
-    known = [source.partition("[")[0] for source in _SOURCES]
-    if match is None or match["source"] not in known:
+    if match is None or match["source"] not in _KNOWN:
         source = re.split(r"[@/:]", text)[0]
-        near = difflib.get_close_matches(source, known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(source, _KNOWN, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UserError(
             f"task spec {text!r}: unknown; expected one of {', '.join(_SOURCES)}, each with an "
             f"optional /NAME such as blimp/blimp_npi_*{hint}"
         )
-    if match["regime"] and match["source"] != "olmes":
-        raise UserError(f"task spec {text!r}: only olmes has regimes; drop @{match['regime']}.")
-    if match["path"] and match["source"] == "generated":
+    source, regime = match["source"], match["regime"]
+    if regime and source not in ("olmes", "mmlu", "lm_eval"):
+        raise UserError(f"task spec {text!r}: {source} has no regimes; drop @{regime}.")
+    if source == "lm_eval" and (
+        not match["name"] or not re.fullmatch(r"\d+shot", regime or "0shot")
+    ):
+        raise UserError(
+            f"task spec {text!r}: expected lm_eval/TASK or lm_eval@Nshot/TASK, such as "
+            "lm_eval@5shot/arc_easy."
+        )
+    if match["path"] and source == "generated":
         raise UserError(
             f"task spec {text!r}: generated tasks are made from the run's own text, not from a "
             f"path; drop :{match['path']}."
         )
     path = Path(match["path"]) if match["path"] else None
-    return _Spec(text, match["source"], match["regime"], match["name"], path)
+    return _Spec(text, source, regime, match["name"], path)
 
 
 def _load(spec: _Spec, *, seed: int, text: Path | None) -> list[Task]:
     def wanted(name: str) -> bool:
         return spec.name is None or fnmatch.fnmatchcase(name, spec.name)
 
+    if spec.source == "lm_eval":
+        assert spec.name is not None
+        return load_lm_eval(
+            spec.name,
+            num_fewshot=int(spec.regime.removesuffix("shot")) if spec.regime else None,
+            include=_source_path(spec, "") if spec.path else None,
+        )
     if spec.source == "generated":
         if text is None:
             raise UserError(
@@ -163,6 +204,16 @@ def _load(spec: _Spec, *, seed: int, text: Path | None) -> list[Task]:
     elif spec.source == "blimp":
         tasks = load_blimp(_source_path(spec, "tasks/blimp.parquet"), wanted=wanted)
         known = "blimp_*"
+    elif spec.source == "mmlu":
+        regime = spec.regime or MMLU_REGIMES[0]
+        tasks = load_mmlu(
+            _source_path(spec, "tasks/mmlu.parquet"),
+            wanted=lambda subject, of: wanted(subject) and fnmatch.fnmatchcase(of, regime),
+        )
+        known = f"{', '.join(MMLU_REGIMES)} of the subjects in the file"
+    elif spec.source == "paper66":
+        tasks = load_paper66(_source_path(spec, "tasks"), wanted=wanted)
+        known = "mmlu_*_rc_5shot and nine others"
     else:
         root = _source_path(spec, "tasks/olmes")
         regime = spec.regime or ("*" if spec.name else "rc_0shot")

@@ -19,19 +19,10 @@ from typing import Any, Final, cast
 
 from neuneu.errors import DataError
 from neuneu.extraction.requests import Request, Task, TaskFormat
+from neuneu.extraction.tasks.base_tasks import base_task_of, group_of, split_name
 
 _REGIME: Final = re.compile(r"(rc|mc)_(\d+)shot")
 _UNCONDITIONAL_FROM: Final = 1_000_000
-_SPLITS: Final = {"validation": "val"}
-_BASE_TASKS: Final = {
-    "commonsense_qa": "csqa",
-    "openbook_qa": "openbookqa",
-    "social_iqa": "socialiqa",
-}
-_SCIENCE_AND_MATH: Final = frozenset({"arc_challenge", "arc_easy", "openbookqa", "sciq"})
-_COMMONSENSE_AND_READING: Final = frozenset(
-    {"boolq", "copa", "csqa", "hellaswag", "logiqa", "piqa", "socialiqa", "winogrande", "wsc"}
-)
 
 
 def load_olmes(root: Path, *, wanted: Callable[[str, str], bool]) -> list[Task]:
@@ -85,14 +76,13 @@ def _load_task(folder: Path, name: str) -> Task:
         raise DataError(f"OLMES {path}: expected requests, found none.")
     for doc, choices in choices_by_doc.items():
         _check_document(path, doc, choices)
-    base_task = _BASE_TASKS.get(folder.parent.name, folder.parent.name)
-    split = str(config.get("split") or "")
+    base_task = base_task_of(folder.parent.name)
     return Task(
         name=name,
         base_task=base_task,
         format=cast(TaskFormat, match[1]),
-        split=_SPLITS.get(split, split),
-        group=_group(base_task),
+        split=split_name(str(config.get("split") or "")),
+        group=group_of(base_task),
         num_fewshot=int(match[2]),
         chance=sum(1 / len(choices) for choices in choices_by_doc.values()) / len(choices_by_doc),
         requests=tuple(
@@ -165,11 +155,3 @@ def _check_document(path: Path, doc: int, choices: dict[int, Request]) -> None:
             f"OLMES {path}: document {doc}: expected one label among its {len(choices)} choices, "
             f"found {sorted({request.label for request in choices.values()})}."
         )
-
-
-def _group(base_task: str) -> str:
-    if base_task in _SCIENCE_AND_MATH:
-        return "science_and_math"
-    if base_task in _COMMONSENSE_AND_READING:
-        return "commonsense_and_reading"
-    return "mmlu" if base_task.startswith("mmlu_") else "other"
