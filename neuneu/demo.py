@@ -16,7 +16,8 @@ from neuneu.backtest import BacktestConfig, backtest
 from neuneu.checkpoints import CheckpointRef
 from neuneu.config import build_config, config_dataclass, save_config
 from neuneu.errors import UserError
-from neuneu.extraction.pipeline import ExtractConfig, ExtractSummary, extract
+from neuneu.extraction.pipeline import ExtractConfig, extract
+from neuneu.extraction.summary import ExtractSummary
 from neuneu.progress import console
 from neuneu.suites.ladder import SuiteConfig, train_suite
 from neuneu.training import TrainConfig, train

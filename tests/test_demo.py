@@ -51,7 +51,7 @@ def test_split_runs_unknown_or_double_names_are_refused() -> None:
 @pytest.mark.parametrize("name", ["demo-ci.yaml", "demo-english.yaml"])
 def test_example_configs_resolve(name: str) -> None:
     stages = resolve_stages(load_config(DemoConfig, ROOT / "jobs" / "configs" / name))
-    assert stages.extract.store == stages.train(("a",), ("b",)).store
+    assert stages.extract.store == str(stages.train(("a",), ("b",)).store)
     assert len({size.tied_embeddings for size in stages.suite.sizes.values()}) == 2
 
 

@@ -72,20 +72,19 @@ class EncodedCorpus:
         """Adds up the losses of a scored corpus.
 
         Args:
-            logprobs: one (n_i - 1,) array in nats a prompt of n_i tokens, as `Scorer.score` gives.
+            logprobs: an array in nats a prompt, of its last `n_scored[i]` tokens or more.
 
         Raises:
             CheckpointError: a log-probability is not finite.
             ValueError: the arrays do not belong to these prompts.
         """
         parts = []
-        for i, (prompt, values) in enumerate(zip(self.prompts, logprobs, strict=True)):
-            if len(values) != len(prompt) - 1:
+        for i, (count, values) in enumerate(zip(self.n_scored, logprobs, strict=True)):
+            if len(values) < count:
                 raise ValueError(
-                    f"prompt {i}: expected {len(prompt) - 1} log-probabilities for {len(prompt)} "
-                    f"tokens, found {len(values)}."
+                    f"prompt {i}: expected {count} log-probabilities or more, found {len(values)}."
                 )
-            parts.append(values[len(values) - self.n_scored[i] :])
+            parts.append(values[len(values) - count :])
         token_losses = -np.concatenate(parts).astype(np.float64)
         if not np.isfinite(token_losses).all():
             at = int(np.argmin(np.isfinite(token_losses)))

@@ -19,7 +19,8 @@ class EngineConfig:
 
     `kind`: `vllm`, or `hf` for plain transformers. `max_model_len` is the longest window in
     tokens; models with fewer positions use theirs. `kv_cache_mb` of None takes what a batch
-    needs. `gpu_memory_utilization` is vLLM's, to be lowered when engines share a GPU.
+    needs. `gpu_memory_utilization` is the share of a GPU's memory an engine may take; engines that
+    share a GPU divide it. `tensor_parallel` is over how many GPUs one model is split.
     """
 
     kind: Literal["vllm", "hf"] = "vllm"
@@ -29,6 +30,7 @@ class EngineConfig:
     max_num_seqs: Annotated[int, Field(ge=1)] = 64
     kv_cache_mb: Annotated[int, Field(ge=1)] | None = None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    tensor_parallel: Annotated[int, Field(ge=1)] = 1
 
 
 def window(config: EngineConfig, positions: int | None) -> int:
@@ -45,7 +47,7 @@ def read_model_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"config.json of {folder} cannot be used: {error}") from error
 

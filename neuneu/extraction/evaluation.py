@@ -31,10 +31,12 @@ _MAX_FLOAT16: Final = float(np.finfo(np.float16).max)
 class Workload:
     """Tasks and corpus as the prompts of one tokenizer and window, each distinct one once.
 
+    `last[i]` of the tokens of `prompts[i]` are scored, as many as the request that asks for most.
     `request_rows[t]` (R_t,) and `corpus_rows` (P,) are indices into `prompts`.
     """
 
     prompts: list[TokenIds]
+    last: list[int]
     tasks: Sequence[Task]
     requests: list[list[EncodedRequest]]
     request_rows: list[npt.NDArray[np.int64]]
@@ -45,7 +47,7 @@ class Workload:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that an engine reads for one checkpoint."""
+        """Tokens of all prompts, those of shared contexts each time."""
         return sum(len(prompt) for prompt in self.prompts)
 
 
@@ -62,20 +64,21 @@ def make_workload(
         UserError, DataError: as `encode_requests` and `encode_corpus`.
     """
     prefix = prefix_token(tokenizer)
-    rows: dict[tuple[int, ...], int] = {}
-
-    def row_of(prompts: Sequence[tuple[int, ...]]) -> npt.NDArray[np.int64]:
-        return np.array([rows.setdefault(prompt, len(rows)) for prompt in prompts], np.int64)
-
+    prompts = _Prompts()
     requests = [
         encode_requests(task.requests, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
         for task in tasks
     ]
     encoded_corpus = encode_corpus(corpus, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
-    request_rows = [row_of([request.tokens for request in encoded]) for encoded in requests]
-    corpus_rows = row_of(encoded_corpus.prompts)
+    request_rows = [
+        np.array([prompts.row(r.tokens, r.n_continuation) for r in encoded], np.int64)
+        for encoded in requests
+    ]
+    scored = zip(encoded_corpus.prompts, encoded_corpus.n_scored.tolist(), strict=True)
+    corpus_rows = np.array([prompts.row(tokens, last) for tokens, last in scored], np.int64)
     return Workload(
-        prompts=list(rows),
+        prompts=prompts.tokens,
+        last=prompts.last,
         tasks=tasks,
         requests=requests,
         request_rows=request_rows,
@@ -86,6 +89,25 @@ def make_workload(
     )
 
 
+class _Prompts:
+    """Distinct prompts in the order of their first appearance."""
+
+    def __init__(self) -> None:
+        self.tokens: list[TokenIds] = []
+        self.last: list[int] = []
+        self._rows: dict[bytes, int] = {}
+
+    def row(self, tokens: TokenIds, last: int) -> int:
+        """The row of a prompt of which `last` tokens are wanted."""
+        array = np.asarray(tokens, np.int32)
+        row = self._rows.setdefault(array.tobytes(), len(self.tokens))
+        if row == len(self.tokens):
+            self.tokens.append(array)
+            self.last.append(last)
+        self.last[row] = max(self.last[row], last)
+        return row
+
+
 def evaluate(scorer: Scorer, workload: Workload, checked: Preflight, *, attempts: int) -> Unit:
     """Scores the weights that `scorer` holds and makes the checkpoint's unit of the store.
 
@@ -93,7 +115,7 @@ def evaluate(scorer: Scorer, workload: Workload, checked: Preflight, *, attempts
         CheckpointError: a log-probability is not finite.
         EngineError: the scorer failed, or gave another number of results than of prompts.
     """
-    logprobs = scorer.score(workload.prompts)
+    logprobs = scorer.score(workload.prompts, workload.last)
     if len(logprobs) != len(workload.prompts):
         raise EngineError(
             f"the engine gave {len(logprobs)} results for {len(workload.prompts)} prompts."

@@ -30,6 +30,7 @@ class HfScorer:
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         disable_progress_bar()
         self._closed = False
+        self.computed_tokens = 0
         self._model: torch.nn.Module | None = None
         self.load(folder)
 
@@ -72,15 +73,19 @@ class HfScorer:
                 )
         self._model = model.to(self._device).eval()
 
-    def score(self, prompts: Sequence[TokenIds]) -> list[npt.NDArray[np.float32]]:
-        """One (n - 1,) array a prompt of n >= 2 tokens, in nats.
+    def score(
+        self, prompts: Sequence[TokenIds], last: Sequence[int] | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """The last log-probabilities of each prompt, in nats; nothing is shared between prompts.
 
         Raises:
             EngineError: the scorer was closed, or torch failed (out of memory).
         """
+        wanted = [len(prompt) - 1 for prompt in prompts] if last is None else last
+        self.computed_tokens += sum(map(len, prompts))
         try:
             with torch.inference_mode():
-                return self._score(self._engine(), prompts)
+                return self._score(self._engine(), prompts, wanted)
         except RuntimeError as error:
             raise EngineError(f"transformers failed while scoring: {error}") from error
 
@@ -94,7 +99,7 @@ class HfScorer:
         return self._model
 
     def _score(
-        self, model: torch.nn.Module, prompts: Sequence[TokenIds]
+        self, model: torch.nn.Module, prompts: Sequence[TokenIds], wanted: Sequence[int]
     ) -> list[npt.NDArray[np.float32]]:
         result: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(prompts)
         for batch in self._batches(prompts):
@@ -103,14 +108,15 @@ class HfScorer:
             mask_BT = torch.zeros(len(batch), longest, dtype=torch.long)
             for row, index in enumerate(batch):
                 length = len(prompts[index])
-                tokens_BT[row, :length] = torch.tensor(prompts[index])
+                tokens_BT[row, :length] = torch.from_numpy(np.asarray(prompts[index]))
                 mask_BT[row, :length] = 1
             tokens_BT, mask_BT = tokens_BT.to(self._device), mask_BT.to(self._device)
             logits_BTV = model(tokens_BT, attention_mask=mask_BT, use_cache=False).logits[:, :-1]
             chosen_BT = logits_BTV.gather(-1, tokens_BT[:, 1:, None])[..., 0].float()
             logprobs_BT = (chosen_BT - logits_BTV.float().logsumexp(-1)).cpu().numpy()
             for row, index in enumerate(batch):
-                result[index] = logprobs_BT[row, : len(prompts[index]) - 1].copy()
+                end = len(prompts[index]) - 1
+                result[index] = logprobs_BT[row, end - wanted[index] : end].copy()
         return result
 
     def _batches(self, prompts: Sequence[TokenIds]) -> Iterator[list[int]]:

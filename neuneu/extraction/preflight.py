@@ -1,15 +1,13 @@
-"""Preflight: which checkpoints may be scored, decided from their files before any engine starts.
+"""Preflight: whether a staged checkpoint may go into an engine, decided from its files.
 
 An engine that swaps weights reports success on checkpoints with missing tensors and ignores a
-changed `config.json`. So a checkpoint is compared here with what its own config implies, and
-its config with that of the other checkpoints of its run.
+changed `config.json`. So a checkpoint is compared here with what its own config implies; that
+its config is the one of its run, `neuneu.extraction.grouping` has seen to.
 """
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,74 +49,19 @@ class Preflight:
     vocab_size: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class PreflightResult:
-    """Every checkpoint that was looked at: `passed`, or `failed` with one line why."""
-
-    passed: list[Preflight]
-    failed: list[tuple[CheckpointRef, str]]
-
-
-def preflight(
-    refs: Iterable[CheckpointRef],
-    *,
-    known: Mapping[tuple[str, str], Iterable[str]] | None = None,
-    advance: Callable[[], None] | None = None,
-    threads: int = 4,
-) -> PreflightResult:
-    """Looks at checkpoints and divides them into those to score and those to quarantine.
-
-    All checkpoints of a run must have one config: that of most of them, and of the earliest
-    step among equals.
+def inspect(ref: CheckpointRef, folder: Path | None = None) -> Preflight:
+    """Checks one checkpoint by itself.
 
     Args:
-        refs: the checkpoints.
-        known: config hashes of checkpoints scored before, by (suite, run); they have a vote.
-        advance: called once for each checkpoint looked at.
-        threads: how many folders are read at a time.
-    """
-    ordered = sorted(refs, key=lambda ref: ref.key)
-    with ThreadPoolExecutor(threads) as pool:
-        outcomes = []
-        for outcome in pool.map(_try_inspect, ordered):
-            outcomes.append(outcome)
-            if advance is not None:
-                advance()
-    passed = [found for found in outcomes if isinstance(found, Preflight)]
-    failed = [found for found in outcomes if not isinstance(found, Preflight)]
-    votes: dict[tuple[str, str], Counter[str]] = {}
-    for key, hashes in (known or {}).items():
-        votes[key] = Counter(hashes)
-    for found in passed:
-        votes.setdefault(_run(found.ref), Counter())[found.config_hash] += 1
-    # Counter keeps insertion order and most_common is stable: the earliest wins among equals.
-    reference = {key: counts.most_common(1)[0][0] for key, counts in votes.items() if counts}
-    agreeing = []
-    for found in passed:
-        expected = reference[_run(found.ref)]
-        if found.config_hash == expected:
-            agreeing.append(found)
-            continue
-        failed.append(
-            (
-                found.ref,
-                f"config.json differs from that of the run's other checkpoints (hash "
-                f"{found.config_hash}, expected {expected}): it is another model; name it "
-                "another run, or put the right config.json there.",
-            )
-        )
-    return PreflightResult(passed=agreeing, failed=sorted(failed, key=lambda pair: pair[0].key))
-
-
-def inspect(ref: CheckpointRef) -> Preflight:
-    """Checks one checkpoint by itself.
+        ref: the checkpoint.
+        folder: where its files lie on this machine; None takes `ref.uri`.
 
     Raises:
         CheckpointError: unreadable or unsupported config, weights that do not match it, or a
             tokenizer that is missing or larger than the vocabulary; one line, without the
             checkpoint's name.
     """
-    folder = Path(ref.uri)
+    folder = folder or Path(ref.uri)
     config = read_config(folder)
     tensors = read_headers(folder)
     with _BUILDING:  # transformers' lazy imports and the meta device are not for several threads
@@ -132,7 +75,7 @@ def inspect(ref: CheckpointRef) -> Preflight:
         )
     return Preflight(
         ref=ref,
-        config_hash=hashlib.sha256(canonical_config(config).encode()).hexdigest()[:16],
+        config_hash=config_hash(config),
         tokenizer_hash=tokenizer_hash(folder),
         weights_hash=weights_hash(folder),
         architecture=model.architecture,
@@ -147,15 +90,36 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: what is wrong with it.
     """
-    path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        content = (folder / "config.json").read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"expected config.json in {folder}, found none.") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise CheckpointError(f"config.json: cannot be read ({error}).") from error
+    return checked_config(decode_config(content))
+
+
+def decode_config(content: bytes) -> dict[str, Any]:
+    """The content of a `config.json`.
+
+    Raises:
+        CheckpointError: not JSON, or without a model type.
+    """
+    try:
+        config = json.loads(content)
+    except ValueError as error:
         raise CheckpointError(f"config.json: cannot be read as JSON ({error}).") from error
     if not isinstance(config, dict) or "model_type" not in config:
         raise CheckpointError("config.json: expected a mapping with model_type, found none.")
+    return config
+
+
+def checked_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The same config, refused as by `read_config`.
+
+    Raises:
+        CheckpointError: what is wrong with it.
+    """
     if config.get("auto_map"):
         raise CheckpointError(
             "config.json: auto_map asks for code from the checkpoint, which is never run; "
@@ -177,6 +141,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Sixteen hex digits that name an architecture."""
+    return hashlib.sha256(canonical_config(config).encode()).hexdigest()[:16]
+
+
 def canonical_config(config: Mapping[str, Any]) -> str:
     """JSON of the config without the keys that leave the function unchanged."""
     kept = {k: v for k, v in config.items() if k not in _PROVENANCE | _SAVED_TYPE}
@@ -196,6 +165,11 @@ def tokenizer_hash(folder: Path) -> str:
             settings = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(f"{path.name}: cannot be read as JSON ({error}).") from error
+        if settings.get("auto_map"):
+            raise CheckpointError(
+                f"{path.name}: auto_map asks for code from the checkpoint, which is never run; "
+                "save it with a tokenizer of transformers."
+            )
         kept = {key: settings.get(key) for key in _TOKENIZER_KEYS}
         digest.update(json.dumps(kept, sort_keys=True).encode())
     return digest.hexdigest()[:16]
@@ -309,14 +283,3 @@ def _count_tokens(content: bytes) -> int:
             f"tokenizer.json: expected a tokenizer with a vocabulary, found {error!r}."
         ) from error
     return int(max(largest, added)) + 1
-
-
-def _try_inspect(ref: CheckpointRef) -> Preflight | tuple[CheckpointRef, str]:
-    try:
-        return inspect(ref)
-    except (CheckpointError, OSError) as error:
-        return ref, str(error)
-
-
-def _run(ref: CheckpointRef) -> tuple[str, str]:
-    return (ref.suite, ref.run)

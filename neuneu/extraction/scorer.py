@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-TokenIds = Sequence[int]
+TokenIds = Sequence[int] | npt.NDArray[np.int32]
 
 
 class Scorer(Protocol):
@@ -17,6 +17,10 @@ class Scorer(Protocol):
     def max_prompt_tokens(self) -> int:
         """The longest prompt it takes, in tokens."""
 
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that the model has run on since the start, shared contexts counted once."""
+
     def load(self, folder: Path) -> None:
         """Loads the weights of a checkpoint that preflight has passed.
 
@@ -25,8 +29,20 @@ class Scorer(Protocol):
             EngineError: the engine is not to be trusted any more; close it and make another.
         """
 
-    def score(self, prompts: Sequence[TokenIds]) -> list[npt.NDArray[np.float32]]:
-        """One (n - 1,) array a prompt of n >= 2 tokens: ln p(token i | tokens before it), i >= 1.
+    def score(
+        self, prompts: Sequence[TokenIds], last: Sequence[int] | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """The log-probabilities of the last tokens of prompts.
+
+        Args:
+            prompts: of n_i >= 2 tokens each.
+            last: how many of its last tokens are wanted of each prompt, 1 <= last_i < n_i; what
+                comes before them is context, which an engine may compute once for several
+                prompts. None wants all, of contexts that are not shared.
+
+        Returns:
+            One (last_i,) array a prompt, in nats: ln p(token | tokens before it); (n_i - 1,)
+            without `last`.
 
         Raises:
             EngineError: as in `load`.

@@ -3,7 +3,8 @@
 The only module that imports vllm. `reload_weights` keeps old values of tensors that a checkpoint
 lacks, and on CPU leaves the packed head of a tied model stale, both without an error; after an
 exception the engine may hang. So each swap is proven (`neuneu.extraction.swap`), and after any
-doubt the engine is given up.
+doubt the engine is given up. Contexts that several prompts share are computed once, through vLLM's
+prefix cache (see `VllmScorer.score`).
 """
 
 import gc
@@ -27,12 +28,14 @@ from vllm.platforms import current_platform
 from neuneu.errors import CheckpointError, EngineError
 from neuneu.extraction import swap
 from neuneu.extraction.engines import EngineConfig, read_model_config, window
+from neuneu.extraction.prefixes import in_calls, sharing_order
 from neuneu.extraction.scorer import TokenIds
 
 # Of a call all results are held as Python objects, some 100 bytes a token.
 _CALL_TOKENS: Final = 2**15
 _CANARY_TOKENS: Final = 24
-_KV_BLOCK_TOKENS: Final = 128
+# The smallest block of the CPU kernels: contexts are shared in whole blocks.
+_CPU_BLOCK_TOKENS: Final = 32
 # Products differ by rounding only; packed bfloat16 kernels round each product.
 _EXACT: Final = 1e-4
 _ROUNDED: Final = 2e-2
@@ -59,6 +62,7 @@ class VllmScorer:
         self._window = window(config, getattr(model_config, "max_position_embeddings", None))
         self._canaries: dict[tuple[Any, ...], npt.NDArray[np.float32]] = {}
         self._llm: LLM | None = None
+        self.computed_tokens = 0
         expected = swap.file_products(folder, dtype=self._dtype, tied=self._tied)
         if current_platform.is_cpu():
             # vLLM compiles the ranking of prompt tokens, which nobody reads here: 8 to 12 s.
@@ -71,18 +75,23 @@ class VllmScorer:
                 skip_tokenizer_init=True,
                 enforce_eager=True,
                 use_tqdm_on_load=False,
-                enable_prefix_caching=False,
+                enable_prefix_caching=True,
+                **({"block_size": _CPU_BLOCK_TOKENS} if current_platform.is_cpu() else {}),
                 generation_config="vllm",
                 max_model_len=self._window,
                 max_num_batched_tokens=max(config.max_num_batched_tokens, self._window),
                 max_num_seqs=config.max_num_seqs,
                 kv_cache_memory_bytes=_kv_cache_bytes(config, model_config, self._window),
                 gpu_memory_utilization=config.gpu_memory_utilization,
+                tensor_parallel_size=config.tensor_parallel,
             )
         except Exception as error:
             self.close()
             raise EngineError(f"vLLM does not start with {folder}: {_first_line(error)}") from error
         try:
+            self._block_tokens = int(
+                self._llm.llm_engine.vllm_config.cache_config.block_size or _CPU_BLOCK_TOKENS
+            )
             # Of architectures that store matrices the other way round products say nothing.
             # Freshly loaded weights are right, so agreement now tells whether products apply.
             self._products_apply = not self._differing(expected)
@@ -109,10 +118,12 @@ class VllmScorer:
             llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
             if self._tied:
                 llm.apply_model(_repack_tied_head)
-            llm.reset_prefix_cache()
+            forgotten = llm.reset_prefix_cache()
             wrong = self._differing(expected) if self._products_apply else []
         except Exception as error:
             raise EngineError(f"vLLM could not swap in {folder}: {_first_line(error)}") from error
+        if not forgotten:
+            raise EngineError("vLLM did not forget the contexts computed with the weights before.")
         if wrong:
             raise EngineError(
                 f"after swapping in {folder} vLLM holds other weights than its files in "
@@ -120,21 +131,28 @@ class VllmScorer:
             )
         self._check_canary(expected)
 
-    def score(self, prompts: Sequence[TokenIds]) -> list[npt.NDArray[np.float32]]:
-        """One (n - 1,) array a prompt of n >= 2 tokens, in nats.
+    def score(
+        self, prompts: Sequence[TokenIds], last: Sequence[int] | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """The last log-probabilities of each prompt, in nats.
+
+        With `last`, the beginnings that contexts have in common are computed once while they
+        stay in the cache. vLLM leaves the log-probabilities of tokens that it took from its
+        cache uninitialised, so no result is accepted whose wanted tokens are among them.
 
         Raises:
             EngineError: vLLM raised, or returned other than one number a token.
         """
-        result: list[npt.NDArray[np.float32]] = []
-        start = 0
-        while start < len(prompts):
-            end, tokens = start, 0
-            while end < len(prompts) and (end == start or tokens < _CALL_TOKENS):
-                tokens += len(prompts[end])
-                end += 1
-            result += self._score(prompts[start:end])
-            start = end
+        wanted = [len(prompt) - 1 for prompt in prompts] if last is None else last
+        shared = sharing_order(prompts, wanted, block=self._block_tokens)
+        alone = sorted(set(range(len(prompts))) - set(shared))
+        result: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(prompts)
+        for order, cached in ((shared, True), (alone, False)):
+            for call in in_calls(order, prompts, tokens=_CALL_TOKENS):
+                batch = [prompts[index] for index in call]
+                scored = self._score(batch, [wanted[index] for index in call], cached=cached)
+                for index, values in zip(call, scored, strict=True):
+                    result[index] = values
         return result
 
     def close(self) -> None:
@@ -152,25 +170,46 @@ class VllmScorer:
             raise EngineError("this vLLM engine was closed; start another.")
         return self._llm
 
-    def _score(self, prompts: Sequence[TokenIds]) -> list[npt.NDArray[np.float32]]:
+    def _score(
+        self, prompts: Sequence[TokenIds], wanted: Sequence[int], *, cached: bool = False
+    ) -> list[npt.NDArray[np.float32]]:
         sampling = SamplingParams(
-            max_tokens=1, temperature=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
+            max_tokens=1,
+            temperature=0,
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_reading_prefix_cache=not cached,
         )
         try:
             outputs = self._engine().generate(
-                [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+                [{"prompt_token_ids": list(map(int, prompt))} for prompt in prompts],
                 sampling,
                 use_tqdm=False,
             )
         except Exception as error:
             raise EngineError(f"vLLM failed while scoring: {_first_line(error)}") from error
-        arrays = [np.array(out.prompt_logprobs.logprobs, dtype=np.float32) for out in outputs]
-        for prompt, array in zip(prompts, arrays, strict=True):
-            if len(array) != len(prompt) - 1:
+        arrays, stale = [], []
+        for i, (prompt, count, output) in enumerate(zip(prompts, wanted, outputs, strict=True)):
+            values = output.prompt_logprobs.logprobs
+            if len(values) != len(prompt) - 1:
                 raise EngineError(
-                    f"vLLM gave {len(array)} log-probabilities for a prompt of {len(prompt)} "
+                    f"vLLM gave {len(values)} log-probabilities for a prompt of {len(prompt)} "
                     f"tokens; expected {len(prompt) - 1}."
                 )
+            arrays.append(np.array(values[len(values) - count :], dtype=np.float32))
+            n_cached = output.num_cached_tokens or 0
+            self.computed_tokens += len(prompt) - n_cached
+            if n_cached > len(prompt) - count - 1:
+                stale.append(i)
+        if stale and not cached:
+            raise EngineError(
+                "vLLM read its cache for prompts that were to be computed; expected none."
+            )
+        if stale:
+            again = self._score([prompts[i] for i in stale], [wanted[i] for i in stale])
+            for i, fresh in zip(stale, again, strict=True):
+                arrays[i] = fresh
         return arrays
 
     def _differing(self, expected: Held) -> list[swap.Place]:
@@ -183,7 +222,8 @@ class VllmScorer:
     def _check_canary(self, products: Held) -> None:
         """Scores a fixed prompt: it must be finite, repeat, and change with the weights."""
         prompt = [(7 * i + 3) % self._vocab_size for i in range(_CANARY_TOKENS)]
-        values = self._score([prompt[: self.max_prompt_tokens]])[0]
+        prompt = prompt[: self.max_prompt_tokens]
+        values = self._score([prompt], [len(prompt) - 1])[0]
         if not np.isfinite(values).all():
             raise CheckpointError(
                 "the log-probabilities of a fixed prompt are not finite; expected numbers. The "
@@ -267,7 +307,7 @@ def _kv_cache_bytes(config: EngineConfig, model: Any, tokens: int) -> int:
     element = torch.finfo(getattr(torch, config.dtype)).bits // 8
     a_token = 2 * model.num_hidden_layers * kv_heads * _head_size(model) * element
     blocks = max(config.max_num_batched_tokens, tokens) + tokens
-    return a_token * (blocks + config.max_num_seqs * _KV_BLOCK_TOKENS)
+    return a_token * (blocks + config.max_num_seqs * _CPU_BLOCK_TOKENS)
 
 
 def _first_line(error: Exception) -> str:

@@ -32,16 +32,21 @@ class FakeScorer:
 
     def __init__(self, special: dict[int, float] | None = None) -> None:
         self.special = special or {}
+        self.computed_tokens = 0
         self.seen: list[Sequence[int]] = []
 
     def load(self, folder: Path) -> None:
         raise AssertionError("evaluation does not load weights")
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def score(
+        self, prompts: Sequence[Sequence[int]], last: Sequence[int] | None = None
+    ) -> list[np.ndarray]:
+        assert last is not None
         self.seen += prompts
+        self.computed_tokens += sum(map(len, prompts))
         return [
-            np.array([self.special.get(t, -t / 4) for t in prompt[1:]], dtype=np.float32)
-            for prompt in prompts
+            np.array([self.special.get(t, -t / 4) for t in prompt[-n:]], dtype=np.float32)
+            for prompt, n in zip(prompts, last, strict=True)
         ]
 
     def close(self) -> None:
@@ -74,6 +79,7 @@ def workload() -> Workload:
     # Prompt (0, 1, 2) is the corpus' first and document 0's first choice.
     return Workload(
         prompts=[(0, 1, 2), (0, 1, 1), (0, 1, 3), (1, 2, 4)],
+        last=[2, 1, 1, 1],
         tasks=[task],
         requests=[encoded],
         request_rows=[np.array([0, 1, 2, 0])],
@@ -95,7 +101,7 @@ def test_evaluate_hand_worked_rows(workload: Workload) -> None:
     # acc: the wrong choice has the larger sum both times. acc_norm: -0.5 / 2 against -0.25 / 1
     # is a tie that the first wins; -0.75 / 4 is above -0.5 / 2. Both are right.
     found = {row["metric"]: (row["value"], row["stderr"]) for row in unit.accuracies}
-    assert found == {"acc": (0.0, 0.0), "acc_norm": (1.0, 0.0)}
+    assert found == {"acc": (0.0, 0.0), "acc_norm": (1.0, 0.0), "acc_bytes": (1.0, 0.0)}
     assert {row["num_fewshot"] for row in unit.accuracies} == {3}
     assert {row["planned_tokens"] for row in unit.accuracies} == {1e4}
     # Corpus tokens 1, 2 (word 0) and 4 (word 1): 0.25 + 0.5 and 1.0 nats.
@@ -131,7 +137,7 @@ def test_evaluate_unit_is_accepted_by_the_store(workload: Workload, tmp_path: Pa
     store.commit(quarantined(make_ref(Path("x"), step=9), "no weights", attempts=3))
     assert store.status() == {("tiny", "a", 5): "done", ("tiny", "a", 9): "quarantined"}
     assert store.token_losses().column("losses").to_pylist() == [[0.75, 1.0]]
-    assert store.accuracies().num_rows == 2
+    assert store.accuracies().num_rows == 3
 
 
 def test_evaluate_huge_word_loss_is_clipped_to_finite_float16(workload: Workload) -> None:
@@ -148,8 +154,10 @@ def test_evaluate_not_finite_is_the_checkpoints_fault(workload: Workload, value:
 
 def test_evaluate_lost_results_are_the_engines_fault(workload: Workload) -> None:
     class Forgetful(FakeScorer):
-        def score(self, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
-            return super().score(prompts)[:-1]
+        def score(
+            self, prompts: Sequence[Sequence[int]], last: Sequence[int] | None = None
+        ) -> list[np.ndarray]:
+            return super().score(prompts, last)[:-1]
 
     with pytest.raises(EngineError, match="3 results for 4 prompts"):
         evaluate(Forgetful(), workload, CHECKED, attempts=1)

@@ -22,6 +22,7 @@ from neuneu.checkpoints import list_local
 from neuneu.config import save_config
 from neuneu.errors import StoreError, UserError
 from neuneu.extraction import pipeline
+from neuneu.extraction.inquiries import extraction_status
 from neuneu.extraction.pipeline import extract
 from neuneu.ray_session import ray_session
 from neuneu.store import Store
@@ -57,11 +58,11 @@ def test_extract_scores_all_and_a_rerun_starts_nothing(
     assert summary.swaps == 2
     assert summary.tokens > 4 * 400
     store = Store(config.store)
-    # 2 tasks x 2 metrics and 3 corpus metrics a checkpoint.
-    assert store.accuracies().num_rows == 16
+    # 2 tasks x 3 metrics and 3 corpus metrics a checkpoint.
+    assert store.accuracies().num_rows == 24
     assert store.losses().num_rows == 12
     assert store.token_losses().column("count").to_pylist() == [400] * 4
-    assert store.tasks().num_rows == 4
+    assert store.tasks().num_rows == 6
     losses = store.losses().to_pylist()
     # Random weights: near the loss of a uniform guess, and another for every checkpoint.
     means = [row["value"] for row in losses if row["metric"] == "cross_entropy_loss"]
@@ -71,11 +72,11 @@ def test_extract_scores_all_and_a_rerun_starts_nothing(
     def unreachable(*_: object, **__: object) -> None:
         raise AssertionError("a finished extraction reached the engines")
 
-    monkeypatch.setattr(pipeline, "_run_workers", unreachable)
-    monkeypatch.setattr(pipeline, "preflight", unreachable)
+    monkeypatch.setattr(pipeline, "fan_out", unreachable)
+    monkeypatch.setattr(pipeline, "group", unreachable)
     again = extract(config)
     assert (again.skipped_done, again.done, again.engines_started) == (4, 0, 0)
-    history = json.loads((config.store / "extraction.json").read_text())
+    history = json.loads((root / "store" / "extraction.json").read_text())
     assert [entry["done"] for entry in history] == [4, 0]
     assert history[0]["config"]["engine"]["kind"] == "hf"
 
@@ -114,6 +115,25 @@ def test_extract_hanging_checkpoint_is_stopped_and_quarantined(root: Path) -> No
     assert "longer than the limit of 0.01 s" in summary.errors["tiny/a step 1"]
 
 
+def test_extract_stops_when_more_fail_than_may(root: Path) -> None:
+    for step in range(3, 9):
+        save_checkpoint(root / "checkpoints", run="a", step=step, tied=True)
+    for step in (1, 2, 3, 4):
+        truncate(root / f"checkpoints/a/step-{step}")
+    summary = extract(extract_config(root, max_failures=1))
+    assert summary.quarantined >= 2
+    assert summary.left >= 1
+    assert summary.stopped is not None
+    assert "at most 1 may" in summary.stopped
+    status = extraction_status(extract_config(root))
+    assert status.done + status.quarantined + status.left == 10
+    assert sum(status.reasons.values()) == status.quarantined
+    # Without the limit the rest is scored.
+    rest = extract(extract_config(root))
+    assert (rest.left, rest.stopped) == (0, None)
+    assert sum(value == "done" for value in Store(root / "store").status().values()) == 6
+
+
 def test_extract_killed_driver_loses_only_what_was_in_flight(root: Path) -> None:
     import ray
 
@@ -138,7 +158,7 @@ def test_extract_killed_driver_loses_only_what_was_in_flight(root: Path) -> None
     assert resumed.done == 10 - resumed.skipped_done
     assert resumed.done >= 1, "the driver was not killed in time to leave work"
     assert resumed.quarantined == 0
-    assert Store(config.store).accuracies().num_rows == 10 * 4
+    assert Store(config.store).accuracies().num_rows == 10 * 6
 
 
 def test_extract_other_setting_is_refused_before_scoring(root: Path) -> None:

@@ -1,18 +1,22 @@
 """The worker without Ray and with a scripted engine: attempts, engines, quarantine."""
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_checkpoints import extract_config, save_checkpoint, write_inputs
 
-from neuneu.checkpoints import list_local
+from neuneu.checkpoints import CheckpointRef, list_local
 from neuneu.errors import CheckpointError, EngineError
 from neuneu.extraction import worker as worker_module
 from neuneu.extraction.corpus import load_corpus
 from neuneu.extraction.engines import EngineConfig
-from neuneu.extraction.preflight import Preflight, preflight
+from neuneu.extraction.grouping import Pending, group
+from neuneu.extraction.preflight import Preflight
 from neuneu.extraction.tasks import load_tasks
 from neuneu.extraction.worker import Worker, WorkerConfig
 from neuneu.store import Store
@@ -44,14 +48,16 @@ class ScriptedScorer:
 
     def __init__(self, script: Script, folder: Path) -> None:
         self.script, self.folder = script, folder
+        self.computed_tokens = 0
 
     def load(self, folder: Path) -> None:
         self.script.note("load", folder)
         self.folder = folder
 
-    def score(self, prompts: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def score(self, prompts: Sequence[Sequence[int]], last: Sequence[int]) -> list[np.ndarray]:
         self.script.note("score", self.folder)
-        return [np.full(len(prompt) - 1, -1.0, np.float32) for prompt in prompts]
+        self.computed_tokens += sum(map(len, prompts))
+        return [np.full(n, -1.0, np.float32) for n in last]
 
     def close(self) -> None:
         self.script.calls.append(("close", 0))
@@ -68,8 +74,9 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def checked(suite: Path) -> list[Preflight]:
-    return preflight(list_local(suite / "checkpoints")).passed
+def checked(suite: Path) -> list[Pending]:
+    """Runs a (steps 1 to 3) and b (step 4), in the order of their steps."""
+    return sorted(group(list_local(suite / "checkpoints")).pending, key=lambda p: p.ref.step)
 
 
 @pytest.fixture
@@ -87,7 +94,10 @@ def worker(suite: Path, tmp_path: Path, script: Script) -> Worker:
     return Worker(
         WorkerConfig(
             engine=config.engine,
-            store=store.path,
+            store=str(tmp_path / "store"),
+            staging=tmp_path / "staging",
+            staging_bytes=10**9,
+            allow_pickle=False,
             threads=1,
             checkpoint_timeout_s=100,
             max_attempts=2,
@@ -98,7 +108,7 @@ def worker(suite: Path, tmp_path: Path, script: Script) -> Worker:
 
 
 def test_run_one_engine_per_architecture_swaps_between(
-    worker: Worker, checked: list[Preflight], script: Script, tmp_path: Path
+    worker: Worker, checked: list[Pending], script: Script, tmp_path: Path
 ) -> None:
     outcomes = [worker.run(item) for item in checked]
     assert script.calls == [
@@ -121,7 +131,7 @@ def test_run_one_engine_per_architecture_swaps_between(
 
 
 def test_run_engine_error_rebuilds_the_engine_once(
-    worker: Worker, checked: list[Preflight], script: Script
+    worker: Worker, checked: list[Pending], script: Script
 ) -> None:
     script.failures["load", 2] = [EngineError("stale")]
     second, third = [worker.run(item) for item in checked[:3]][1:]
@@ -131,7 +141,7 @@ def test_run_engine_error_rebuilds_the_engine_once(
 
 
 def test_run_second_engine_error_quarantines_and_goes_on(
-    worker: Worker, checked: list[Preflight], script: Script, tmp_path: Path
+    worker: Worker, checked: list[Pending], script: Script, tmp_path: Path
 ) -> None:
     script.failures["score", 1] = [EngineError("first"), EngineError("second")]
     failed, following = [worker.run(item) for item in checked[:2]]
@@ -142,7 +152,7 @@ def test_run_second_engine_error_quarantines_and_goes_on(
 
 
 def test_run_architecture_that_never_works_is_given_up(
-    worker: Worker, checked: list[Preflight], script: Script
+    worker: Worker, checked: list[Pending], script: Script
 ) -> None:
     for step in (1, 2, 3):
         script.failures["start", step] = [EngineError("no kernel"), EngineError("no kernel")]
@@ -163,7 +173,7 @@ def test_run_architecture_that_never_works_is_given_up(
 
 
 def test_run_checkpoint_error_quarantines_at_once_and_keeps_the_engine(
-    worker: Worker, checked: list[Preflight], script: Script
+    worker: Worker, checked: list[Pending], script: Script
 ) -> None:
     script.failures["load", 2] = [CheckpointError("not finite")]
     outcomes = [worker.run(item) for item in checked[:3]]
@@ -172,7 +182,7 @@ def test_run_checkpoint_error_quarantines_at_once_and_keeps_the_engine(
 
 
 def test_run_death_of_the_process_counts_as_an_attempt(
-    worker: Worker, checked: list[Preflight], script: Script
+    worker: Worker, checked: list[Pending], script: Script
 ) -> None:
     # A process that dies leaves its ledger entry, as `begin` without an end does.
     for _ in range(2):
@@ -180,4 +190,50 @@ def test_run_death_of_the_process_counts_as_an_attempt(
     outcome = worker.run(checked[0])
     assert (outcome.status, outcome.attempts) == ("quarantined", 2)
     assert "the scoring process died" in outcome.error
+    assert script.calls == []
+
+
+def test_run_next_checkpoint_is_made_ready_while_one_is_scored(
+    worker: Worker, checked: list[Pending], script: Script
+) -> None:
+    scoring, ready = threading.Event(), threading.Event()
+    inspect = worker_module.inspect
+
+    def wait_for_the_next(verb: str, folder: Path) -> None:
+        Script.note(script, verb, folder)
+        if verb == "score" and folder.name == "step-1":
+            scoring.set()
+            assert ready.wait(60), "step 2 was not looked at while step 1 was scored"
+
+    def inspect_and_tell(ref: CheckpointRef, folder: Path) -> Preflight:
+        found = inspect(ref, folder)
+        if ref.step == 2:
+            ready.set()
+        return found
+
+    script.note = wait_for_the_next  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(worker_module, "inspect", inspect_and_tell)
+        first = pool.submit(worker.run, checked[0])
+        assert scoring.wait(60)
+        second = pool.submit(worker.run, checked[1])
+        assert [future.result().status for future in (first, second)] == ["done", "done"]
+    assert script.calls == [("start", 1), ("score", 1), ("load", 2), ("score", 2)]
+
+
+def test_run_leaves_what_another_job_has_done(
+    worker: Worker, checked: list[Pending], script: Script
+) -> None:
+    worker.run(checked[0])
+    again = worker.run(checked[0])
+    assert (again.status, again.engine, again.tokens) == ("done", "", 0)
+    assert script.calls == [("start", 1), ("score", 1)]
+
+
+def test_run_config_that_changed_since_it_was_listed_is_quarantined(
+    worker: Worker, checked: list[Pending], script: Script
+) -> None:
+    outcome = worker.run(replace(checked[0], config_hash="0" * 16, earlier_attempts=3))
+    assert (outcome.status, outcome.attempts) == ("quarantined", 4)
+    assert "config.json changed while this ran" in outcome.error
     assert script.calls == []

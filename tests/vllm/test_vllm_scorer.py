@@ -13,6 +13,7 @@ from tiny_checkpoints import VOCAB_SIZE, copy_of, rewrite_weights, save_model
 
 from neuneu.errors import CheckpointError, EngineError
 from neuneu.extraction.engines import EngineConfig
+from neuneu.extraction.prefixes import computed_tokens
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -145,3 +146,50 @@ def test_start_with_a_head_size_that_has_no_kernel_is_the_checkpoints_fault(
     save_model(tmp_path / "narrow", tied=True, seed=1, num_attention_heads=4)
     with pytest.raises(CheckpointError, match=r"heads of 16 dimensions.*engine.kind=hf"):
         VllmScorer(EngineConfig(max_model_len=128), tmp_path / "narrow")
+
+
+def few_shot_prompts() -> tuple[list[list[int]], list[int]]:
+    """Questions of four choices after one beginning, and pairs that part inside the continuation.
+
+    The contexts of 64 and 96 tokens end where a cache block does.
+    """
+    generator = np.random.default_rng(1)
+
+    def tokens(n: int) -> list[int]:
+        return generator.integers(1, VOCAB_SIZE, size=n).tolist()
+
+    shots = tokens(64)
+    prompts, last = [], []
+    for n_question in (0, 3, 17, 32, 40):
+        context = shots + tokens(n_question)
+        for n_choice in (1, 2, 9, 20):
+            prompts.append(context + tokens(n_choice))
+            last.append(n_choice)
+    for n_same in (5, 40):
+        common = tokens(70 + n_same)
+        prompts += [common + tokens(3), common + tokens(4)]
+        last += [n_same + 3, n_same + 4]
+    order = generator.permutation(len(prompts))
+    return [prompts[i] for i in order], [last[i] for i in order]
+
+
+def test_shared_contexts_are_computed_once_and_change_no_number(
+    engine: Any, models: Path, prompts: list[list[int]]
+) -> None:
+    few_shot, last = few_shot_prompts()
+    for name in ("B", "A", "B"):
+        engine.load(models / f"{engine.kind}-{name}")
+        before = engine.computed_tokens
+        shared = engine.score(few_shot, last)
+        between = engine.computed_tokens
+        alone = engine.score(few_shot)
+        # What the plan of an extraction says; some are computed twice, as their pairs part late.
+        assert between - before == computed_tokens(few_shot, last, block=32)
+        assert between - before < 0.7 * (engine.computed_tokens - between)
+        for found, whole, n in zip(shared, alone, last, strict=True):
+            np.testing.assert_allclose(found, whole[-n:], rtol=0, atol=1e-5)
+    # Whole prompts ask for every token: nothing may come from the cache.
+    engine.load(models / f"{engine.kind}-A")
+    whole = engine.score(prompts, [len(prompt) - 1 for prompt in prompts])
+    reference = np.load(models / f"{engine.kind}-A" / "reference.npy")
+    np.testing.assert_allclose(np.concatenate(whole), reference, rtol=0, atol=TOLERANCE_NATS)

@@ -1,0 +1,80 @@
+"""Questions about an extraction that score nothing: what it would cost, how far it is."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from neuneu.extraction.corpus import load_corpus
+from neuneu.extraction.cost import HardwareProfile
+from neuneu.extraction.grouping import group
+from neuneu.extraction.pipeline import ExtractConfig, is_due
+from neuneu.extraction.plan import Plan, make_plan
+from neuneu.extraction.tasks import load_tasks
+from neuneu.progress import stage
+from neuneu.sources import list_checkpoints
+from neuneu.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractStatus:
+    """How far an extraction is: `listed` = `done` + `quarantined` + `left`.
+
+    `running` of those left are in a worker's hands, or were when it was killed. `reasons` counts
+    what the quarantined ones failed on.
+    """
+
+    store: str
+    listed: int
+    done: int
+    quarantined: int
+    left: int
+    running: int
+    reasons: dict[str, int]
+
+
+def extraction_status(config: ExtractConfig) -> ExtractStatus:
+    """Compares what the config lists with what its store has.
+
+    Raises:
+        UserError: checkpoints or a store that cannot be read.
+    """
+    store = Store(config.store)
+    refs = list_checkpoints(config.checkpoints)
+    bound = store.folder.exists("store.json")
+    wanted = {ref.key for ref in refs}
+    rows = store.checkpoints().to_pylist() if bound else []
+    rows = [row for row in rows if (row["suite"], row["run"], row["step"]) in wanted]
+    failed = [row["error"] for row in rows if row["status"] != "done"]
+    return ExtractStatus(
+        store=config.store,
+        listed=len(refs),
+        done=len(rows) - len(failed),
+        quarantined=len(failed),
+        left=len(refs) - len(rows),
+        running=len((store.folder / "attempts").files()),
+        reasons=dict(Counter(failed).most_common()),
+    )
+
+
+def plan_extraction(config: ExtractConfig, profile: HardwareProfile | None) -> Plan:
+    """Adds up what the config would score, without starting anything.
+
+    Raises:
+        UserError: an input that cannot be read.
+    """
+    store = Store(config.store)
+    refs = list_checkpoints(config.checkpoints)
+    tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
+    corpus = load_corpus(config.corpus, max_words=config.corpus_words)
+    status = store.status() if store.folder.exists("store.json") else {}
+    todo = [ref for ref in refs if is_due(status.get(ref.key), config)]
+    with stage("read configs", len(todo)) as bar:
+        groups = group(todo, advance=bar.advance)
+    return make_plan(
+        refs,
+        groups,
+        tasks=tasks,
+        corpus=corpus,
+        engine=config.engine,
+        status=Counter(status[ref.key] for ref in refs if ref.key in status),
+        profile=profile,
+    )

@@ -1,0 +1,181 @@
+"""What an extraction would cost, before anything runs: tokens, gigabytes, hours, store size."""
+
+import contextlib
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from neuneu.checkpoints import CheckpointRef
+from neuneu.errors import CheckpointError
+from neuneu.extraction.corpus import Corpus
+from neuneu.extraction.cost import HardwareProfile
+from neuneu.extraction.engines import EngineConfig, window
+from neuneu.extraction.evaluation import Workload, make_workload
+from neuneu.extraction.grouping import Groups, Pending
+from neuneu.extraction.prefixes import computed_tokens
+from neuneu.extraction.requests import Task
+from neuneu.sources import read_small
+
+# The blocks of vLLM's cache on GPU; on CPU ours are twice as long.
+BLOCK_TOKENS: Final = 16
+# Measured on stores of the demo and of the English run: zstd leaves float16 losses nearly as
+# they are, and a row of an accuracy takes some 30 bytes (docs/results/extraction.md).
+_BYTES_A_WORD: Final = 1.9
+_BYTES_A_TASK: Final = 60
+_BYTES_A_UNIT: Final = 12_000
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_WEIGHT_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One extraction before it runs. Tokens, bytes and hours are of all checkpoints to score.
+
+    `corpus_tokens` and `task_tokens` are those of all prompts; `task_tokens_shared` what models
+    run on when contexts that prompts share are computed once. `engine_hours` are split alike;
+    multiply by `gpus_per_engine` for GPU-hours. Costs are None without a hardware profile.
+    """
+
+    listed: int
+    to_score: int
+    done: int
+    quarantined: int
+    unusable: int
+    architectures: int
+    tokenizers: int
+    params_largest: float
+    corpus_tokens: int
+    task_tokens: int
+    task_tokens_shared: int
+    gigabytes_to_move: float
+    store_gigabytes: float
+    profile: str | None
+    engine_hours: float | None
+    engine_hours_corpus: float | None
+    engine_hours_tasks: float | None
+    engine_hours_unshared: float | None
+    gpus_per_engine: float | None
+    move_hours: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tokens:
+    corpus: int
+    tasks: int
+    tasks_shared: int
+
+
+def make_plan(
+    refs: Sequence[CheckpointRef],
+    groups: Groups,
+    *,
+    tasks: Sequence[Task],
+    corpus: Corpus,
+    engine: EngineConfig,
+    status: Counter[str],
+    profile: HardwareProfile | None,
+) -> Plan:
+    """Adds up what the checkpoints of `groups` would cost.
+
+    Args:
+        refs: all that were listed.
+        groups: those that are due, by architecture, and those that have no usable config.
+        tasks: what would be scored.
+        corpus: what would be scored.
+        engine: dtype and window.
+        status: how many of `refs` the store has, by status.
+        profile: hardware; None leaves out hours.
+    """
+    by_hash: dict[str, list[Pending]] = defaultdict(list)
+    for item in groups.pending:
+        by_hash[item.config_hash].append(item)
+    counted: dict[tuple[bytes, int], _Tokens] = {}
+    totals = np.zeros(3)
+    hours = np.zeros(3)
+    gigabytes = 0.0
+    for items in by_hash.values():
+        tokens = _count(items[0], tasks, corpus, engine, counted)
+        totals += len(items) * np.array([tokens.corpus, tokens.tasks, tokens.tasks_shared])
+        for item in items:
+            if "://" in item.ref.uri:
+                gigabytes += item.ref.params * _WEIGHT_BYTES.get(item.dtype, 4) / 1e9
+        if profile is not None:
+            for item in items:
+                hours += [
+                    profile.score_s(item.ref.params, n) / 3600
+                    for n in (tokens.corpus, tokens.tasks, tokens.tasks_shared)
+                ]
+    fixed = 0.0
+    if profile is not None:
+        fixed = (len(groups.pending) * profile.overhead_s + len(by_hash) * profile.start_s) / 3600
+    unit = _BYTES_A_UNIT + _BYTES_A_WORD * corpus.n_words + _BYTES_A_TASK * len(tasks)
+    return Plan(
+        listed=len(refs),
+        to_score=len(groups.pending),
+        done=status["done"],
+        quarantined=status["quarantined"],
+        unusable=len(groups.failed),
+        architectures=len(by_hash),
+        tokenizers=len({tokenizer for tokenizer, _ in counted}),
+        params_largest=max((item.ref.params for item in groups.pending), default=0.0),
+        corpus_tokens=int(totals[0]),
+        task_tokens=int(totals[1]),
+        task_tokens_shared=int(totals[2]),
+        gigabytes_to_move=gigabytes,
+        store_gigabytes=len(groups.pending) * unit / 1e9,
+        profile=profile.name if profile else None,
+        engine_hours=float(hours[0] + hours[2] + fixed) if profile else None,
+        engine_hours_corpus=float(hours[0]) if profile else None,
+        engine_hours_tasks=float(hours[2]) if profile else None,
+        engine_hours_unshared=float(hours[0] + hours[1] + fixed) if profile else None,
+        gpus_per_engine=profile.gpus_per_engine if profile else None,
+        move_hours=gigabytes * 1000 / profile.download_mb_s / 3600 if profile else None,
+    )
+
+
+def _count(
+    item: Pending,
+    tasks: Sequence[Task],
+    corpus: Corpus,
+    engine: EngineConfig,
+    counted: dict[tuple[bytes, int], _Tokens],
+) -> _Tokens:
+    """Tokens of one checkpoint, from the tokenizer of one of its architecture."""
+    content = {}
+    for name in _TOKENIZER_FILES:
+        with contextlib.suppress(CheckpointError):  # not every tokenizer has each of them
+            content[name] = read_small(item.ref, name)
+    max_tokens = window(engine, item.max_positions) - 1
+    key = (content.get("tokenizer.json", b""), max_tokens)
+    if key not in counted:
+        from transformers import AutoTokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            for name, data in content.items():
+                (Path(folder) / name).write_bytes(data)
+            try:
+                tokenizer = AutoTokenizer.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+            except (OSError, ValueError) as error:
+                raise CheckpointError(
+                    f"{item.ref.uri}: its tokenizer cannot be loaded ({error})."
+                ) from error
+        counted[key] = _tokens(make_workload(tasks, corpus, tokenizer, max_tokens=max_tokens))
+    return counted[key]
+
+
+def _tokens(workload: Workload) -> _Tokens:
+    rows = sorted({int(row) for task_rows in workload.request_rows for row in task_rows})
+    prompts = [workload.prompts[row] for row in rows]
+    last = [workload.last[row] for row in rows]
+    return _Tokens(
+        corpus=sum(len(workload.prompts[row]) for row in set(workload.corpus_rows.tolist())),
+        tasks=sum(map(len, prompts)),
+        tasks_shared=computed_tokens(prompts, last, block=BLOCK_TOKENS),
+    )
