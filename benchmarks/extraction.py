@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -103,6 +104,7 @@ def workload_of(folder: Path) -> Any:
 
 def run_ours(folder: Path, *, actors: int, threads: int) -> dict[str, Any]:
     """Our pipeline; Ray's start is outside the time, as a cluster's would be."""
+    from neuneu.checkpoints import list_local
     from neuneu.extraction.engines import EngineConfig
     from neuneu.extraction.pipeline import ExtractConfig, extract
     from neuneu.ray_session import ray_session
@@ -126,6 +128,8 @@ def run_ours(folder: Path, *, actors: int, threads: int) -> dict[str, Any]:
     scoring = seconds["score"] / actors
     return {
         "seconds": summary.wall_s,
+        "params": list_local(folder / "checkpoints")[0].params,
+        "seconds_scoring": scoring,
         "start_s": start,
         "tokens": summary.tokens,
         "other_s_a_checkpoint": (summary.wall_s - start - scoring) / summary.done,
@@ -238,6 +242,36 @@ def medians(results: list[dict[str, Any]]) -> dict[str, float]:
     return {key: statistics.median(float(result[key]) for result in results) for key in keys}
 
 
+def fit_profile(repetitions: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """The numbers of `neuneu.extraction.cost.HardwareProfile`, by non-negative least squares.
+
+    From the repetitions of `ours`, relative errors weighted alike: scoring seconds a token are
+    `token_s` + 2 * params / `flops_per_s`; the medians of the rest are what they are.
+    """
+    from scipy.optimize import nnls
+
+    ours = [r for r in repetitions if r["way"] == "ours"]
+    a_token = np.array([r["seconds_scoring"] / r["tokens"] for r in ours])
+    params = np.array([r["params"] for r in ours])
+    design = np.stack([np.ones(len(ours)), 2 * params], axis=1) / a_token[:, None]
+    (token_s, inverse), _ = nnls(design, np.ones(len(ours)))
+    predicted = token_s + 2 * params * inverse
+    return {
+        "name": name,
+        "source": (
+            f"benchmarks/extraction.py, {os.cpu_count()} CPUs, {len(ours)} runs of models of "
+            f"{params.min():.3g} to {params.max():.3g} parameters; off by at most "
+            f"{100 * float(np.abs(predicted / a_token - 1).max()):.0f} % on them"
+        ),
+        "overhead_s": round(statistics.median(r["other_s_a_checkpoint"] for r in ours), 3),
+        "start_s": round(statistics.median(r["start_s"] for r in ours), 1),
+        "token_s": float(f"{token_s:.3g}"),
+        "flops_per_s": float(f"{1 / inverse:.3g}") if inverse > 0 else 1e18,
+        "download_mb_s": 100.0,
+        "gpus_per_engine": 0.0,
+    }
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """One table of the medians."""
     table = Table(title="Extraction, medians")
@@ -269,6 +303,7 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "neuneu-bench")
+    parser.add_argument("--profile", type=Path, help="write a fitted hardware profile, YAML")
     parser.add_argument("--output", type=Path, default=Path("docs/results/extraction.json"))
     arguments = parser.parse_args()
     if arguments.run:
@@ -304,6 +339,9 @@ def main() -> None:
             }  # fmt: skip
             write_text_atomic(arguments.output, json.dumps(record, indent=1) + "\n")
     show(rows)
+    if arguments.profile:
+        profile = fit_profile(repetitions, arguments.profile.stem)
+        write_text_atomic(arguments.profile, yaml.safe_dump(profile, sort_keys=False))
 
 
 if __name__ == "__main__":

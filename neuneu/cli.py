@@ -131,7 +131,8 @@ def extract(  # noqa: PLR0917 - options, not positions
             finish(extraction_status(settings), json_)
         else:
             summary = run_extract(settings, address=address)
-            finish(summary, json_, partial=summary.quarantined > 0 or summary.left > 0)
+            partial = summary.quarantined or summary.left or summary.repeated_weights
+            finish(summary, json_, partial=bool(partial))
 
 
 @app.command(rich_help_panel=_JOBS)

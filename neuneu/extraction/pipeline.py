@@ -25,7 +25,7 @@ from neuneu.extraction.fan_out import fan_out, slots
 from neuneu.extraction.grouping import Pending, group
 from neuneu.extraction.placement import Placement, place
 from neuneu.extraction.requests import Task
-from neuneu.extraction.summary import ExtractSummary
+from neuneu.extraction.summary import ExtractSummary, repeated_weights
 from neuneu.extraction.tasks import load_tasks, task_rows, tasks_hash
 from neuneu.extraction.worker import Outcome, WorkerConfig
 from neuneu.progress import Bar, stage
@@ -109,6 +109,7 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
         + summary.quarantined
         + summary.left
     ), f"checkpoints were lost: {summary}"
+    summary.repeated_weights = repeated_weights(store.checkpoints().to_pylist())
     summary.wall_s = time.perf_counter() - started
     _append_summary(config, store, summary)
     return summary

@@ -1,8 +1,9 @@
 """What an extraction did, in numbers: counted from the outcomes of its checkpoints."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from neuneu.extraction.worker import PHASES, Outcome
 
@@ -19,6 +20,8 @@ class ExtractSummary:
     `tokens_per_s_engine` that of one engine while it scores. Seconds of the phases are summed
     over workers (`swap` includes its proof; `stage` to `tokenise` and `write` pass while another
     checkpoint is scored), but for `group` and `wall_s`, which are the driver's.
+    `repeated_weights` names steps of the store whose weights are equal although they should not
+    be (hubs have had branches that all hold the final model): leave them out of trajectories.
     """
 
     store: str
@@ -46,6 +49,7 @@ class ExtractSummary:
     wall_s: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
+    repeated_weights: dict[str, list[int]] = field(default_factory=dict)
 
     def count(self, outcomes: Sequence[Outcome], *, seconds: float) -> None:
         """Adds what became of the checkpoints that went to workers, in `seconds` of wall time."""
@@ -83,3 +87,21 @@ class ExtractSummary:
         """Adds a checkpoint that could not be had now."""
         self.left += 1
         self.errors["{}/{} step {}".format(*key)] = error
+
+
+def repeated_weights(checkpoints: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:
+    """Steps with the weights of another step of their run, by `suite/run`.
+
+    Args:
+        checkpoints: rows of `schemas.CHECKPOINTS`; only those that are done count.
+    """
+    steps: dict[tuple[str, str], dict[str, list[int]]] = {}
+    for row in checkpoints:
+        if row["status"] == "done" and row["weights_hash"]:
+            run = steps.setdefault((row["suite"], row["run"]), {})
+            run.setdefault(row["weights_hash"], []).append(row["step"])
+    repeated = {
+        f"{suite}/{run}": sorted(s for same in hashes.values() if len(same) > 1 for s in same)
+        for (suite, run), hashes in steps.items()
+    }
+    return {run: found for run, found in repeated.items() if found}

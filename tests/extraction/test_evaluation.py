@@ -161,3 +161,10 @@ def test_evaluate_lost_results_are_the_engines_fault(workload: Workload) -> None
 
     with pytest.raises(EngineError, match="3 results for 4 prompts"):
         evaluate(Forgetful(), workload, CHECKED, attempts=1)
+
+
+def test_evaluate_word_losses_keep_the_documented_error_bound(workload: Workload) -> None:
+    for loss in (1e-6, 0.0123, 0.75, 3.3, 7.9999, 19.87, 200.5):
+        unit = evaluate(FakeScorer({4: -loss}), workload, CHECKED, attempts=1)
+        stored = float(unit.token_losses[0]["losses"][1])
+        assert abs(stored - loss) <= max(loss / 2048, 3e-8)
