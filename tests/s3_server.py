@@ -5,7 +5,10 @@ settings.
 """
 
 import http.client
-import logging
+import importlib.util
+import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -189,12 +192,32 @@ def _error(code: str, message: str) -> bytes:
 
 @pytest.fixture(scope="session")
 def s3_upstream() -> Iterator[tuple[str, int]]:
-    """The S3 server itself, one for all tests."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()
-    server.stop()
+    """The S3 server itself, one for all tests.
+
+    In a process of its own: vLLM, in the tests' process, looks into every module that is loaded
+    and stumbles over those of the server.
+    """
+    if importlib.util.find_spec("moto") is None:
+        pytest.skip("moto is not installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = free.getsockname()
+    command = [sys.executable, "-m", "moto.server", "-H", address[0], "-p", str(address[1])]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                socket.create_connection(address, timeout=1).close()
+                break
+            except OSError:
+                assert server.poll() is None, "the S3 server ended at once"
+                assert time.monotonic() < deadline, "the S3 server does not answer"
+                time.sleep(0.1)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @pytest.fixture
