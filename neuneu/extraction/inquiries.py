@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from neuneu.extraction.attempts import ATTEMPTS, AttemptLedger
 from neuneu.extraction.corpus import load_corpus
 from neuneu.extraction.cost import HardwareProfile
 from neuneu.extraction.grouping import group
@@ -11,7 +12,7 @@ from neuneu.extraction.plan import Plan, make_plan
 from neuneu.extraction.tasks import load_tasks
 from neuneu.progress import stage
 from neuneu.sources import list_checkpoints
-from neuneu.store import Store
+from neuneu.store import META, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,8 @@ def extraction_status(config: ExtractConfig) -> ExtractStatus:
     """
     store = Store(config.store)
     refs = list_checkpoints(config.checkpoints)
-    bound = store.folder.exists("store.json")
+    ledger = AttemptLedger(store.folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s)
+    bound = store.folder.exists(META)
     wanted = {ref.key for ref in refs}
     rows = store.checkpoints().to_pylist() if bound else []
     rows = [row for row in rows if (row["suite"], row["run"], row["step"]) in wanted]
@@ -50,7 +52,7 @@ def extraction_status(config: ExtractConfig) -> ExtractStatus:
         done=len(rows) - len(failed),
         quarantined=len(failed),
         left=len(refs) - len(rows),
-        running=len((store.folder / "attempts").files()),
+        running=sum((item.suite, item.run, item.step) in wanted for item in ledger.in_flight()),
         reasons=dict(Counter(failed).most_common()),
     )
 
@@ -65,7 +67,7 @@ def plan_extraction(config: ExtractConfig, profile: HardwareProfile | None) -> P
     refs = list_checkpoints(config.checkpoints)
     tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
     corpus = load_corpus(config.corpus, max_words=config.corpus_words)
-    status = store.status() if store.folder.exists("store.json") else {}
+    status = store.status() if store.folder.exists(META) else {}
     todo = [ref for ref in refs if is_due(status.get(ref.key), config)]
     with stage("read configs", len(todo)) as bar:
         groups = group(todo, advance=bar.advance)

@@ -7,7 +7,7 @@ run loses at most the checkpoints that were in flight, and the next run goes on 
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from neuneu.checkpoints import CheckpointRef
 from neuneu.config import config_dataclass, config_to_dict
-from neuneu.extraction.attempts import AttemptLedger
+from neuneu.extraction.attempts import ATTEMPTS, AttemptLedger
 from neuneu.extraction.corpus import Corpus, load_corpus
 from neuneu.extraction.engines import EngineConfig, engine_version
 from neuneu.extraction.evaluation import quarantined
@@ -94,13 +94,14 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
     store.bind(fingerprint(config, tasks, corpus, engine=summary.engine))
     store.write_tasks(task_rows(tasks))
 
-    status = store.status()
+    rows = store.checkpoints().to_pylist()
+    status = {(row["suite"], row["run"], row["step"]): row["status"] for row in rows}
     todo = [ref for ref in refs if is_due(status.get(ref.key), config)]
     summary.listed = len(refs)
     summary.skipped_done = sum(status.get(ref.key) == "done" for ref in refs)
     summary.skipped_quarantined = len(refs) - len(todo) - summary.skipped_done
     if todo:
-        pending = _group(store, todo, summary)
+        pending = _group(store, rows, todo, summary)
         _score(config, pending, tasks=tasks, corpus=corpus, summary=summary, address=address)
     assert summary.listed == (
         summary.skipped_done
@@ -137,12 +138,17 @@ def is_due(status: str | None, config: ExtractConfig) -> bool:
     return status is None or (status == "quarantined" and config.retry_quarantined)
 
 
-def _group(store: Store, todo: Sequence[CheckpointRef], summary: ExtractSummary) -> list[Pending]:
+def _group(
+    store: Store,
+    rows: Sequence[dict[str, Any]],
+    todo: Sequence[CheckpointRef],
+    summary: ExtractSummary,
+) -> list[Pending]:
     """Quarantines what has no usable config; returns the rest, sorted by architecture."""
     started = time.perf_counter()
     known: dict[tuple[str, str], list[str]] = {}
     earlier_attempts: dict[tuple[str, str, int], int] = {}
-    for row in store.checkpoints().to_pylist():
+    for row in rows:
         if row["status"] == "done":
             known.setdefault((row["suite"], row["run"]), []).append(row["config_hash"])
         else:
@@ -172,7 +178,7 @@ def _score(
     address: str | None,
 ) -> None:
     ledger = AttemptLedger(
-        Store(config.store).folder / "attempts", timeout_s=config.checkpoint_timeout_s
+        Store(config.store).folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s
     )
     ledger.clear()
     if not pending:
@@ -182,22 +188,10 @@ def _score(
     started = time.perf_counter()
     outcomes: list[Outcome] = []
     with ray_session(address), stage("score checkpoints", len(pending)) as bar:
-        import ray
-
-        resources = ray.cluster_resources()
-        for placement, items in _placed(config, pending, resources):
-            count = slots(resources, cpus=config.cpus_per_actor, gpus=placement.gpus)
-            actors = min(len(items), count, config.actors or count)
-            summary.actors = max(summary.actors, actors)
-            worker = _worker_config(config, placement)
-            for outcome in fan_out(
-                items, worker, actors=actors, gpus=placement.gpus, tasks=tasks, corpus=corpus
-            ):
-                outcomes.append(outcome)
-                failures += outcome.status == "quarantined"
-                _show(bar, outcomes, seconds=time.perf_counter() - started)
-                if failures > allowed:
-                    break
+        for outcome in _outcomes(config, pending, tasks=tasks, corpus=corpus, summary=summary):
+            outcomes.append(outcome)
+            failures += outcome.status == "quarantined"
+            _show(bar, outcomes, seconds=time.perf_counter() - started)
             if failures > allowed:
                 summary.stopped = (
                     f"{failures} checkpoints failed; at most {allowed} may (max_failures)."
@@ -210,6 +204,28 @@ def _score(
     )
     summary.left += len(pending) - len(outcomes)
     summary.count(outcomes, seconds=time.perf_counter() - started)
+
+
+def _outcomes(
+    config: ExtractConfig,
+    pending: list[Pending],
+    *,
+    tasks: Sequence[Task],
+    corpus: Corpus,
+    summary: ExtractSummary,
+) -> Iterator[Outcome]:
+    """Outcomes as they come, one placement after the other."""
+    import ray
+
+    resources = ray.cluster_resources()
+    for placement, items in _placed(config, pending, resources):
+        count = slots(resources, cpus=config.cpus_per_actor, gpus=placement.gpus)
+        actors = min(len(items), count, config.actors or count)
+        summary.actors = max(summary.actors, actors)
+        worker = _worker_config(config, placement)
+        yield from fan_out(
+            items, worker, actors=actors, gpus=placement.gpus, tasks=tasks, corpus=corpus
+        )
 
 
 def _placed(

@@ -1,6 +1,5 @@
 """What an extraction would cost, before anything runs: tokens, gigabytes, hours, store size."""
 
-import contextlib
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -11,24 +10,25 @@ from typing import Final
 import numpy as np
 
 from neuneu.checkpoints import CheckpointRef
-from neuneu.errors import CheckpointError
 from neuneu.extraction.corpus import Corpus
 from neuneu.extraction.cost import HardwareProfile
-from neuneu.extraction.engines import EngineConfig, window
+from neuneu.extraction.engines import EngineConfig, read_tokenizer, window
 from neuneu.extraction.evaluation import Workload, make_workload
 from neuneu.extraction.grouping import Groups, Pending
+from neuneu.extraction.multiple_choice import METRICS
 from neuneu.extraction.prefixes import computed_tokens
 from neuneu.extraction.requests import Task
-from neuneu.sources import read_small
+from neuneu.sources import list_files, read_small
 
 # The blocks of vLLM's cache on GPU; on CPU ours are twice as long.
 BLOCK_TOKENS: Final = 16
-# Measured on stores of the demo and of the English run: zstd leaves float16 losses nearly as
-# they are, and a row of an accuracy takes some 30 bytes (docs/results/extraction.md).
-_BYTES_A_WORD: Final = 1.9
-_BYTES_A_TASK: Final = 60
-_BYTES_A_UNIT: Final = 12_000
-_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+# Solved from the units of three stores as they were written, before compaction: of the demo
+# (3,000 words, 28 rows of accuracies, 24.9 kB), of the English run (10,000, 231, 40.0 kB), and of
+# 2,000 made-up units (32,000, 132, 78 kB). zstd leaves float16 losses nearly as they are.
+_BYTES_A_WORD: Final = 1.8
+_BYTES_A_ROW: Final = 13
+_BYTES_A_UNIT: Final = 19_200
+_OPTIONAL_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json")
 _WEIGHT_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -36,8 +36,9 @@ _WEIGHT_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 class Plan:
     """One extraction before it runs. Tokens, bytes and hours are of all checkpoints to score.
 
-    `corpus_tokens` and `task_tokens` are those of all prompts; `task_tokens_shared` what models
-    run on when contexts that prompts share are computed once. `engine_hours` are split alike;
+    `unreached` are those whose source did not answer. `corpus_tokens` and `task_tokens` are those
+    of all prompts; `task_tokens_shared` what models run on when contexts that prompts share are
+    computed once. `engine_hours` are split alike;
     multiply by `gpus_per_engine` for GPU-hours. Costs are None without a hardware profile.
     """
 
@@ -46,6 +47,7 @@ class Plan:
     done: int
     quarantined: int
     unusable: int
+    unreached: int
     architectures: int
     tokenizers: int
     params_largest: float
@@ -90,6 +92,10 @@ def make_plan(
         engine: dtype and window.
         status: how many of `refs` the store has, by status.
         profile: hardware; None leaves out hours.
+
+    Raises:
+        CheckpointError: a tokenizer that is not there or not to be used.
+        TransientError: the source of a tokenizer does not answer.
     """
     by_hash: dict[str, list[Pending]] = defaultdict(list)
     for item in groups.pending:
@@ -113,13 +119,14 @@ def make_plan(
     fixed = 0.0
     if profile is not None:
         fixed = (len(groups.pending) * profile.overhead_s + len(by_hash) * profile.start_s) / 3600
-    unit = _BYTES_A_UNIT + _BYTES_A_WORD * corpus.n_words + _BYTES_A_TASK * len(tasks)
+    unit = _BYTES_A_UNIT + _BYTES_A_WORD * corpus.n_words + _BYTES_A_ROW * len(METRICS) * len(tasks)
     return Plan(
         listed=len(refs),
         to_score=len(groups.pending),
         done=status["done"],
         quarantined=status["quarantined"],
         unusable=len(groups.failed),
+        unreached=len(groups.unreached),
         architectures=len(by_hash),
         tokenizers=len({tokenizer for tokenizer, _ in counted}),
         params_largest=max((item.ref.params for item in groups.pending), default=0.0),
@@ -146,26 +153,16 @@ def _count(
     counted: dict[tuple[bytes, int], _Tokens],
 ) -> _Tokens:
     """Tokens of one checkpoint, from the tokenizer of one of its architecture."""
-    content = {}
-    for name in _TOKENIZER_FILES:
-        with contextlib.suppress(CheckpointError):  # not every tokenizer has each of them
-            content[name] = read_small(item.ref, name)
+    content = {"tokenizer.json": read_small(item.ref, "tokenizer.json")}
+    present = list_files(item.ref)
+    content |= {name: read_small(item.ref, name) for name in _OPTIONAL_FILES if name in present}
     max_tokens = window(engine, item.max_positions) - 1
-    key = (content.get("tokenizer.json", b""), max_tokens)
+    key = (content["tokenizer.json"], max_tokens)
     if key not in counted:
-        from transformers import AutoTokenizer
-
         with tempfile.TemporaryDirectory() as folder:
             for name, data in content.items():
                 (Path(folder) / name).write_bytes(data)
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(
-                    folder, local_files_only=True, trust_remote_code=False
-                )
-            except (OSError, ValueError) as error:
-                raise CheckpointError(
-                    f"{item.ref.uri}: its tokenizer cannot be loaded ({error})."
-                ) from error
+            tokenizer = read_tokenizer(Path(folder))
         counted[key] = _tokens(make_workload(tasks, corpus, tokenizer, max_tokens=max_tokens))
     return counted[key]
 

@@ -140,13 +140,6 @@ class Stager:
         finally:
             self._give_back(entry, lock, keep=keep)
 
-    def clear(self) -> None:
-        """Removes what no process uses; for the end of a job."""
-        if self._folder.is_dir():
-            with self._alone():
-                for entry in self._idle_and_held()[0]:
-                    shutil.rmtree(entry)
-
     def _alone(self) -> FileLock:
         return FileLock(self._folder / ".lock")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 from neuneu.errors import CheckpointError, EngineError
-from neuneu.extraction.attempts import AttemptLedger
+from neuneu.extraction.attempts import ATTEMPTS, AttemptLedger
 from neuneu.extraction.corpus import Corpus
-from neuneu.extraction.engines import EngineConfig, make_scorer, window
+from neuneu.extraction.engines import EngineConfig, make_scorer, read_tokenizer, window
 from neuneu.extraction.evaluation import Workload, evaluate, make_workload, quarantined
 from neuneu.extraction.grouping import Pending
 from neuneu.extraction.preflight import Preflight, inspect
@@ -107,7 +107,7 @@ class Worker:
             config.staging, budget_bytes=config.staging_bytes, allow_pickle=config.allow_pickle
         )
         self._ledger = AttemptLedger(
-            self._store.folder / "attempts", timeout_s=config.checkpoint_timeout_s
+            self._store.folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s
         )
         self._scorer: Scorer | None = None
         self._architecture = ""
@@ -273,16 +273,12 @@ class Worker:
         key = (checked.tokenizer_hash, max_tokens)
         with self._tokenising:
             if key not in self._workloads:
-                from transformers import AutoTokenizer
-
+                tokenizer = read_tokenizer(folder)
                 try:
-                    tokenizer = AutoTokenizer.from_pretrained(
-                        folder, local_files_only=True, trust_remote_code=False
-                    )
                     self._workloads[key] = make_workload(
                         self._tasks, self._corpus, tokenizer, max_tokens=max_tokens
                     )
-                except (OSError, ValueError) as error:
+                except ValueError as error:
                     raise CheckpointError(
                         f"tasks or corpus do not fit its tokenizer: {error}"
                     ) from error

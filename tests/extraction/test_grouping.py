@@ -1,10 +1,9 @@
 """Which checkpoints may share an engine, from their configs."""
 
-import json
 from pathlib import Path
 
 import pytest
-from tiny_checkpoints import copy_of, make_ref, save_model
+from tiny_checkpoints import change_config, copy_of, make_ref, save_models
 
 from neuneu.extraction.grouping import group
 from neuneu.extraction.preflight import inspect
@@ -14,15 +13,7 @@ pytest.importorskip("transformers")
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    save_model(root / "untied", tied=False, seed=1)
-    save_model(root / "later", tied=False, seed=2)
-    return root
-
-
-def change_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return save_models(tmp_path_factory.mktemp("models"))
 
 
 def test_group_other_config_in_a_run_is_failed_by_majority(models: Path, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from tiny_checkpoints import (
     extract_config,
     rewrite_weights,
     save_checkpoint,
+    save_two_runs,
     truncate,
-    write_inputs,
 )
 
 from neuneu.checkpoints import list_local
@@ -40,12 +40,7 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Two runs of two architectures with two checkpoints each."""
-    for run, tied in (("a", True), ("b", False)):
-        for step in (1, 2):
-            save_checkpoint(tmp_path / "checkpoints", run=run, step=step, tied=tied)
-    write_inputs(tmp_path)
-    return tmp_path
+    return save_two_runs(tmp_path)
 
 
 def test_extract_scores_all_and_a_rerun_starts_nothing(

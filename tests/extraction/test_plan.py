@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tiny_checkpoints import WINDOW, extract_config, save_checkpoint, write_inputs
+from tiny_checkpoints import WINDOW, extract_config, save_two_runs
 
 from neuneu.config import load_config
 from neuneu.extraction.corpus import load_corpus
@@ -22,11 +22,7 @@ PROFILE = HardwareProfile(
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for run, tied in (("a", True), ("b", False)):
-        for step in (1, 2):
-            save_checkpoint(tmp_path / "checkpoints", run=run, step=step, tied=tied)
-    write_inputs(tmp_path)
-    return tmp_path
+    return save_two_runs(tmp_path)
 
 
 def test_score_s_is_the_documented_formula() -> None:

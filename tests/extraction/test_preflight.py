@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_checkpoints import copy_of, make_ref, rewrite_weights, save_model, truncate
+from tiny_checkpoints import (
+    change_config,
+    copy_of,
+    make_ref,
+    rewrite_weights,
+    save_models,
+    truncate,
+)
 
 from neuneu.errors import CheckpointError
 from neuneu.extraction.preflight import inspect
@@ -19,16 +26,7 @@ QUERY = "model.layers.1.self_attn.q_proj.weight"
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    save_model(root / "tied", tied=True, seed=1)
-    save_model(root / "untied", tied=False, seed=1)
-    save_model(root / "later", tied=False, seed=2)
-    return root
-
-
-def change_config(folder: Path, **changes: object) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return save_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

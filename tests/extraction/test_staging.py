@@ -2,10 +2,7 @@
 
 import contextlib
 import errno
-import json
 import os
-import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,16 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from hub_server import HubServer
 from s3_server import S3Server
-from test_hf_olmo import save_olmo
+from staging_cases import contents, ref_of, stager
 from tiny_checkpoints import save_model
 
 from neuneu.checkpoints import CheckpointRef
 from neuneu.errors import CheckpointError
 from neuneu.extraction.preflight import inspect
-from neuneu.extraction.staging import Stager
 from neuneu.retries import TransientError
 from neuneu.storage import Folder
 
@@ -39,18 +34,6 @@ OTHERS = {"README.md": b"hello", "modeling.py": b"import os", "pytorch_model.bin
 SIZE = sum(map(len, FILES.values()))
 
 
-def ref_of(uri: str | Path, revision: str | None = None) -> CheckpointRef:
-    return CheckpointRef(
-        family="f", suite="s", run="r", params=1.0, step=1, tokens=1.0, flops=6.0,
-        planned_tokens=None, uri=str(uri), revision=revision,
-    )  # fmt: skip
-
-
-def stager(folder: Path, *, budget_bytes: int = 10**9, **changes: float) -> Stager:
-    settings = {"attempts": 3, "wait_s": 0.01, "space_timeout_s": 0.0} | changes
-    return Stager(folder / "staging", budget_bytes=budget_bytes, **settings)
-
-
 def on_hub(hub: HubServer, name: str = "m", **changes: bytes) -> CheckpointRef:
     revision = hub.add(f"org/{name}", "step1", FILES | OTHERS | changes)
     return ref_of(f"hf://org/{name}@step1", revision)
@@ -61,10 +44,6 @@ def on_s3(s3: S3Server) -> CheckpointRef:
     for name, content in (FILES | OTHERS).items():
         folder.write(name, content)
     return ref_of(folder.address)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def staged_bytes(folder: Path) -> int:
@@ -316,7 +295,6 @@ def test_leftover_of_a_killed_process_is_used_or_reclaimed(hub: HubServer, tmp_p
     try:
         with pytest.raises(TransientError), one_at_a_time.stage(second):
             pass
-        stager(tmp_path).clear()
         assert staged_bytes(tmp_path) >= SIZE
     finally:
         kill(process)
@@ -328,8 +306,6 @@ def test_leftover_of_a_killed_process_is_used_or_reclaimed(hub: HubServer, tmp_p
     with one_at_a_time.stage(second) as staged:
         assert staged.bytes_moved == SIZE
         assert len(list((tmp_path / "staging").glob("*/whole"))) == 1
-    kill(hold(tmp_path, first))
-    stager(tmp_path).clear()
     assert staged_bytes(tmp_path) == 0
 
 
@@ -347,7 +323,6 @@ def test_what_is_not_ours_in_the_folder_stays(hub: HubServer, tmp_path: Path) ->
     (other / "bytes").write_text("999999999")
     with stager(tmp_path, budget_bytes=SIZE).stage(on_hub(hub)):
         pass
-    stager(tmp_path).clear()
     assert (other / "bytes").exists()
 
 
@@ -366,107 +341,3 @@ def test_full_disk_is_neither_the_checkpoints_nor_the_networks_fault(
         pass
     assert not isinstance(error.value, CheckpointError)
     assert not list((tmp_path / "staging").glob("*/"))
-
-
-def save_pickled(folder: Path, *, files: int) -> None:
-    """A Llama with its weights pickled in place of safetensors."""
-    from safetensors.torch import load_file
-
-    save_model(folder, tied=False, seed=3)
-    weights = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").rename(folder.parent / "expected.safetensors")
-    names = sorted(weights)
-    for i in range(files):
-        name = "pytorch_model.bin" if files == 1 else f"pytorch_model-{i + 1:05}-of-{files:05}.bin"
-        torch.save({key: weights[key] for key in names[i::files]}, folder / name)
-    (folder / "pytorch_model.bin.index.json").write_text("{}")
-
-
-@pytest.mark.parametrize("files", [1, 2])
-def test_pickled_weights_are_converted_when_allowed(tmp_path: Path, files: int) -> None:
-    from safetensors.torch import load_file
-
-    save_pickled(tmp_path / "c", files=files)
-    ref = ref_of(tmp_path / "c")
-    with pytest.raises(CheckpointError, match="set allow_pickle"), stager(tmp_path).stage(ref):
-        pass
-    with stager(tmp_path, allow_pickle=True).stage(ref) as staged:
-        assert staged.folder != tmp_path / "c"
-        assert not list(staged.folder.glob("*.bin*"))
-        checked = inspect(ref, staged.folder)
-        found = {}
-        for path in staged.folder.glob("*.safetensors"):
-            found |= load_file(path)
-    assert checked.architecture == "LlamaForCausalLM"
-    expected = load_file(tmp_path / "expected.safetensors")
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
-    assert list((tmp_path / "c").glob("*.bin"))
-
-
-class Harmful:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (os.system, ("touch harmed",))
-
-
-@pytest.mark.parametrize("harmful", [True, False])
-def test_pickle_of_more_than_tensors_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harmful: bool
-) -> None:
-    save_pickled(tmp_path / "c", files=1)
-    path = tmp_path / "c" / "pytorch_model.bin"
-    if harmful:
-        path.write_bytes(pickle.dumps(Harmful()))
-    else:
-        path.write_bytes(path.read_bytes()[:-300])
-    monkeypatch.chdir(tmp_path)
-    with (
-        pytest.raises(CheckpointError, match=r"pytorch_model.bin: not a plain file of tensors"),
-        stager(tmp_path, allow_pickle=True).stage(ref_of(tmp_path / "c")),
-    ):
-        pass
-    assert not (tmp_path / "harmed").exists()
-
-
-@pytest.mark.parametrize("kind", ["local", "hub"])
-def test_old_olmo_checkpoint_is_converted(
-    kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    save_olmo(tmp_path / "c", files=2)
-    size = sum(path.stat().st_size for path in (tmp_path / "c").iterdir())
-    ref = ref_of(tmp_path / "c")
-    if kind == "hub":
-        hub: HubServer = request.getfixturevalue("hub")
-        ref = ref_of("hf://org/olmo@step1", hub.add("org/olmo", "step1", contents(tmp_path / "c")))
-    with stager(tmp_path, budget_bytes=2 * size).stage(ref) as staged:
-        assert staged.bytes_moved == size
-        assert json.loads((staged.folder / "config.json").read_text())["model_type"] == "llama"
-        assert inspect(ref, staged.folder).architecture == "LlamaForCausalLM"
-    with (
-        pytest.raises(CheckpointError, match="staging space"),
-        stager(tmp_path, budget_bytes=2 * size - 1).stage(ref),
-    ):
-        pass
-
-
-def test_old_olmo_checkpoint_that_is_no_llama_is_refused_before_it_is_copied(
-    hub: HubServer, tmp_path: Path
-) -> None:
-    save_olmo(tmp_path / "c", clip_qkv=8.0)
-    ref = ref_of("hf://org/olmo@step1", hub.add("org/olmo", "step1", contents(tmp_path / "c")))
-    with pytest.raises(CheckpointError, match=r"clip_qkv = 8\.0"), stager(tmp_path).stage(ref):
-        pass
-    assert hub.count("GET", "safetensors") == 0
-
-
-def test_converted_leftover_is_made_anew(tmp_path: Path) -> None:
-    save_olmo(tmp_path / "c")
-    ref = ref_of(tmp_path / "c")
-    with stager(tmp_path).stage(ref) as staged:
-        entry = staged.folder.parent
-        shutil.copytree(entry, tmp_path / "copy")
-        expected = contents(staged.folder)
-    (tmp_path / "copy").rename(entry)
-    (entry / "whole" / "model.safetensors").write_bytes(b"old")
-    with stager(tmp_path).stage(ref) as staged:
-        assert contents(staged.folder) == expected

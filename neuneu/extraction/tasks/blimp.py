@@ -10,11 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from neuneu.errors import DataError
 from neuneu.extraction.requests import Request, Task
+from neuneu.extraction.tasks.tables import read_columns
 
 _COLUMNS: Final = ("task", "field", "pair_id", "sentence_good", "sentence_bad")
 
@@ -30,19 +28,8 @@ def load_blimp(path: Path, *, wanted: Callable[[str], bool]) -> list[Task]:
     Raises:
         DataError: unreadable, missing columns, a missing value, or a pair given twice.
     """
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"BLiMP {path}: expected parquet, found {error}.") from error
-    missing = [name for name in _COLUMNS if name not in table.column_names]
-    if missing:
-        raise DataError(f"BLiMP {path}: missing columns {missing}; found {table.column_names}.")
-    table = table.select(_COLUMNS)
-    for name in _COLUMNS:
-        if table.column(name).null_count:
-            raise DataError(f"BLiMP {path}: column {name!r} has missing values; drop those rows.")
     rows_by_task: dict[str, dict[int, dict[str, str]]] = {}
-    for row in table.to_pylist():
+    for row in read_columns(path, _COLUMNS, what="BLiMP").to_pylist():
         pairs = rows_by_task.setdefault(f"blimp_{row['task']}", {})
         if row["pair_id"] in pairs:
             raise DataError(

@@ -14,11 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from neuneu.errors import DataError
 from neuneu.extraction.requests import Request, Task, TaskFormat
+from neuneu.extraction.tasks.tables import read_columns
 
 MMLU_REGIMES: Final = ("rc_5shot", "mc_5shot")
 N_SUBJECTS: Final = 57
@@ -106,18 +104,9 @@ def _choices(row: Row, form: str) -> Sequence[str]:
 
 def _read(path: Path) -> dict[str, dict[str, dict[int, Row]]]:
     """Rows by subject, split and document."""
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"MMLU {path}: expected parquet, found {error}.") from error
-    missing = [name for name in _COLUMNS if name not in table.column_names]
-    if missing:
-        raise DataError(f"MMLU {path}: missing columns {missing}; found {table.column_names}.")
     rows: dict[str, dict[str, dict[int, Row]]] = {}
-    for row in table.select(_COLUMNS).to_pylist():
+    for row in read_columns(path, _COLUMNS, what="MMLU").to_pylist():
         where = f"MMLU {path}: {row['subject']}, {row['split']} document {row['doc_id']}"
-        if any(row[name] is None for name in _COLUMNS):
-            raise DataError(f"{where}: has missing values; drop the row.")
         choices = row["choices"]
         if len(choices) != len(_LETTERS) or None in choices:
             raise DataError(f"{where}: expected {len(_LETTERS)} choices, found {choices}.")
