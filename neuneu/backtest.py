@@ -22,7 +22,7 @@ from neuneu.backtest_inputs import (
     merge_token_losses,
     read_observations,
 )
-from neuneu.baselines import BASELINES, make_forecaster
+from neuneu.baselines import BASELINES, DEFAULT_BASELINES, make_forecaster
 from neuneu.baselines.logistic import LogisticLawConfig
 from neuneu.config import config_dataclass, config_hash, save_config
 from neuneu.errors import UserError
@@ -31,8 +31,9 @@ from neuneu.evaluation_table import read_evaluation
 from neuneu.files import atomic_path, write_text_atomic
 from neuneu.forecast_table import check_answers, forecast_table, identity_columns
 from neuneu.forecaster import Forecaster, Query
+from neuneu.forecasters import load_forecaster
 from neuneu.progress import stage
-from neuneu.splits import MIN_CHECKPOINTS, Anchored
+from neuneu.splits import MIN_CHECKPOINTS, PROTOCOLS, SplitRule
 from neuneu.trajectories import TokenLossTable, Trajectory, hold_out
 
 FORECASTS_FILE: Final = "forecasts.parquet"
@@ -57,12 +58,15 @@ class BacktestConfig:
     reference_losses: Path | None = None
     output: Path = Path("runs/backtest")
     context: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Share of a run's checkpoints that a forecaster sees."""
+    """Share of a run's checkpoints (`anchored`) or tokens (`by-compute`) that is seen."""
+    protocol: Literal["anchored", "by-compute"] = "anchored"
     min_checkpoints: Annotated[int, Field(ge=MIN_CHECKPOINTS)] = MIN_CHECKPOINTS
     """Shorter trajectories (step 0 excluded) are not scored."""
-    forecasters: tuple[str, ...] = BASELINES
+    forecasters: tuple[str, ...] = DEFAULT_BASELINES
     models: tuple[Path, ...] = ()
     """Folders of trained forecasters."""
+    pretrained: bool = False
+    """Also ask the forecaster that comes with the package."""
     logistic: LogisticLawConfig = field(default_factory=LogisticLawConfig)
     held_out: tuple[str, ...] | Literal["all"] = "all"
     """Runs to forecast; `all` forecasts every run, a fold of them at a time."""
@@ -83,7 +87,7 @@ class RemembersTraining(Protocol):
 
 
 def make_queries(
-    trajectories: Sequence[Trajectory], protocol: Anchored, token_losses: TokenLossTable | None
+    trajectories: Sequence[Trajectory], protocol: SplitRule, token_losses: TokenLossTable | None
 ) -> tuple[list[Query], list[Trajectory]]:
     """Cuts trajectories into what may be seen and what is to be forecast.
 
@@ -130,7 +134,7 @@ def run_backtest(
     forecasters: Sequence[Forecaster],
     targets: Sequence[Trajectory],
     references: Sequence[Trajectory],
-    protocol: Anchored,
+    protocol: SplitRule,
     token_losses: TokenLossTable | None = None,
 ) -> pa.Table:
     """Forecasts every later checkpoint of the targets with every forecaster.
@@ -299,7 +303,7 @@ def _forecast_folds(
     token_losses = merge_token_losses(
         observed.token_losses, None if others is None else others.token_losses
     )
-    protocol = Anchored(fraction=config.context)
+    protocol = PROTOCOLS[config.protocol](fraction=config.context)
     finished = observed.trajectories + ([] if others is None else others.trajectories)
     tables, given = [], []
     with stage("forecasting", total=len(folds)) as bar:
@@ -319,14 +323,13 @@ def _forecast_folds(
 
 def _make_forecasters(config: BacktestConfig) -> list[Forecaster]:
     forecasters = [make_forecaster(name, config.logistic) for name in config.forecasters]
-    if config.models:
-        from neuneu.forecasting import NeuralForecaster
-
-        several = len(config.models) > 1
-        forecasters += [
-            NeuralForecaster.load(folder, name=folder.name if several else "neural")
-            for folder in config.models
-        ]
+    if config.pretrained:
+        forecasters.append(load_forecaster(None, name="neuneu"))
+    several = len(config.models) > 1
+    forecasters += [
+        load_forecaster(folder, name=folder.name if several else "neural")
+        for folder in config.models
+    ]
     if not forecasters:
         raise UserError("forecasters: expected at least one name or model folder, found none.")
     return forecasters

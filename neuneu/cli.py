@@ -151,18 +151,118 @@ def train(
         finish(run_train(load_config(TrainConfig, config, set_ or ()), address=address), json_)
 
 
+@app.command(rich_help_panel=_JOBS)
+def pretrain(config: Config = None, set_: Sets = None, json_: Json = False) -> None:
+    """Train a forecaster that reads finished runs, calibrate it, and write it to a folder.
+
+    Example: neuneu pretrain --config jobs/configs/pretrain.yaml --set networks=1
+    """
+    with exit_codes():
+        from neuneu.config import load_config
+        from neuneu.cross_run.pretraining import PretrainConfig
+        from neuneu.cross_run.pretraining import pretrain as run_pretrain
+
+        finish(run_pretrain(load_config(PretrainConfig, config, set_ or ())), json_)
+
+
 @app.command(rich_help_panel="Forecasts")
-def backtest(config: Config = None, set_: Sets = None, json_: Json = False) -> None:
+def forecast(  # noqa: PLR0917 - options, not positions
+    accuracies: Annotated[Path, typer.Argument(help="A table (parquet, CSV) or a store of runs.")],
+    losses: Annotated[Path | None, typer.Option(help="Their validation losses.")] = None,
+    tasks: Annotated[Path | None, typer.Option(help="The task table: chance, groups.")] = None,
+    reference: Annotated[Path | None, typer.Option(help="Finished runs to compare with.")] = None,
+    reference_losses: Annotated[Path | None, typer.Option(help="Losses of those.")] = None,
+    context: Annotated[float | None, typer.Option(help="Share of checkpoints seen.")] = None,
+    context_step: Annotated[int | None, typer.Option(help="Last step seen.")] = None,
+    until: Annotated[float | None, typer.Option(help="How far, in tokens.")] = None,
+    until_flops: Annotated[float | None, typer.Option(help="How far, in FLOPs.")] = None,
+    until_step: Annotated[int | None, typer.Option(help="How far, in steps.")] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="A trained forecaster; else that of the package.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where all goes.")] = None,
+    json_: Json = False,
+) -> None:
+    """Forecast what runs will score later, from a table of what they scored so far.
+
+    Example: neuneu forecast accuracies.csv --until 300e9 -o runs/forecast
+    """
+    with exit_codes():
+        from neuneu.config import build_config
+        from neuneu.forecast import ForecastConfig
+        from neuneu.forecast import forecast as run_forecast
+
+        given = {
+            "accuracies": accuracies, "losses": losses, "tasks": tasks, "reference": reference,
+            "reference_losses": reference_losses, "context": context,
+            "context_step": context_step, "until": until, "until_flops": until_flops,
+            "until_step": until_step, "model": model, "output": output,
+        }  # fmt: skip
+        settings = build_config(
+            ForecastConfig, {key: value for key, value in given.items() if value is not None}
+        )
+        result = run_forecast(settings)
+        if not json_:
+            from neuneu.forecast import show_forecasts
+
+            show_forecasts(result["forecasts"])
+        finish(result if json_ else {"output": output}, json_)
+
+
+@app.command(rich_help_panel="Forecasts")
+def backtest(  # noqa: PLR0917 - options, not positions
+    accuracies: Annotated[
+        Path | None, typer.Argument(help="A table (parquet, CSV) or a store of finished runs.")
+    ] = None,
+    losses: Annotated[Path | None, typer.Option(help="Their validation losses.")] = None,
+    tasks: Annotated[Path | None, typer.Option(help="The task table: chance, groups.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Other finished runs; else those of the same table.")
+    ] = None,
+    reference_losses: Annotated[Path | None, typer.Option(help="Losses of those.")] = None,
+    context: Annotated[
+        float | None, typer.Option(help="Share of the checkpoints that is seen.")
+    ] = None,
+    forecasters: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated baselines; neuneu is the one of the package."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where all goes.")] = None,
+    config: Config = None,
+    set_: Sets = None,
+    json_: Json = False,
+) -> None:
     """Forecast runs whose ends are known, and score the forecasts.
 
-    Example: neuneu backtest --config jobs/configs/backtest.yaml
+    Example: neuneu backtest accuracies.parquet --losses losses.parquet --context 0.2 -o runs/bt
     """
     with exit_codes():
         from neuneu.backtest import BacktestConfig
         from neuneu.backtest import backtest as run_backtest
         from neuneu.config import load_config
 
-        finish(run_backtest(load_config(BacktestConfig, config, set_ or ())), json_)
+        given = {
+            "accuracies": accuracies,
+            "losses": losses,
+            "tasks": tasks,
+            "reference": reference,
+            "reference_losses": reference_losses,
+            "context": context,
+            "output": output,
+        }
+        overrides = [
+            f"{key}={json.dumps(value if isinstance(value, float) else str(value))}"
+            for key, value in given.items()
+            if value is not None
+        ]
+        if forecasters is not None:
+            names = [name for name in forecasters.split(",") if name != "neuneu"]
+            overrides.append(f"forecasters={json.dumps(names)}")
+            overrides.append(f"pretrained={json.dumps('neuneu' in forecasters.split(','))}")
+        elif accuracies is not None:
+            overrides.append("pretrained=true")
+        settings = load_config(BacktestConfig, config, [*overrides, *(set_ or ())])
+        finish(run_backtest(settings), json_)
 
 
 @app.command(rich_help_panel="Forecasts")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from neuneu.forecaster import Query
 from neuneu.trajectories import Trajectory
 
 
@@ -35,3 +36,15 @@ def family(runs: list[str], *, tasks: int = 6, n: int = 14, seed: int = 0) -> li
             losses = {"v": 2.0 + 2.0 * np.arange(1, n + 1) ** -rate}
             result.append(trajectory(noisy.clip(0, 1), run=run, task=f"t{task}", losses=losses))
     return result
+
+
+def ask(full: Trajectory, end: int, *, oracle: bool = False) -> Query:
+    """The query that sees the first `end` checkpoints of a run, and all future losses if asked."""
+    truth = full.slice(end, len(full))
+    return Query(
+        context=full.slice(0, end),
+        target_steps=truth.steps,
+        target_tokens=truth.tokens,
+        target_flops=truth.flops,
+        future_losses=dict(truth.losses) if oracle else None,
+    )

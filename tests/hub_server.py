@@ -83,7 +83,7 @@ class HubServer:
             def handle_any(self) -> None:
                 answer(self)
 
-            do_GET = do_HEAD = handle_any  # noqa: N815
+            do_GET = do_HEAD = handle_any
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True

@@ -50,7 +50,7 @@ class S3Server:
             def handle_any(self) -> None:
                 server._answer(self)
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any  # noqa: N815
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
 
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._proxy.daemon_threads = True

@@ -1,10 +1,12 @@
 """The anchored split, by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuneu.splits import MIN_CHECKPOINTS, Anchored
+from neuneu.splits import MIN_CHECKPOINTS, Anchored, ByCompute
 from neuneu.trajectories import Trajectory
 
 
@@ -44,3 +46,27 @@ def test_anchored_context_and_targets_partition_the_trajectory(n: int, fraction:
     context, targets = split
     assert len(context) == int(fraction * n) + 1
     np.testing.assert_array_equal(np.concatenate([context.values, targets.values]), whole.values)
+
+
+def test_by_compute_context_is_what_lies_within_the_share_of_tokens() -> None:
+    # Log-spaced checkpoints: 20 % of the tokens are most of the checkpoints.
+    whole = trajectory([1, 2, 4, 8, 16, 32, 64, 128, 200, 300, 500, 1000])
+    split = ByCompute(fraction=0.2).split(whole)
+    assert split is not None
+    context, targets = split
+    assert context.steps.tolist() == [1, 2, 4, 8, 16, 32, 64, 128, 200]
+    assert targets.steps.tolist() == [300, 500, 1000]
+
+
+def test_by_compute_goes_by_the_plan_where_there_is_one() -> None:
+    whole = replace(trajectory(list(range(1, 13))), planned_tokens=2400.0)
+    split = ByCompute(fraction=0.25).split(whole)
+    assert split is not None
+    assert split[0].steps.tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_by_compute_without_context_or_targets_is_not_scored() -> None:
+    whole = trajectory(list(range(1, 13)))
+    assert ByCompute(fraction=0.05).split(whole) is None
+    assert ByCompute(fraction=0.5).split(replace(whole, planned_tokens=1e9)) is None
+    assert ByCompute(fraction=0.5).split(whole.slice(0, MIN_CHECKPOINTS - 1)) is None

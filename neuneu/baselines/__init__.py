@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Final
 
+from neuneu.baselines.analogue import NearestAnalogue
 from neuneu.baselines.logistic import LogisticLaw, LogisticLawConfig
+from neuneu.baselines.own_past import LogTokenLine, RecentMean
 from neuneu.baselines.persistence import Persistence
 from neuneu.baselines.power_law import PowerLaw
 from neuneu.errors import UserError
@@ -11,12 +13,25 @@ from neuneu.forecaster import Forecaster
 
 _MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
     "persistence": lambda _: Persistence(),
+    "recent-mean": lambda _: RecentMean(),
+    "log-token-line": lambda _: LogTokenLine(),
     "power-law": lambda _: PowerLaw(),
+    "nearest-analogue": lambda _: NearestAnalogue(),
     "logistic-law": LogisticLaw,
+    "logistic-offset": lambda config: LogisticLaw(config, name="logistic-offset", offset=True),
+    "logistic-forecast": lambda config: LogisticLaw(
+        config, name="logistic-forecast", future="power-law", offset=True
+    ),
+    "ladder-law": lambda config: LogisticLaw(
+        config, name="ladder-law", future="ladder", offset=True
+    ),
 }
 
 BASELINES: Final = tuple(_MAKERS)
 """Names that `make_forecaster` knows."""
+
+DEFAULT_BASELINES: Final = ("persistence", "power-law", "logistic-law")
+"""Those that a backtest runs unless it is told others."""
 
 
 def make_forecaster(name: str, logistic: LogisticLawConfig | None = None) -> Forecaster:

@@ -1,15 +1,26 @@
-"""Logistic law: accuracy as a logistic function of validation loss, an oracle.
+"""Logistic laws: accuracy as a logistic function of validation loss.
 
 For one task at a time accuracy = a / (1 + exp(-k (ln L - L0))) + b is fitted on finished runs
-of the same family and applied to the target run's true future losses. No user has those before
-the compute is spent; the paper compares with it (arXiv 2601.19831), so we do, and mark it.
+of the same family. The paper (arXiv 2601.19831) applies it to the target run's true future
+losses. No user has those before the compute is spent: that law is an oracle, and marked as one.
+The others differ in where the future loss comes from:
+
+* `logistic-law`: the true future losses (oracle).
+* `logistic-offset`: the same, plus the law's mean error on the run's own past (oracle).
+* `logistic-forecast`: a power law in tokens through the run's own past losses; own offset.
+* `ladder-law`: the family's law of loss in size and tokens, shifted to the run's last losses;
+  own offset. Two steps, as in Bhagia et al. 2024 (arXiv 2412.04403).
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
+from neuneu.baselines.loss_law import fit_loss_law, loss_law
+from neuneu.baselines.own_past import LAST
+from neuneu.baselines.power_law import MIN_POINTS as MIN_POWER_LAW
+from neuneu.baselines.power_law import fit_power_laws
 from neuneu.config import config_dataclass
 from neuneu.forecaster import Query, Sees
 from neuneu.trajectories import FloatArray, Trajectory
@@ -37,23 +48,42 @@ class LogisticLawConfig:
     """Validation set whose loss is L; None: the family's default, else its first by name."""
 
 
-class LogisticLaw:
-    """Applies a per-task law from reference runs to the query's own future losses."""
+FutureLoss = Literal["true", "power-law", "ladder"]
 
-    name = "logistic-law"
-    sees: Sees = "oracle-loss"
+
+class LogisticLaw:
+    """Applies a per-task law from reference runs to the future losses of a query's run."""
+
     levels = (0.5,)
 
-    def __init__(self, config: LogisticLawConfig | None = None) -> None:
-        """A law that has no references yet, and so answers nothing."""
+    def __init__(
+        self,
+        config: LogisticLawConfig | None = None,
+        *,
+        name: str = "logistic-law",
+        future: FutureLoss = "true",
+        offset: bool = False,
+    ) -> None:
+        """A law that has no references yet, and so answers nothing.
+
+        Args:
+            config: which validation set.
+            name: what tables call it.
+            future: where the future loss comes from.
+            offset: add the law's mean error on the last three values of the run's own past.
+        """
         self._config = config or LogisticLawConfig()
+        self.name = name
+        self.sees: Sees = "oracle-loss" if future == "true" else "reference"
+        self._future, self._offset = future, offset
+        self._ladders: dict[str, FloatArray | None] = {}
         self._references: dict[_Cell, list[Trajectory]] = {}
         self._loss_names: dict[str, str] = {}
         self._laws: dict[_Cell, FloatArray | None] = {}
 
     def fit(self, references: Sequence[Trajectory]) -> None:
         """Remembers finished runs; a task's law is fitted when it is first asked for."""
-        self._references, self._laws = {}, {}
+        self._references, self._laws, self._ladders = {}, {}, {}
         for trajectory in references:
             self._references.setdefault(_cell(trajectory), []).append(trajectory)
         families = {trajectory.family for trajectory in references}
@@ -67,7 +97,7 @@ class LogisticLaw:
         """One (h, 1) array a query, within [0, 1].
 
         NaN throughout where the task has no law (no reference of this family, task, metric and
-        shots with losses) or the query lacks a future loss.
+        shots with losses), or the losses that the law needs are not there.
         """
         return [self._answer(query) for query in queries]
 
@@ -75,7 +105,7 @@ class LogisticLaw:
         unanswered = np.full((len(query.target_steps), 1), np.nan)
         cell = _cell(query.context)
         name = self._loss_names.get(query.context.family)
-        losses = None if name is None else (query.future_losses or {}).get(name)
+        losses = None if name is None else self._future_loss(query, name)
         if name is None or losses is None or not (losses > 0).all():
             return unanswered
         if cell not in self._laws:
@@ -83,7 +113,51 @@ class LogisticLaw:
         law = self._laws[cell]
         if law is None:
             return unanswered
-        return np.clip(logistic(np.log(losses), law), 0.0, 1.0)[:, None]
+        shift = self._own_error(query.context, law, name) if self._offset else 0.0
+        return np.clip(logistic(np.log(losses), law) + shift, 0.0, 1.0)[:, None]
+
+    def _future_loss(self, query: Query, name: str) -> FloatArray | None:
+        """(h,) nats a token; None where it cannot be told."""
+        if self._future == "true":
+            return (query.future_losses or {}).get(name)
+        past = query.context.losses.get(name)
+        if past is None or not (known := past > 0).any():
+            return None
+        if self._future == "power-law":
+            tokens, losses = query.context.tokens[known], past[known]
+            return _extrapolate(tokens, losses, query.target_tokens)
+        family = query.context.family
+        if family not in self._ladders:
+            self._ladders[family] = self._fit_ladder(family, name)
+        ladder = self._ladders[family]
+        if ladder is None:
+            return None
+        params = query.context.params
+        expected = loss_law(ladder, params, query.context.tokens[known])
+        ratio = np.exp(np.log(past[known] / expected)[-LAST:].mean())
+        return ratio * loss_law(ladder, params, query.target_tokens)
+
+    def _fit_ladder(self, family: str, name: str) -> FloatArray | None:
+        runs = {}
+        for trajectories in self._references.values():
+            for t in trajectories:
+                if t.family == family and name in t.losses:
+                    runs[t.suite, t.run] = t.without_step_zero()
+        if not runs:
+            return None
+        params = np.concatenate([np.full(len(t), t.params) for t in runs.values()])
+        tokens = np.concatenate([t.tokens for t in runs.values()])
+        losses = np.concatenate([t.losses[name] for t in runs.values()])
+        known = losses > 0
+        return fit_loss_law(params[known], tokens[known], losses[known])
+
+    @staticmethod
+    def _own_error(context: Trajectory, law: FloatArray, name: str) -> float:
+        past = context.losses.get(name, np.full(len(context), np.nan))
+        known = np.flatnonzero(past > 0)[-LAST:]
+        if not len(known):
+            return 0.0
+        return float((context.values[known] - logistic(np.log(past[known]), law)).mean())
 
     def _fit_cell(self, cell: _Cell, name: str) -> FloatArray | None:
         losses, values = [np.zeros(0)], [np.zeros(0)]
@@ -138,6 +212,15 @@ def fit_logistic(log_loss: FloatArray, value: FloatArray) -> FloatArray:
     )
     squares = float((residual(start) ** 2).sum())
     return np.asarray(fitted.x if 2.0 * fitted.cost < squares else start)
+
+
+def _extrapolate(tokens: FloatArray, losses: FloatArray, then: FloatArray) -> FloatArray:
+    """A power law with a floor through past losses; few points stay where they are."""
+    if len(losses) < MIN_POWER_LAW:
+        return np.full(len(then), losses[-1])
+    top = losses.max()  # puts the floor within the bounds of an error rate
+    floor, slope, exponent = fit_power_laws(tokens[None], losses[None] / top)
+    return np.asarray(top * (floor[0] + slope[0] * (then / tokens[-1]) ** -exponent[0]))
 
 
 def _grid_start(x: FloatArray, y: FloatArray) -> FloatArray:

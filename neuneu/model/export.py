@@ -59,7 +59,7 @@ def save_model(
         "format_version": FORMAT_VERSION,
         "model": config_to_dict(config),
         "parameters": counts,
-        "versions": _versions(),
+        "versions": versions(),
         "provenance": dict(vars(provenance)),
     }
     write_text_atomic(folder / CONFIG, json.dumps(record, indent=1) + "\n")
@@ -108,7 +108,8 @@ def load_model(folder: Path) -> tuple[Network, Provenance]:
     return network.eval(), Provenance(**record["provenance"])
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What made a file: this package, torch, NumPy and Python."""
     found = {name: version(name) for name in ("neuneu", "torch", "numpy")}
     return found | {"python": platform.python_version()}
 

@@ -113,10 +113,10 @@ class OrderedHead(nn.Module):
             self.linear.bias[self.median] = 0.0
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """Quantiles (B, Q), non-decreasing in the level."""
+        """Quantiles (B, Q), non-decreasing in the level; further leading axes are kept."""
         raw_BQ = self.linear(x_BD)
         raw_BQ = raw_BQ.to(torch.promote_types(raw_BQ.dtype, torch.float32))  # bf16 is too coarse
-        median_B1 = raw_BQ[:, self.median : self.median + 1]
-        down = fn.softplus(raw_BQ[:, : self.median]).flip(-1).cumsum(-1).flip(-1)
-        up = fn.softplus(raw_BQ[:, self.median + 1 :]).cumsum(-1)
+        median_B1 = raw_BQ[..., self.median : self.median + 1]
+        down = fn.softplus(raw_BQ[..., : self.median]).flip(-1).cumsum(-1).flip(-1)
+        up = fn.softplus(raw_BQ[..., self.median + 1 :]).cumsum(-1)
         return torch.cat((median_B1 - down, median_B1, median_B1 + up), dim=-1)

@@ -5,28 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from curves import ask
 from forecasts import trajectory
 
 from neuneu.baselines import BASELINES, LogisticLawConfig, make_forecaster
 from neuneu.baselines.logistic import LogisticLaw, fit_logistic, logistic
 from neuneu.baselines.power_law import PowerLaw, fit_power_laws
 from neuneu.errors import UserError
-from neuneu.forecaster import Query
 from neuneu.trajectories import FloatArray, Trajectory
 
 STEPS = np.arange(1, 13)
-
-
-def ask(full: Trajectory, end: int, *, oracle: bool = False) -> Query:
-    """The query that sees the first `end` checkpoints of a run."""
-    truth = full.slice(end, len(full))
-    return Query(
-        context=full.slice(0, end),
-        target_steps=truth.steps,
-        target_tokens=truth.tokens,
-        target_flops=truth.flops,
-        future_losses=dict(truth.losses) if oracle else None,
-    )
 
 
 def with_losses(run: str, law: Callable[[FloatArray], FloatArray], **changes: object) -> Trajectory:
@@ -39,7 +27,7 @@ def test_registry_builds_each_and_names_the_known_ones() -> None:
         forecaster = make_forecaster(name)
         assert forecaster.name == name
         assert 0.5 in forecaster.levels
-    with pytest.raises(UserError, match="persistence, power-law, logistic-law"):
+    with pytest.raises(UserError, match="persistence, recent-mean"):
         make_forecaster("persistense")
 
 

@@ -1,0 +1,92 @@
+"""Trained cross-run networks as files: safetensors weights and a JSON record. No pickles."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import safetensors
+import safetensors.torch
+
+from neuneu.config import build_config, config_to_dict
+from neuneu.cross_run.network import CrossRunConfig, CrossRunNetwork
+from neuneu.errors import DataError
+from neuneu.files import atomic_path, write_text_atomic
+from neuneu.model.export import CONFIG, WEIGHTS, versions
+
+KIND: Final = "cross-run"
+FORMAT_VERSION: Final = "1"
+
+
+def save_networks(
+    folder: Path, networks: Sequence[CrossRunNetwork], **record: Mapping[str, Any]
+) -> None:
+    """Writes networks of one shape; the record comes last and marks the folder as complete.
+
+    Args:
+        folder: made if it is not there.
+        networks: at least one.
+        record: further JSON to keep beside the shape.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, network in enumerate(networks)
+        for name, value in network.state_dict().items()
+    }
+    with atomic_path(folder / WEIGHTS) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
+    content = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "network": config_to_dict(networks[0].config),
+        "sizes": networks[0].sizes,
+        "networks": len(networks),
+        "versions": versions(),
+    }
+    write_text_atomic(folder / CONFIG, json.dumps(content | record, indent=1) + "\n")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Saved:
+    """What a folder holds: networks in evaluation mode, and the rest of its record."""
+
+    networks: list[CrossRunNetwork]
+    record: Mapping[str, Any]
+
+
+def load_networks(folder: Path) -> Saved:
+    """The networks of a folder, and its record.
+
+    Raises:
+        DataError: no such files, of another kind or version, or files that do not fit.
+    """
+    path = folder / CONFIG
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found = (record.get("kind"), record.get("format_version"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise DataError(f"{path}: not readable as a forecaster's record ({error}).") from error
+    if found != (KIND, FORMAT_VERSION):
+        raise DataError(
+            f"{path}: expected kind {KIND!r} of format {FORMAT_VERSION}, found {found}; "
+            "train again, or use the neuneu that wrote it."
+        )
+    try:
+        tensors = safetensors.torch.load_file(folder / WEIGHTS)
+        config = build_config(CrossRunConfig, record["network"])
+        networks = []
+        for index in range(record["networks"]):
+            network = CrossRunNetwork(config, record["sizes"])
+            prefix = f"{index}."
+            network.load_state_dict(
+                {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            )
+            networks.append(network.eval())
+    except (OSError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        raise DataError(
+            f"{folder / WEIGHTS}: does not hold the weights that {CONFIG} describes ({error}). "
+            "Copy the folder again or train again."
+        ) from error
+    return Saved(networks=networks, record=record)

@@ -1,0 +1,143 @@
+"""The cross-run network as a `Forecaster`; several networks answer with their mean quantiles."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from neuneu.calibration import Calibration
+from neuneu.cross_run.asking import ask
+from neuneu.cross_run.calibrating import group_names, has_references
+from neuneu.cross_run.curves import Codes, build_curves
+from neuneu.cross_run.export import load_networks
+from neuneu.cross_run.features import make_features
+from neuneu.cross_run.fitting import task_places
+from neuneu.cross_run.network import CrossRunNetwork, to_tensors
+from neuneu.cross_run.references import index_references
+from neuneu.errors import DataError
+from neuneu.forecaster import Query, Sees
+from neuneu.training_data import fingerprint
+from neuneu.trajectories import FloatArray, Trajectory
+
+MAX_REFERENCES: Final = 16
+PRETRAINED: Final = Path(__file__).parents[1] / "pretrained"
+"""The forecaster that comes with the package."""
+
+
+class CrossRunForecaster:
+    """Answers from a run's past and, unless it is told not to, from finished runs."""
+
+    def __init__(
+        self,
+        networks: Sequence[CrossRunNetwork],
+        *,
+        sees: Sees = "reference",
+        name: str = "neuneu",
+        assume_end: bool = True,
+        calibration: Calibration | None = None,
+        training_runs: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """Wraps trained networks.
+
+        Args:
+            networks: at least one; all of the same levels.
+            sees: `own` or `reference`.
+            name: what tables call it.
+            assume_end: take the last target for the planned end of a run that tells none.
+            calibration: adjusts the bands; None leaves them as the networks give them.
+            training_runs: `family/run` -> fingerprints of the trajectories learnt from.
+        """
+        self.calibration = calibration
+        self._marks = {mark for marks in (training_runs or {}).values() for mark in marks}
+        self._networks = list(networks)
+        self.sees: Sees = sees
+        self.name = name
+        self.levels = self._networks[0].config.levels
+        self._assume_end = assume_end
+        self._codes = Codes()
+        self._library = build_curves([], self._codes)
+        self._index = index_references(self._library)
+        self._references: Sequence[Trajectory] = ()
+
+    @classmethod
+    def load(
+        cls, folder: Path | None = None, *, sees: Sees = "reference", name: str = "neuneu"
+    ) -> "CrossRunForecaster":
+        """The forecaster of a folder; None takes the one that comes with the package.
+
+        Raises:
+            DataError: no such files, or files that do not fit.
+        """
+        saved = load_networks(folder or PRETRAINED)
+        record = saved.record
+        calibration = record.get("calibration")
+        return cls(
+            saved.networks,
+            sees=sees,
+            name=name,
+            calibration=None if calibration is None else Calibration.from_json(calibration),
+            training_runs=record.get("provenance", {}).get("training_runs", {}),
+        )
+
+    def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
+        """The share of `trajectories` (of one run, say) that it was trained on, by content."""
+        found = [mark for t in trajectories if (mark := fingerprint(t)) is not None]
+        return sum(mark in self._marks for mark in found) / len(found) if found else 0.0
+
+    def fit(self, references: Sequence[Trajectory]) -> None:
+        """Remembers finished runs to compare with; the networks stay as they are."""
+        usable = [t for t in references if len(t.without_step_zero())]
+        self._library = build_curves(usable, self._codes)
+        self._index = index_references(self._library)
+        self._references = usable
+
+    def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
+        """Quantiles (h, Q) in [0, 1]; NaN where nothing but step 0 was observed.
+
+        Raises:
+            DataError: tokens that are not positive, or an accuracy that is not a number.
+        """
+        answers = [np.full((len(q.target_steps), len(self.levels)), np.nan) for q in queries]
+        library = self._library if self.sees == "reference" else build_curves([], self._codes)
+        places: list[torch.Tensor] = []
+        for asked in ask(
+            queries,
+            library,
+            self._codes,
+            n_references=MAX_REFERENCES,
+            index=self._index if self.sees == "reference" else None,
+            assume_end=self._assume_end,
+        ):
+            questions = asked.questions
+            batch = to_tensors(make_features(questions))
+            places = places or [task_places(questions.asked, n.config) for n in self._networks]
+            total = np.zeros((*questions.targets.shape, len(self.levels)))
+            with torch.inference_mode():
+                for network, place in zip(self._networks, places, strict=True):
+                    batch["task"] = place[questions.rows]
+                    total += network(batch)[0].double().numpy() / len(self._networks)
+            if not np.isfinite(total[np.isfinite(questions.targets)]).all():
+                raise DataError(
+                    f"forecaster {self.name!r} gave NaN; look for NaN in the context's accuracies."
+                )
+            asked.put(answers, np.clip(total, 0.0, 1.0))
+        return answers if self.calibration is None else self._calibrated(queries, answers)
+
+    def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]]:
+        """The calibration group of every target of every query."""
+        compared = [False] * len(queries)
+        if self.sees == "reference":
+            compared = has_references(queries, self._references)
+        return group_names(queries, compared)
+
+    def _calibrated(self, queries: Sequence[Query], answers: list[FloatArray]) -> list[FloatArray]:
+        assert self.calibration is not None, "asked only where there is one"
+        groups = self.calibration_groups(queries)
+        counts = [len(answer) for answer in answers]
+        flat = np.concatenate([np.zeros((0, len(self.levels))), *answers])
+        known = ~np.isnan(flat).any(axis=1)
+        names = np.array([name for names in groups for name in names])
+        flat[known] = self.calibration.apply(flat[known], names[known].tolist())
+        return np.split(flat, np.cumsum(counts)[:-1])

@@ -1,0 +1,127 @@
+"""From tables to a shipped folder and back: seen runs are known, damaged folders are refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from curves import ask
+from test_cross_run import SMALL, ladder
+
+from neuneu.cross_run.fitting import FitConfig
+from neuneu.cross_run.forecaster import CrossRunForecaster
+from neuneu.cross_run.pretraining import PretrainConfig, pretrain
+from neuneu.cross_run.sampling import SamplingConfig
+from neuneu.errors import DataError, UserError
+from neuneu.forecast import ForecastConfig, forecast
+from neuneu.forecasters import load_forecaster
+from neuneu.schemas import ACCURACIES
+from neuneu.trajectories import Trajectory
+
+
+def write_table(path: Path, trajectories: list[Trajectory], **columns: object) -> Path:
+    rows = []
+    for t in trajectories:
+        for step, tokens, flops, value in zip(t.steps, t.tokens, t.flops, t.values, strict=True):
+            row = {
+                "family": t.family, "suite": t.suite, "run": t.run, "params": t.params,
+                "num_fewshot": 0, "step": int(step), "tokens": tokens, "flops": flops,
+                "task": t.task, "metric": "acc", "value": float(value), "stderr": None,
+                "planned_tokens": None,
+            } | columns  # fmt: skip
+            rows.append(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=ACCURACIES), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pretrained")
+    config = PretrainConfig(
+        accuracies=write_table(root / "accuracies.parquet", ladder(5)),
+        output=root / "model",
+        fit=FitConfig(
+            network=SMALL, steps=30, batch_size=16, sampling=SamplingConfig(references=4)
+        ),
+        networks=2,
+        folds=2,
+    )
+    result = pretrain(config)
+    assert result["runs"] == 5
+    assert result["trajectories"] == 20
+    return root / "model"
+
+
+def test_loaded_forecaster_answers_and_knows_what_it_saw(folder: Path) -> None:
+    forecaster = CrossRunForecaster.load(folder)
+    known, unknown = ladder(5), ladder(2, seed=11)
+    assert forecaster.seen_share(known) == 1.0
+    assert forecaster.seen_share(unknown) == 0.0
+    forecaster.fit(known)
+    (answer,) = forecaster.predict([ask(unknown[0], 5)])
+    assert answer.shape == (15, 7)
+    assert (np.diff(answer, axis=1) >= 0).all()
+    assert isinstance(load_forecaster(folder, name="x"), CrossRunForecaster)
+
+
+def test_bands_are_calibrated_by_group(folder: Path) -> None:
+    calibrated = CrossRunForecaster.load(folder)
+    assert calibrated.calibration is not None
+    assert calibrated.calibration.groups["all"].n_runs == 5
+    raw = CrossRunForecaster.load(folder)
+    raw.calibration = None
+    query = ask(ladder(1)[0], 5)
+    with_, without = (f.predict([query])[0] for f in (calibrated, raw))
+    np.testing.assert_array_equal(with_[:, 3], without[:, 3])
+    assert (with_ != without).any()
+    names = calibrated.calibration_groups([query])[0]
+    assert names[0] == "alone, signal, near"
+    calibrated.fit(ladder(3)[4:])
+    assert calibrated.calibration_groups([query])[0][0] == "compared, signal, near"
+
+
+def test_damaged_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(DataError, match="does not hold the weights"):
+        CrossRunForecaster.load(broken)
+    record = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(record | {"kind": "other"}))
+    with pytest.raises(DataError, match="expected kind 'cross-run'"):
+        CrossRunForecaster.load(broken)
+
+
+def test_forecast_of_an_unfinished_run(folder: Path, tmp_path: Path) -> None:
+    runs = ladder(4)
+    unfinished = [run.slice(0, 6) if run.run == "r3" else run for run in runs]
+    table = write_table(tmp_path / "a.parquet", unfinished)
+    config = ForecastConfig(
+        accuracies=table, model=folder, until=20_000.0, points=7, output=tmp_path / "out"
+    )
+    result = forecast(config)
+    # Finished runs reach 20,000 tokens already; the four tasks of the unfinished one do not.
+    assert [row["run"] for row in result["forecasts"]] == ["r3"] * 4
+    for row in result["forecasts"]:
+        assert row["q0.1"] <= row["q0.5"] <= row["q0.9"]
+        assert row["calibration_group"].startswith("compared")
+        assert "calibrated on 5 runs" in row["doubts"][0]
+    written = pq.read_table(tmp_path / "out/forecasts.parquet")
+    assert written.num_rows == 28
+    assert written.column("tokens").to_numpy().max() == pytest.approx(20_000)
+    assert written.column("y").null_count == 28
+
+
+def test_forecast_needs_to_know_how_far(folder: Path, tmp_path: Path) -> None:
+    table = write_table(tmp_path / "a.parquet", ladder(1))
+    with pytest.raises(UserError, match="give --until"):
+        forecast(ForecastConfig(accuracies=table, model=folder))
+    with pytest.raises(UserError, match="one of them at most"):
+        forecast(ForecastConfig(accuracies=table, model=folder, until=1e5, until_step=9))
+    planned = write_table(tmp_path / "b.parquet", ladder(1), planned_tokens=40_000.0)
+    assert len(forecast(ForecastConfig(accuracies=planned, model=folder))["forecasts"]) == 4
