@@ -79,19 +79,17 @@ def wait_for_commits(driver: subprocess.Popen[bytes], store: Path, count: int) -
 
 
 def disturb(folder: Path, store: Path, engine: str, dice: random.Random) -> str:
-    """One round; returns what was killed, when."""
+    """One round; returns what was killed, when; empty where the job ended before that."""
     before = committed(store)
     driver = start(folder, store, engine)
     what = dice.choice(["driver SIGKILL", "driver SIGINT", "worker SIGKILL"])
-    target = before + dice.randint(0, 3)
+    target = before + dice.randint(1 if what == "worker SIGKILL" else 0, 3)
     try:
         if not wait_for_commits(driver, store, target):
-            return "ended by itself"
+            return ""
         time.sleep(dice.random())
         if what == "worker SIGKILL":
-            workers = scoring_workers(driver)
-            if workers:
-                dice.choice(workers).kill()
+            dice.choice(scoring_workers(driver)).kill()
             wait_for_commits(driver, store, target + 2)
             driver.send_signal(signal.SIGINT)
         else:
@@ -106,11 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoints", type=int, default=40)
-    parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument("--checkpoints", type=int, default=80)
+    parser.add_argument("--tokens", type=int, default=10_000)
     parser.add_argument("--engine", choices=("vllm", "hf"), default="vllm")
     arguments = parser.parse_args()
     dice = random.Random(arguments.seed)
+    # A background job inherits that SIGINT is ignored, and so would the jobs it is to interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "suite"
         prepare(folder, "2M", arguments.checkpoints, arguments.tokens)
@@ -119,7 +119,10 @@ def main() -> None:
         record = json.loads(reference.communicate()[0].decode().splitlines()[-1])
         assert record["done"] == arguments.checkpoints, record
         for number in range(arguments.kills):
-            console.print(number + 1, disturb(folder, broken, arguments.engine, dice))
+            done = disturb(folder, broken, arguments.engine, dice)
+            if not done:
+                raise SystemExit(f"the job ended before kill {number + 1}: give more checkpoints.")
+            console.print(number + 1, done)
         last = start(folder, broken, arguments.engine)
         record = json.loads(last.communicate()[0].decode().splitlines()[-1])
         assert record["done"] + record["skipped_done"] == arguments.checkpoints, record
