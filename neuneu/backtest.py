@@ -86,6 +86,14 @@ class RemembersTraining(Protocol):
         """The share of these trajectories, of one run, that it was trained on."""
 
 
+@runtime_checkable
+class Calibrated(Protocol):
+    """A forecaster that can tell which calibration group each target belongs to."""
+
+    def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]]:
+        """A name for every target of every query."""
+
+
 def make_queries(
     trajectories: Sequence[Trajectory], protocol: SplitRule, token_losses: TokenLossTable | None
 ) -> tuple[list[Query], list[Trajectory]]:
@@ -174,7 +182,11 @@ def run_backtest(
         if forecaster.sees != "own":
             forecaster.fit(references)
         quantiles = check_answers(forecaster, forecaster.predict(asked), queries)
-        tables.append(forecast_table(forecaster, common, quantiles))
+        columns = common
+        if isinstance(forecaster, Calibrated):
+            names = [name for of in forecaster.calibration_groups(queries) for name in of]
+            columns = {**common, "calibration_group": pa.array(names, pa.string())}
+        tables.append(forecast_table(forecaster, columns, quantiles))
     return pa.concat_tables(tables)
 
 

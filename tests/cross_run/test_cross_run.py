@@ -24,7 +24,9 @@ from neuneu.trajectories import Trajectory
 SMALL = CrossRunConfig(width=32, heads=2, blocks=1, dropout=0.0)
 
 
-def ladder(n_runs: int = 6, *, n: int = 20, tasks: int = 4, seed: int = 0) -> list[Trajectory]:
+def ladder(
+    n_runs: int = 6, *, n: int = 20, tasks: int = 4, seed: int = 0, prefix: str = "r"
+) -> list[Trajectory]:
     """Runs of growing size whose tasks jump at a place that only other runs can tell."""
     generator = np.random.default_rng(seed)
     jumps = generator.uniform(0.35, 0.8, tasks)
@@ -34,7 +36,7 @@ def ladder(n_runs: int = 6, *, n: int = 20, tasks: int = 4, seed: int = 0) -> li
             share = np.arange(1, n + 1) / n
             values = 0.25 + 0.3 / (1 + np.exp(-30 * (share - jump))) + 0.02 * index
             noisy = (values + generator.normal(0, 0.004, n)).clip(0, 1)
-            run = trajectory(noisy, run=f"r{index}", task=f"t{task}")
+            run = trajectory(noisy, run=f"{prefix}{index}", task=f"t{task}")
             result.append(replace(run, params=1e6 * 2.0**index))
     return result
 

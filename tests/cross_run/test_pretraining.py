@@ -125,3 +125,45 @@ def test_forecast_needs_to_know_how_far(folder: Path, tmp_path: Path) -> None:
         forecast(ForecastConfig(accuracies=table, model=folder, until=1e5, until_step=9))
     planned = write_table(tmp_path / "b.parquet", ladder(1), planned_tokens=40_000.0)
     assert len(forecast(ForecastConfig(accuracies=planned, model=folder))["forecasts"]) == 4
+
+
+def test_backtest_of_a_table_by_command_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from neuneu.cli import app
+
+    monkeypatch.setattr("neuneu.cross_run.forecaster.PRETRAINED", folder)
+    table = write_table(tmp_path / "a.parquet", [*ladder(5), *ladder(3, seed=5, prefix="new")])
+    command = [
+        "backtest", str(table), "--context", "0.3", "-o", str(tmp_path / "out"),
+        "--forecasters", "persistence,neuneu", "--set", "figures=false",
+        "--set", "protocol=by-compute", "--set", "folds=2", "--set", "bootstrap_samples=100",
+        "--json",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["protocol"] == "by-compute-0.3"
+    assert set(summary["forecasters"]) == {"persistence", "neuneu"}
+    # Those that it was trained on are marked; the others are not.
+    assert len(summary["forecasters"]["neuneu"]["trained_on"]) == 5
+    forecasts = pq.read_table(tmp_path / "out/forecasts.parquet")
+    groups = set(forecasts.column("calibration_group").to_pylist())
+    assert {"compared, signal, near", None} <= groups
+
+
+def test_forecast_by_command_line(folder: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from neuneu.cli import app
+
+    table = write_table(tmp_path / "a.parquet", ladder(2))
+    command = ["forecast", str(table), "--until", "40000", "--model", str(folder)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "40K" in result.output
+    assert "coverage is not promised: calibrated on 5 runs" in result.output
+    missing = CliRunner().invoke(app, ["forecast", str(tmp_path / "none.csv"), "--until", "1e9"])
+    assert missing.exit_code == 2
