@@ -6,13 +6,12 @@ from typing import Final
 from neuneu.baselines.analogue import NearestAnalogue
 from neuneu.baselines.logistic import LogisticLaw, LogisticLawConfig
 from neuneu.baselines.own_past import LogTokenLine, RecentMean
-from neuneu.baselines.persistence import Persistence
 from neuneu.baselines.power_law import PowerLaw
 from neuneu.errors import UserError
 from neuneu.forecaster import Forecaster
 
 _MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
-    "persistence": lambda _: Persistence(),
+    "persistence": lambda _: RecentMean("persistence", last=1),
     "recent-mean": lambda _: RecentMean(),
     "log-token-line": lambda _: LogTokenLine(),
     "power-law": lambda _: PowerLaw(),

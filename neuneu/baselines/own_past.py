@@ -1,4 +1,7 @@
-"""Baselines of two lines each that look at the run's own past: a recent mean, and a line."""
+"""Baselines of two lines each that look at the run's own past.
+
+Persistence (the last value stays) is the baseline that no paper may skip.
+"""
 
 from collections.abc import Sequence
 from typing import Final
@@ -16,11 +19,14 @@ LINE_POINTS: Final = 8
 
 
 class RecentMean:
-    """Forecasts the mean of the last three values for every later checkpoint."""
+    """Forecasts the mean of the last values for every later checkpoint; of one: persistence."""
 
-    name = "recent-mean"
     sees: Sees = "own"
     levels = (0.5,)
+
+    def __init__(self, name: str = "recent-mean", *, last: int = LAST) -> None:
+        """Names it; `last` values are averaged."""
+        self.name, self._last = name, last
 
     def fit(self, references: Sequence[Trajectory]) -> None:
         """Learns nothing."""
@@ -30,7 +36,7 @@ class RecentMean:
         return [
             np.full(
                 (len(query.target_steps), 1),
-                query.context.values[-LAST:].mean() if len(query.context) else np.nan,
+                query.context.values[-self._last :].mean() if len(query.context) else np.nan,
             )
             for query in queries
         ]

@@ -17,6 +17,7 @@ from neuneu.backtest_inputs import deal_folds, read_observations
 from neuneu.calibration import Calibration
 from neuneu.config import config_dataclass, config_hash, config_to_dict
 from neuneu.cross_run.calibrating import OutOfFold, has_references
+from neuneu.cross_run.card import write_card
 from neuneu.cross_run.export import save_networks
 from neuneu.cross_run.fitting import FitConfig, fit
 from neuneu.cross_run.forecaster import CrossRunForecaster
@@ -75,6 +76,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             "training": config_to_dict(config.fit),
         },
     )
+    write_card(config.output)
     return {"output": config.output, "runs": len(runs), "trajectories": len(trajectories)}
 
 

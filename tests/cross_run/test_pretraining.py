@@ -65,6 +65,9 @@ def test_loaded_forecaster_answers_and_knows_what_it_saw(folder: Path) -> None:
     assert answer.shape == (15, 7)
     assert (np.diff(answer, axis=1) >= 0).all()
     assert isinstance(load_forecaster(folder, name="x"), CrossRunForecaster)
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert all(f"* f/r{index} (4 trajectories)" in card for index in range(5))
+    assert "| all | 5 |" in card
 
 
 def test_bands_are_calibrated_by_group(folder: Path) -> None:

@@ -1,0 +1,65 @@
+"""The model card of a cross-run forecaster, from its record."""
+
+from pathlib import Path
+from typing import Any
+
+from neuneu.files import write_text_atomic
+from neuneu.model.export import CARD, CONFIG, read_record
+
+
+def write_card(folder: Path) -> Path:
+    """Writes `MODEL_CARD.md` beside the record it is made from.
+
+    Raises:
+        UserError: no record there.
+    """
+    record = read_record(folder)
+    write_text_atomic(folder / CARD, "\n".join(_lines(record)) + "\n")
+    return folder / CARD
+
+
+def _lines(record: dict[str, Any]) -> list[str]:
+    network, provenance = record["network"], record["provenance"]
+    calibration, training = record["calibration"], provenance["training"]
+    runs = provenance["training_runs"]
+    lines = [
+        "# A neuneu forecaster that reads finished runs",
+        "",
+        "Predicts quantiles of a language model's later accuracy on a task from its earlier",
+        "checkpoints and, where there are any, from other runs on the same task. How it works:",
+        "docs/forecaster.md of the project.",
+        "",
+        f"* {record['networks']} networks of width {network['width']} whose mean answers; "
+        f"{training['steps']} steps of {training['batch_size']} questions each",
+        f"* Quantile levels: {', '.join(f'{level:g}' for level in network['levels'])}",
+        f"* Base tasks told apart: {len(network['tasks'])}; others are answered, too",
+        f"* Training identity: {provenance['identity']}; data {provenance['data_digest']}",
+        f"* Made with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}",
+        "",
+        "## Calibration",
+        "",
+        f"Bands rest on forecasts of {calibration['groups']['all']['n_runs']} runs by networks",
+        "that had not learnt from them. Groups of fewer than ten runs use `all`. Shifts move each",
+        "quantile away from the median, in widths of the band.",
+        "",
+        "| group | runs | shift of 0.1 | shift of 0.9 |",
+        "|---|---|---|---|",
+    ]
+    low, high = (calibration["levels"].index(level) for level in (0.1, 0.9))
+    for name, group in sorted(calibration["groups"].items()):
+        shifts = group["shifts"]
+        lines.append(f"| {name} | {group['n_runs']} | {shifts[low]:+.3f} | {shifts[high]:+.3f} |")
+    lines += [
+        "",
+        f"Nothing is promised for families other than {', '.join(calibration['families'])}, for "
+        f"models of more than {calibration['largest_params']:.3g}",
+        "parameters, or where a group rests on fewer than ten runs.",
+        "",
+        "## Training runs",
+        "",
+        f"Every run it saw; their trajectories are named by content in `{CONFIG}`, so that a",
+        "backtest on them is marked as seen.",
+        "",
+        *(f"* {run} ({len(marks)} trajectories)" for run, marks in sorted(runs.items())),
+    ]
+    return lines
