@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from neuneu.backtest import BacktestConfig
 from neuneu.cli import app
 from neuneu.config import load_config
+from neuneu.cross_run.pretraining import PretrainConfig
 from neuneu.demo import DemoConfig
 from neuneu.extraction.pipeline import ExtractConfig
 from neuneu.suites.ladder import SuiteConfig
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 CONFIGS = {
     "demo": DemoConfig, "suite": SuiteConfig, "extract": ExtractConfig,
-    "train": TrainConfig, "backtest": BacktestConfig,
+    "train": TrainConfig, "backtest": BacktestConfig, "pretrain": PretrainConfig,
 }  # fmt: skip
 
 
