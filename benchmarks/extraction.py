@@ -376,8 +376,8 @@ def write_page(record: dict[str, Any], page: Path) -> None:
         "",
         f"{record['cpus']} CPU cores, {record['device']}, {DTYPES[record['device']]}, window "
         f"{WINDOW} tokens, random weights, corpus only. Medians of interleaved repetitions, each "
-        "in a process of its own; `workers` and `ours_a_cpu` were measured once a case. The spread is "
-        "that of this machine. `other` is all but scoring "
+        "in a process of its own; `workers` and `ours_a_cpu` were measured once a case. "
+        "The spread is that of this machine. `other` is all but scoring "
         "and the engine's start, per checkpoint: staging, swap, proof, writing, Ray. It holds a "
         "worker's own start and imports, some 6 to 10 s once, which few checkpoints share in the "
         "lower rows. `engine` and `workers` start anew for each checkpoint; ours starts once, and "
