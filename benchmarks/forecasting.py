@@ -27,7 +27,6 @@ from neuneu.backtest import run_backtest, summarise
 from neuneu.backtest_inputs import read_observations
 from neuneu.baselines import BASELINES, make_forecaster
 from neuneu.baselines.boosted import BoostedQuantiles
-from neuneu.baselines.parametric import ParametricEnsemble
 from neuneu.config import config_hash, config_to_dict
 from neuneu.cross_run.export import load_networks, save_networks
 from neuneu.cross_run.fitting import FitConfig, fit
@@ -68,7 +67,6 @@ def _advance(bar: Bar, *_: object) -> None:
 def forecasters(split: str, parts: Parts, arguments: argparse.Namespace) -> list[Forecaster]:
     """Every forecaster of the report."""
     found: list[Forecaster] = [make_forecaster(name) for name in BASELINES]
-    found.append(ParametricEnsemble())
     if not arguments.fast:
         for sees in ("own", "reference"):
             boosted = BoostedQuantiles(sees=sees)

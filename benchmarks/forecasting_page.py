@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from publish import percent
+
 from neuneu.files import write_text_atomic
 
 MAIN: Final = "anchored-0.2"
@@ -22,16 +24,6 @@ TITLES: Final = {
     "unseen-tasks": "unseen tasks: the paper's 13 and the MMLU categories, on the standard runs",
     "same-name": "another training of the same name: Pythia v1, with v0 to compare with",
 }
-
-
-def points(entry: dict[str, float] | None, *, interval: bool = False, sign: bool = False) -> str:
-    """A fraction as points of accuracy, with its 95 % interval."""
-    if entry is None or entry["value"] is None:
-        return "-"
-    text = f"{100 * entry['value']:{'+' if sign else ''}.2f}"
-    if interval and entry.get("low") is not None:
-        text += f" ({100 * entry['low']:.2f} to {100 * entry['high']:.2f})"
-    return text
 
 
 def main_table(summary: dict[str, Any]) -> list[str]:
@@ -50,11 +42,11 @@ def main_table(summary: dict[str, Any]) -> list[str]:
         cells = (
             name,
             entry["sees"],
-            points(overall["mae"], interval=True),
-            points(overall["mae_suite_mean"]),
-            points(overall["wis"]),
-            points(overall["coverage_80"], interval=True),
-            points(overall["ranking_accuracy"]),
+            percent(overall["mae"], interval=True),
+            percent(overall["mae_suite_mean"]),
+            percent(overall["wis"]),
+            percent(overall["coverage_80"], interval=True),
+            percent(overall["ranking_accuracy"]),
             f"{overall['n_answered']} of {overall['n_trajectories']}",
         )
         lines.append(f"| {' | '.join(cells)} |")
@@ -76,7 +68,7 @@ def paired_table(summary: dict[str, Any]) -> list[str]:
         if name in OURS.values():
             continue
         cells = [
-            points(paired["mae_minus"][name].get(ours), interval=True, sign=True)
+            percent(paired["mae_minus"][name].get(ours), interval=True, sign=True)
             if ours in paired["mae_minus"][name]
             else "-"
             for ours in OURS.values()
@@ -91,7 +83,7 @@ def protocol_table(protocols: dict[str, Any]) -> list[str]:
     lines = [f"| forecaster | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for forecaster in protocols[MAIN]["summary"]["forecasters"]:
         cells = [
-            points(protocols[name]["summary"]["forecasters"][forecaster]["overall"]["mae"])
+            percent(protocols[name]["summary"]["forecasters"][forecaster]["overall"]["mae"])
             for name in names
         ]
         lines.append(f"| {forecaster} | {' | '.join(cells)} |")
@@ -102,7 +94,7 @@ def strata_table(strata: dict[str, Any], shown: list[str]) -> list[str]:
     """MAE by kind of trajectory."""
     lines = [f"| trajectories | n | {' | '.join(shown)} |", f"|---|---|{'---|' * len(shown)}"]
     for label, entry in strata[shown[0]].items():
-        cells = [points(strata[name][label], interval=name in OURS.values()) for name in shown]
+        cells = [percent(strata[name][label], interval=name in OURS.values()) for name in shown]
         lines.append(f"| {label} | {entry['n']} | {' | '.join(cells)} |")
     return lines
 
@@ -115,8 +107,8 @@ def horizon_table(summary: dict[str, Any], shown: list[str]) -> list[str]:
         f"|---|{'---|' * len(shown)}---|",
     ]
     for label in entries[shown[0]]["by_horizon"]:
-        cells = [points(entries[name]["by_horizon"][label]["mae"]) for name in shown]
-        band = points(entries["neuneu"]["by_horizon"][label]["coverage_80"])
+        cells = [percent(entries[name]["by_horizon"][label]["mae"]) for name in shown]
+        band = percent(entries["neuneu"]["by_horizon"][label]["coverage_80"])
         lines.append(f"| {label} | {' | '.join(cells)} | {band} |")
     return lines
 

@@ -25,10 +25,11 @@ FIGURES = {
 }
 
 
-def percent(entry: dict[str, Any] | None, *, interval: bool = False) -> str:
+def percent(entry: dict[str, Any] | None, *, interval: bool = False, sign: bool = False) -> str:
+    """A fraction in percent, with its 95 % interval."""
     if entry is None or entry.get("value") is None:
         return "-"
-    text = f"{100 * entry['value']:.2f}"
+    text = f"{100 * entry['value']:{'+' if sign else ''}.2f}"
     if interval and entry.get("low") is not None:
         text += f" ({100 * entry['low']:.2f} to {100 * entry['high']:.2f})"
     return text

@@ -22,7 +22,7 @@ from neuneu.backtest_inputs import (
     merge_token_losses,
     read_observations,
 )
-from neuneu.baselines import BASELINES, DEFAULT_BASELINES, make_forecaster
+from neuneu.baselines import BASELINES, DEFAULT_BASELINES, NEEDS_SCIPY, make_forecaster
 from neuneu.baselines.logistic import LogisticLawConfig
 from neuneu.config import config_dataclass, config_hash, save_config
 from neuneu.errors import UserError
@@ -90,8 +90,8 @@ class RemembersTraining(Protocol):
 class Calibrated(Protocol):
     """A forecaster that can tell which calibration group each target belongs to."""
 
-    def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]]:
-        """A name for every target of every query."""
+    def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
+        """A name for every target of every query; None where nothing is calibrated."""
 
 
 def make_queries(
@@ -183,9 +183,12 @@ def run_backtest(
             forecaster.fit(references)
         quantiles = check_answers(forecaster, forecaster.predict(asked), queries)
         columns = common
-        if isinstance(forecaster, Calibrated):
-            names = [name for of in forecaster.calibration_groups(queries) for name in of]
-            columns = {**common, "calibration_group": pa.array(names, pa.string())}
+        groups = (
+            forecaster.calibration_groups(queries) if isinstance(forecaster, Calibrated) else None
+        )
+        if groups is not None:
+            names = pa.array([name for of in groups for name in of], pa.string())
+            columns = {**common, "calibration_group": names}
         tables.append(forecast_table(forecaster, columns, quantiles))
     return pa.concat_tables(tables)
 
@@ -280,12 +283,12 @@ def backtest(config: BacktestConfig) -> dict[str, Any]:
 def _check_installed(config: BacktestConfig) -> None:
     """Says what is not installed before the work starts, not after it."""
     wanted = ["matplotlib", "jinja2"] if config.figures else []
-    wanted += ["scipy"] if "logistic-law" in config.forecasters else []
+    wanted += ["scipy"] if NEEDS_SCIPY.intersection(config.forecasters) else []
     missing = [name for name in wanted if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"this backtest needs {', '.join(missing)}: pip install 'neuneu[analysis]', or set "
-            "figures=false and leave logistic-law out of forecasters."
+            "figures=false and leave {', '.join(sorted(NEEDS_SCIPY))} out of forecasters."
         )
 
 

@@ -123,10 +123,11 @@ def make_forecasts(
     answers = check_answers(forecaster, forecaster.predict(queries), queries)
     common = identity_columns(queries, truths, PROTOCOL)
     groups = forecaster.calibration_groups(queries)
-    common["calibration_group"] = pa.array([name for names in groups for name in names])
+    if groups is not None:
+        common["calibration_group"] = pa.array([name for names in groups for name in names])
     common["y"] = pa.nulls(len(answers), pa.float64())
     doubts = {}
-    if forecaster.calibration is not None:
+    if forecaster.calibration is not None and groups is not None:
         for query, names in zip(queries, groups, strict=True):
             context = query.context
             doubts[context.key] = forecaster.calibration.doubts(

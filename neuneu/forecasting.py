@@ -15,7 +15,7 @@ from neuneu.forecaster import Query, Sees
 from neuneu.model.encoders import READS
 from neuneu.model.export import Provenance, load_model
 from neuneu.model.network import Network
-from neuneu.training_data import fingerprint
+from neuneu.training_data import share_known
 from neuneu.trajectories import FloatArray, Trajectory
 from neuneu.windows import Samples, Series, gap_positions, log_tokens, mean_losses
 
@@ -62,10 +62,8 @@ class NeuralForecaster:
 
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
         """The share of `trajectories` (of one run, say) that it was trained on, by content."""
-        marks = {mark for run in self.provenance.training_runs.values() for mark in run}
-        found = [fingerprint(trajectory) for trajectory in trajectories]
-        known = [mark in marks for mark in found if mark is not None]
-        return sum(known) / len(known) if known else 0.0
+        marks = frozenset(m for run in self.provenance.training_runs.values() for m in run)
+        return share_known(trajectories, marks)
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """Quantiles (h, Q) in [0, 1] for each query.

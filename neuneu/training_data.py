@@ -166,6 +166,12 @@ def fingerprint(trajectory: Trajectory) -> str | None:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
+def share_known(trajectories: Sequence[Trajectory], marks: frozenset[str]) -> float:
+    """The share of trajectories whose fingerprint is among `marks`; 0 where none has one."""
+    known = [m in marks for t in trajectories if (m := fingerprint(t)) is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
 def fingerprints(trajectories: Sequence[Trajectory]) -> dict[str, list[str]]:
     """`family/run` -> sorted fingerprints of its trajectories."""
     found: dict[str, set[str]] = {}

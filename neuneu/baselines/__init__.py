@@ -6,6 +6,7 @@ from typing import Final
 from neuneu.baselines.analogue import NearestAnalogue
 from neuneu.baselines.logistic import LogisticLaw, LogisticLawConfig
 from neuneu.baselines.own_past import LogTokenLine, RecentMean
+from neuneu.baselines.parametric import ParametricEnsemble
 from neuneu.baselines.power_law import PowerLaw
 from neuneu.errors import UserError
 from neuneu.forecaster import Forecaster
@@ -15,6 +16,7 @@ _MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
     "recent-mean": lambda _: RecentMean(),
     "log-token-line": lambda _: LogTokenLine(),
     "power-law": lambda _: PowerLaw(),
+    "parametric-ensemble": lambda _: ParametricEnsemble(),
     "nearest-analogue": lambda _: NearestAnalogue(),
     "logistic-law": LogisticLaw,
     "logistic-offset": lambda config: LogisticLaw(config, name="logistic-offset", offset=True),
@@ -28,6 +30,17 @@ _MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
 
 BASELINES: Final = tuple(_MAKERS)
 """Names that `make_forecaster` knows."""
+
+NEEDS_SCIPY: Final = frozenset(
+    {
+        "parametric-ensemble",
+        "logistic-law",
+        "logistic-offset",
+        "logistic-forecast",
+        "ladder-law",
+    }
+)
+"""Those that fit curves, with the extra `analysis`."""
 
 DEFAULT_BASELINES: Final = ("persistence", "power-law", "logistic-law")
 """Those that a backtest runs unless it is told others."""

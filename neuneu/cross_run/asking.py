@@ -101,7 +101,7 @@ def ask(
                 end=contexts.lengths[rows] - 1,
                 targets=padded,
                 planned=planned[rows].astype(np.float32),
-                library=library,
+                library=library if len(library) else contexts,
                 references=references[rows],
             ),
             owners=[asked[row] for row, _ in chosen],

@@ -9,8 +9,7 @@ from typing import Final
 import numpy as np
 
 from neuneu.calibration import Calibration, CalibrationSet, calibrate
-from neuneu.cross_run.curves import Codes, build_curves
-from neuneu.cross_run.references import candidates, index_references
+from neuneu.cross_run.curves import Codes
 from neuneu.forecaster import Forecaster, Query
 from neuneu.trajectories import Trajectory
 
@@ -46,18 +45,13 @@ def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> li
 
 def has_references(queries: Sequence[Query], references: Sequence[Trajectory]) -> list[bool]:
     """Whether any of the references is of a query's task, metric and shots, and another run."""
-    usable = [t for t in references if len(t.without_step_zero())]
-    asked = [i for i, query in enumerate(queries) if len(query.context.without_step_zero())]
-    result = [False] * len(queries)
-    if not usable or not asked:
-        return result
-    codes = Codes()
-    library = build_curves(usable, codes)
-    contexts = build_curves([queries[i].context for i in asked], codes)
-    found = candidates(index_references(library), contexts, np.arange(len(asked)))
-    for row, i in enumerate(asked):
-        result[i] = bool((found[row] >= 0).any())
-    return result
+    runs: dict[tuple[str, str, int], set[tuple[str, str]]] = {}
+    for t in references:
+        runs.setdefault((t.task, t.metric, t.num_fewshot), set()).add(t.run_group)
+    contexts = [query.context for query in queries]
+    return [
+        bool(runs.get((c.task, c.metric, c.num_fewshot), set()) - {c.run_group}) for c in contexts
+    ]
 
 
 class OutOfFold:

@@ -13,10 +13,9 @@ from neuneu.config import build_config, config_to_dict
 from neuneu.cross_run.network import CrossRunConfig, CrossRunNetwork
 from neuneu.errors import DataError
 from neuneu.files import atomic_path, write_text_atomic
-from neuneu.model.export import CONFIG, WEIGHTS, versions
+from neuneu.model.export import CONFIG, FORMAT_VERSION, WEIGHTS, read_record, versions
 
 KIND: Final = "cross-run"
-FORMAT_VERSION: Final = "1"
 
 
 def save_networks(
@@ -60,18 +59,13 @@ def load_networks(folder: Path) -> Saved:
     """The networks of a folder, and its record.
 
     Raises:
-        DataError: no such files, of another kind or version, or files that do not fit.
+        UserError: no such files, of another kind or version, or files that do not fit.
     """
-    path = folder / CONFIG
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        found = (record.get("kind"), record.get("format_version"))
-    except (OSError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: not readable as a forecaster's record ({error}).") from error
-    if found != (KIND, FORMAT_VERSION):
+    record = read_record(folder)
+    if record.get("kind") != KIND:
         raise DataError(
-            f"{path}: expected kind {KIND!r} of format {FORMAT_VERSION}, found {found}; "
-            "train again, or use the neuneu that wrote it."
+            f"{folder / CONFIG}: expected kind {KIND!r}, found {record.get('kind')!r}; give a "
+            "folder that `neuneu pretrain` wrote."
         )
     try:
         tensors = safetensors.torch.load_file(folder / WEIGHTS)

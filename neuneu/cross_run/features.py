@@ -39,23 +39,20 @@ class Features:
     """Network inputs, float32.
 
     `own` (B, F), `targets` (B, H, F), `references` (B, R, F), `pairs` (B, H, R, F);
-    `target_mask` (B, H) and `reference_mask` (B, R). `own_candidates` (B, H, C),
+    `reference_mask` (B, R) is false where there is no reference. `own_candidates` (B, H, C),
     `pair_candidates` (B, H, R, C) and `size_candidates` (B, H, C) are forecasts in accuracy that
-    follow from one comparison each; `level` (B,) is the present accuracy. `noise` (B,) is the
-    sd of one observed value.
+    follow from one comparison each; `level` (B,) is the present accuracy.
     """
 
     own: Float32Array
     targets: Float32Array
     references: Float32Array
     pairs: Float32Array
-    target_mask: npt.NDArray[np.bool_]
     reference_mask: npt.NDArray[np.bool_]
     own_candidates: Float32Array
     pair_candidates: Float32Array
     size_candidates: Float32Array
     level: Float32Array
-    noise: Float32Array
 
 
 def make_features(questions: Questions) -> Features:
@@ -70,13 +67,11 @@ def make_features(questions: Questions) -> Features:
         targets=np.concatenate([targets, size_features], axis=-1),
         references=compared.references,
         pairs=compared.pairs,
-        target_mask=np.isfinite(questions.targets),
         reference_mask=questions.references != NONE,
         own_candidates=own_candidates,
         pair_candidates=compared.candidates,
         size_candidates=size,
         level=own.level,
-        noise=own.noise,
     )
 
 
@@ -89,7 +84,6 @@ class _Own:
     has_BL: npt.NDArray[np.bool_]
     slopes_BW: Float32Array
     loss: Float32Array
-    noise: Float32Array
 
 
 def _own(questions: Questions, past: Observed) -> _Own:
@@ -149,7 +143,6 @@ def _own(questions: Questions, past: Observed) -> _Own:
         has_BL=has_BL,
         slopes_BW=slopes_BW.astype(np.float32),
         loss=loss.astype(np.float32),
-        noise=noise.astype(np.float32),
     )
 
 
@@ -192,8 +185,6 @@ class _Compared:
 def _compare(questions: Questions, own: _Own) -> _Compared:
     asked, library = questions.asked, questions.library
     rows, mask = questions.rows, questions.references != NONE
-    if len(library) == 0:
-        return _nothing(questions)
     ref = np.where(mask, questions.references, 0)
     now, level = own.now[:, None], own.level[:, None]
     size = library.log_params[ref] - asked.log_params[rows][:, None]
@@ -286,9 +277,6 @@ def _size_trend(
     keeps lines through few or equal sizes flat. Returns ((B, H, 2) candidates, features).
     """
     level = own.level[:, None]
-    if not len(questions.library):
-        flat = np.broadcast_to(level[..., None], (*questions.targets.shape, SIZE_CANDIDATES))
-        return flat.astype(np.float32), np.zeros((*questions.targets.shape, 5), np.float32)
     ref = np.where(questions.references == NONE, 0, questions.references)
     size = questions.library.log_params[ref] - _log_params(questions)[:, None]
     change, change_weight = _line_at_zero(size, compared.change_BHR, compared.nearness_BR)
@@ -322,20 +310,6 @@ def _line_at_zero(
     product = (weight * centred * (value - mean_value[..., None])).sum(axis=-1) / safe
     slope = product / (square + ridge)
     return mean_value - slope * mean_size, total
-
-
-def _nothing(questions: Questions) -> _Compared:
-    B, H = questions.targets.shape
-    n_pairs = 3 * len(ALIGNMENTS) + 2 * (len(ALIGNMENTS) - 1) + 1
-    R = questions.references.shape[1]
-    return _Compared(
-        references=np.zeros((B, R, 12 + 2 * len(LAGS)), np.float32),
-        pairs=np.zeros((B, H, R, n_pairs), np.float32),
-        candidates=np.zeros((B, H, R, PAIR_CANDIDATES), np.float32),
-        change_BHR=np.full((B, H, R), np.nan, np.float32),
-        absolute_BHR=np.full((B, H, R), np.nan, np.float32),
-        nearness_BR=np.zeros((B, R), np.float32),
-    )
 
 
 def _local_mean(x: npt.NDArray, values: npt.NDArray, mask: npt.NDArray, lag: float) -> npt.NDArray:

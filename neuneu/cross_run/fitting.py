@@ -1,6 +1,7 @@
 """Training of the cross-run network in one process, on arrays, seeded."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import numpy as np
@@ -48,8 +49,6 @@ def task_places(curves: Curves, config: CrossRunConfig) -> torch.Tensor:
 
 def with_tasks(config: CrossRunConfig, trajectories: Sequence[Trajectory]) -> CrossRunConfig:
     """The config with every base task of the trajectories."""
-    from dataclasses import replace
-
     return replace(config, tasks=tuple(sorted({t.base_task for t in trajectories})))
 
 
@@ -99,7 +98,7 @@ def fit(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         optimizer.step()
-        if step >= config.average_from * config.steps:
+        if step >= min(config.average_from * config.steps, config.steps - 1):
             average.update_parameters(network)
         if tick is not None:
             tick(step, loss.item())

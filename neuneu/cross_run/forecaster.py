@@ -18,7 +18,7 @@ from neuneu.cross_run.network import CrossRunNetwork, to_tensors
 from neuneu.cross_run.references import index_references
 from neuneu.errors import DataError
 from neuneu.forecaster import Query, Sees
-from neuneu.training_data import fingerprint
+from neuneu.training_data import share_known
 from neuneu.trajectories import FloatArray, Trajectory
 
 MAX_REFERENCES: Final = 16
@@ -50,7 +50,7 @@ class CrossRunForecaster:
             training_runs: `family/run` -> fingerprints of the trajectories learnt from.
         """
         self.calibration = calibration
-        self._marks = {mark for marks in (training_runs or {}).values() for mark in marks}
+        self._marks = frozenset(m for marks in (training_runs or {}).values() for m in marks)
         self._networks = list(networks)
         self.sees: Sees = sees
         self.name = name
@@ -83,8 +83,7 @@ class CrossRunForecaster:
 
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
         """The share of `trajectories` (of one run, say) that it was trained on, by content."""
-        found = [mark for t in trajectories if (mark := fingerprint(t)) is not None]
-        return sum(mark in self._marks for mark in found) / len(found) if found else 0.0
+        return share_known(trajectories, self._marks)
 
     def fit(self, references: Sequence[Trajectory]) -> None:
         """Remembers finished runs to compare with; the networks stay as they are."""
@@ -123,18 +122,20 @@ class CrossRunForecaster:
                     f"forecaster {self.name!r} gave NaN; look for NaN in the context's accuracies."
                 )
             asked.put(answers, np.clip(total, 0.0, 1.0))
-        return answers if self.calibration is None else self._calibrated(queries, answers)
+        return self._calibrated(queries, answers)
 
-    def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]]:
-        """The calibration group of every target of every query."""
-        compared = [False] * len(queries)
-        if self.sees == "reference":
-            compared = has_references(queries, self._references)
-        return group_names(queries, compared)
+    def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
+        """The group that adjusts every target of every query; None without a calibration."""
+        if self.calibration is None:
+            return None
+        known = self._references if self.sees == "reference" else ()
+        names = group_names(queries, has_references(queries, known))
+        return [[self.calibration.group(name) for name in of] for of in names]
 
     def _calibrated(self, queries: Sequence[Query], answers: list[FloatArray]) -> list[FloatArray]:
-        assert self.calibration is not None, "asked only where there is one"
         groups = self.calibration_groups(queries)
+        if self.calibration is None or groups is None:
+            return answers
         counts = [len(answer) for answer in answers]
         flat = np.concatenate([np.zeros((0, len(self.levels))), *answers])
         known = ~np.isnan(flat).any(axis=1)

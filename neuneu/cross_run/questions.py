@@ -23,7 +23,7 @@ class Questions:
     `rows` (B,) of `asked`; `end` (B,) index of the last observed checkpoint of each;
     `targets` (B, H) ln tokens, NaN where there are fewer; `planned` (B,) ln of the tokens the run
     is planned for, NaN where unknown; `references` (B, R) rows of `library`, -1 where there are
-    fewer.
+    fewer; where there are none at all the library may be any table that is not empty.
     """
 
     asked: Curves

@@ -31,8 +31,7 @@ def test_line_stays_within_bounds_and_one_point_is_carried_on() -> None:
 
 @pytest.mark.parametrize("name", ["recent-mean", "log-token-line", "parametric-ensemble"])
 def test_empty_context_is_unanswered(name: str) -> None:
-    forecaster = ParametricEnsemble() if name == "parametric-ensemble" else make_forecaster(name)
-    (answer,) = forecaster.predict([ask(trajectory([0.1, 0.2]), 0)])
+    (answer,) = make_forecaster(name).predict([ask(trajectory([0.1, 0.2]), 0)])
     assert np.isnan(answer).all()
 
 

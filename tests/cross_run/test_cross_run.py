@@ -189,6 +189,14 @@ def test_training_is_reproducible() -> None:
         assert torch.equal(value, second[name]), name
 
 
+def test_one_step_of_training_changes_the_network() -> None:
+    first, second = (
+        fit(ladder(), FitConfig(network=SMALL, steps=1, batch_size=16, learning_rate=rate))
+        for rate in (1e-9, 1e-2)
+    )
+    assert not torch.allclose(first.head.linear.weight, second.head.linear.weight)
+
+
 def test_nothing_to_learn_from_is_refused() -> None:
     with pytest.raises(DataError, match="at least two checkpoints"):
         fit([trajectory([0.3])], FitConfig())

@@ -10,6 +10,7 @@ import pytest
 from curves import ask
 from test_cross_run import SMALL, ladder
 
+from neuneu.cross_run.calibrating import group_names, has_references
 from neuneu.cross_run.fitting import FitConfig
 from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.pretraining import PretrainConfig, pretrain
@@ -80,10 +81,13 @@ def test_bands_are_calibrated_by_group(folder: Path) -> None:
     with_, without = (f.predict([query])[0] for f in (calibrated, raw))
     np.testing.assert_array_equal(with_[:, 3], without[:, 3])
     assert (with_ != without).any()
-    names = calibrated.calibration_groups([query])[0]
-    assert names[0] == "alone, signal, near"
-    calibrated.fit(ladder(3)[4:])
-    assert calibrated.calibration_groups([query])[0][0] == "compared, signal, near"
+    assert raw.calibration_groups([query]) is None
+    # Five runs are too few for groups of their own.
+    assert calibrated.calibration_groups([query]) == [["all"] * 15]
+    assert "alone, signal, near" in calibrated.calibration.groups
+    for references, seen in (([], "alone"), (ladder(3)[:4], "alone"), (ladder(3)[4:], "compared")):
+        compared = has_references([query], references)
+        assert group_names([query], compared)[0][0] == f"{seen}, signal, near"
 
 
 def test_damaged_folders_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -112,7 +116,7 @@ def test_forecast_of_an_unfinished_run(folder: Path, tmp_path: Path) -> None:
     assert [row["run"] for row in result["forecasts"]] == ["r3"] * 4
     for row in result["forecasts"]:
         assert row["q0.1"] <= row["q0.5"] <= row["q0.9"]
-        assert row["calibration_group"].startswith("compared")
+        assert row["calibration_group"] == "all"
         assert "calibrated on 5 runs" in row["doubts"][0]
     written = pq.read_table(tmp_path / "out/forecasts.parquet")
     assert written.num_rows == 28
@@ -154,7 +158,7 @@ def test_backtest_of_a_table_by_command_line(
     assert len(summary["forecasters"]["neuneu"]["trained_on"]) == 5
     forecasts = pq.read_table(tmp_path / "out/forecasts.parquet")
     groups = set(forecasts.column("calibration_group").to_pylist())
-    assert {"compared, signal, near", None} <= groups
+    assert groups == {"all", None}
 
 
 def test_forecast_by_command_line(folder: Path, tmp_path: Path) -> None:
