@@ -33,6 +33,7 @@ from neuneu.forecast_table import check_answers, forecast_table, identity_column
 from neuneu.forecaster import Forecaster, Query
 from neuneu.forecasters import load_forecaster
 from neuneu.progress import stage
+from neuneu.ranking import value_noise
 from neuneu.splits import MIN_CHECKPOINTS, PROTOCOLS, SplitRule
 from neuneu.trajectories import TokenLossTable, Trajectory, hold_out
 
@@ -248,6 +249,7 @@ def backtest(config: BacktestConfig) -> dict[str, Any]:
             if isinstance(forecaster, RemembersTraining)
         },
         tasks={t.task: (t.base_task, t.group) for t in observed.trajectories},
+        noise={t.key: value_noise(t) for t in targets},
     )
     with stage("scoring", total=1) as bar:
         bootstrap = RunBootstrap(samples=config.bootstrap_samples, seed=config.seed)

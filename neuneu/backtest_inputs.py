@@ -1,6 +1,7 @@
 """What a backtest reads: a store or tables, and which runs are held out together."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -120,8 +121,36 @@ def merge_token_losses(
     )
 
 
+def deal_by_size(
+    trajectories: Sequence[Trajectory], n_folds: int, seed: int
+) -> tuple[tuple[RunGroup, ...], ...]:
+    """Folds that hold out all runs of a size together, as the next size up will be new.
+
+    The sizes of each family (parameters to two digits), in order, are dealt round-robin. Where a
+    family has fewer sizes than there are folds, its runs are dealt as by `deal_folds`.
+
+    Raises:
+        UserError: fewer run groups than folds.
+    """
+    folds: list[list[RunGroup]] = [[] for _ in range(n_folds)]
+    rest: list[Trajectory] = []
+    for family in sorted({t.family for t in trajectories}):
+        members = [t for t in trajectories if t.family == family]
+        size = {t.run_group: float(f"{t.params:.1e}") for t in members}
+        sizes = sorted(set(size.values()))
+        if len(sizes) < n_folds:
+            rest += members
+            continue
+        for group, params in sorted(size.items()):
+            folds[sizes.index(params) % n_folds].append(group)
+    if rest:
+        for fold, groups in zip(folds, deal_folds(rest, n_folds, seed), strict=True):
+            fold.extend(groups)
+    return tuple(tuple(sorted(fold)) for fold in folds)
+
+
 def deal_folds(
-    trajectories: list[Trajectory], n_folds: int, seed: int
+    trajectories: Sequence[Trajectory], n_folds: int, seed: int
 ) -> tuple[tuple[RunGroup, ...], ...]:
     """Deals run groups round-robin from a seeded shuffle of each family.
 

@@ -17,6 +17,7 @@ from neuneu.counts import format_count
 from neuneu.evaluation_table import EvaluationTable
 from neuneu.quantiles import MEDIAN
 from neuneu.ranking import comparable_pairs, finals, pair_scores
+from neuneu.schemas import TRAJECTORY_KEY
 from neuneu.trajectories import FloatArray, IntArray
 
 RunGroup = tuple[str, str]
@@ -47,12 +48,14 @@ class RunBooks:
     `folds`: run groups held out together, which a forecaster could not compare with each other
     as references; runs of different folds are never ranked against each other. Empty: one fold.
     `trained_on`: forecaster -> run groups of the targets that it had been trained on.
-    `tasks`: task -> (base task, task group).
+    `tasks`: task -> (base task, task group). `noise`: (suite, run, num_fewshot, task, metric) ->
+    standard deviation of one accuracy, which decides what differences a ranking counts.
     """
 
     folds: tuple[tuple[RunGroup, ...], ...] = ()
     trained_on: Mapping[str, frozenset[RunGroup]] = field(default_factory=dict)
     tasks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    noise: Mapping[tuple[object, ...], float] = field(default_factory=dict)
 
 
 def summarise_evaluation(
@@ -102,7 +105,11 @@ class _Scorer:
         self._items = {name: self._score_items(name) for name in table.quantiles}
         everything = np.ones(len(table.y), dtype=bool)
         self._means = {name: self._reduce(name, everything) for name in table.quantiles}
-        self._truth = finals(table.y, table.starts, table.stops)
+        noise = [
+            books.noise.get(tuple(row[key] for key in TRAJECTORY_KEY), np.nan)
+            for row in table.trajectories
+        ]
+        self._truth = finals(table.y, table.starts, table.stops, np.array(noise))
         self._pairs = comparable_pairs(self._truth, self._rank_cell(), self._group)
 
     def forecaster(self, name: str) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Ranking accuracy: does a forecast order two runs on a task as their finals do?
 
-A run's final is the mean of its last three checkpoints, its noise their standard deviation. A
-pair counts when both runs have the same suite, task, metric and shots, and their finals differ
-by more than twice their joint noise (root of the sum of squares): a difference that a reader
-would call real. Shapes: N items, T trajectories, P pairs.
+A run's final is the mean of its last three checkpoints. Its noise is that of one checkpoint: the
+standard error of the task's items, else the scatter of the curve, else the standard deviation of
+the last three. A pair counts when both runs have the same suite, task, metric and shots, and
+their finals differ by more than twice their joint noise (root of the sum of squares): a
+difference that a reader would call real. Shapes: N items, T trajectories, P pairs.
 """
 
 import itertools
@@ -12,10 +13,11 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.trajectories import FloatArray, IntArray
+from neuneu.trajectories import FloatArray, IntArray, Trajectory
 
 FINAL_CHECKPOINTS: Final = 3
 NOISE_MULTIPLE: Final = 2.0
+MIN_SCATTER: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,14 +28,45 @@ class Finals:
     noise: FloatArray
 
 
-def finals(y: FloatArray, starts: IntArray, stops: IntArray) -> Finals:
-    """Finals of trajectories that are the slices starts[i]:stops[i] of y (N,), in token order."""
+def value_noise(trajectory: Trajectory) -> float:
+    """Standard deviation of one of its accuracies; NaN where neither is known.
+
+    The mean known standard error of the last three checkpoints, else the root mean square of
+    pseudo-residuals: how far a point lies from the line between its neighbours (Gasser, Sroka and
+    Jennen-Steinmetz 1986, Biometrika 73:625), for at least ten points.
+    """
+    stderr = trajectory.stderrs[-FINAL_CHECKPOINTS:]
+    if (known := stderr[np.isfinite(stderr) & (stderr > 0)]).size:
+        return float(known.mean())
+    trained = trajectory.without_step_zero()
+    if len(trained) < MIN_SCATTER:
+        return float("nan")
+    x, y = np.log(trained.tokens), trained.values
+    right = (x[1:-1] - x[:-2]) / (x[2:] - x[:-2])
+    residual = y[1:-1] - (1.0 - right) * y[:-2] - right * y[2:]
+    scale = 1.0 + right**2 + (1.0 - right) ** 2
+    return float(np.sqrt((residual**2 / scale).mean()))
+
+
+def finals(
+    y: FloatArray, starts: IntArray, stops: IntArray, known_noise: FloatArray | None = None
+) -> Finals:
+    """Finals of trajectories that are the slices starts[i]:stops[i] of y (N,), in token order.
+
+    Args:
+        y: accuracies.
+        starts: (T,).
+        stops: (T,).
+        known_noise: (T,) of one checkpoint, NaN where unknown; see `value_noise`.
+    """
     final = np.full(len(starts), np.nan)
     noise = np.full(len(starts), np.nan)
     long_enough = stops - starts >= FINAL_CHECKPOINTS
     last = stops[long_enough, None] - np.arange(FINAL_CHECKPOINTS, 0, -1)
     final[long_enough] = y[last].mean(axis=1)
     noise[long_enough] = y[last].std(axis=1, ddof=1)
+    if known_noise is not None:
+        noise = np.where(np.isfinite(known_noise) & long_enough, known_noise, noise)
     return Finals(final=final, noise=noise)
 
 

@@ -1,5 +1,7 @@
 """Scores of forecasts against numbers worked by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +16,8 @@ from neuneu.metrics import (
     shared_levels,
     weighted_interval_score,
 )
-from neuneu.ranking import comparable_pairs, finals, pair_scores
+from neuneu.ranking import comparable_pairs, finals, pair_scores, value_noise
+from tests.forecasts import trajectory
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
@@ -139,6 +142,20 @@ def test_ranking_finals_are_the_mean_and_spread_of_the_last_three() -> None:
     truth = finals(y, np.array([0, 4]), np.array([4, 6]))
     np.testing.assert_allclose(truth.final, [0.2, np.nan])
     np.testing.assert_allclose(truth.noise, [0.1, np.nan])
+
+
+def test_ranking_noise_is_the_standard_error_else_the_scatter_around_neighbours() -> None:
+    generator = np.random.default_rng(0)
+    tokens = 1e9 * np.arange(1.0, 4001.0)
+    line = 0.2 + 0.1 * np.log(tokens / 1e9) / 9.0
+    noisy = trajectory(line + 0.01 * generator.standard_normal(4000), tokens=tokens)
+    assert value_noise(noisy) == pytest.approx(0.01, rel=0.05)
+    assert value_noise(trajectory(line, tokens=tokens)) < 1e-6
+    assert np.isnan(value_noise(noisy.slice(0, 9)))
+    known = replace(noisy, stderrs=np.where(np.arange(4000) < 3999, np.nan, 0.03))
+    assert value_noise(known) == pytest.approx(0.03)
+    truth = finals(np.array([0.1, 0.2, 0.3]), np.array([0]), np.array([3]), np.array([0.5]))
+    np.testing.assert_allclose(truth.noise, [0.5])
 
 
 def test_ranking_only_real_differences_of_other_runs_count() -> None:

@@ -43,7 +43,7 @@ class Attention(nn.Module):
         self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.out = nn.Linear(width, width)
         self.feed = nn.Sequential(
@@ -57,14 +57,19 @@ class Attention(nn.Module):
     def forward(self, target_BHD: Tensor, pair_BHRD: Tensor, mask_BR: Tensor) -> Tensor:
         """Targets (B, H, D) that know more."""
         B, H, R, D = pair_BHRD.shape
-        head = D // self.heads
-        query = self.query(self.norm(target_BHD)).view(B, H, 1, self.heads, head)
-        key = self.key(pair_BHRD).view(B, H, R, self.heads, head)
-        value = self.value(pair_BHRD).view(B, H, R, self.heads, head)
-        scores_BHRN = (query * key).sum(-1) * head**-0.5
-        scores_BHRN = scores_BHRN.masked_fill(~mask_BR[:, None, :, None], -1e4)
-        weights = scores_BHRN.softmax(dim=2) * mask_BR[:, None, :, None]
-        read = (weights.unsqueeze(-1) * value).sum(dim=2).reshape(B, H, D)
+        N, head = self.heads, D // self.heads
+        query = self.query(self.norm(target_BHD)).view(B * H, N, head)
+        pairs = pair_BHRD.view(B * H, R, D)
+        # q (W p + b) = (q W) p + q b, and what q b adds is the same for every reference. So keys
+        # are not made for each pair, and values only of what a head has read: H of them, not H R.
+        keys = torch.einsum("tnh,nhd->tdn", query, self.key.weight.view(N, head, D))
+        scores = (pairs @ keys).view(B, H, R, N) * head**-0.5
+        scores = scores.masked_fill(~mask_BR[:, None, :, None], -1e4)
+        weights = scores.softmax(dim=2) * mask_BR[:, None, :, None]
+        read = weights.view(B * H, R, N).transpose(1, 2) @ pairs
+        value = torch.einsum("tnd,nhd->tnh", read, self.value.weight.view(N, head, D))
+        bias = self.value.bias.view(N, head) * mask_BR.any(1).repeat_interleave(H)[:, None, None]
+        read = (value + bias).reshape(B, H, D)
         target_BHD = target_BHD + self.out(read)
         return target_BHD + self.feed(target_BHD)
 

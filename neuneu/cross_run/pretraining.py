@@ -6,23 +6,23 @@ learn from all runs.
 """
 
 from collections.abc import Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from neuneu.backtest import make_queries
-from neuneu.backtest_inputs import deal_folds, read_observations
+from neuneu.backtest_inputs import RunGroup, deal_by_size, read_observations
 from neuneu.calibration import Calibration
 from neuneu.config import config_dataclass, config_hash, config_to_dict
 from neuneu.cross_run.calibrating import OutOfFold, has_references
 from neuneu.cross_run.card import write_card
 from neuneu.cross_run.export import save_networks
-from neuneu.cross_run.fitting import FitConfig, fit
+from neuneu.cross_run.fitting import FitConfig
 from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.network import CrossRunNetwork
-from neuneu.progress import stage
+from neuneu.cross_run.parallel import Training, fit_all
 from neuneu.splits import Anchored
 from neuneu.training_data import fingerprints
 from neuneu.trajectories import Trajectory
@@ -48,6 +48,19 @@ class PretrainConfig:
     folds: Annotated[int, Field(ge=2)] = 4
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pretrained:
+    """Networks that learnt from all runs, their calibration, and what was forecast for it.
+
+    `folds` are the run groups of each fold, `fold_networks` those that did not learn from them.
+    """
+
+    networks: list[CrossRunNetwork]
+    calibration: Calibration
+    folds: tuple[tuple[RunGroup, ...], ...]
+    fold_networks: list[CrossRunNetwork]
+
+
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """Trains, calibrates and writes a forecaster.
 
@@ -59,16 +72,14 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """
     observed = read_observations(config.accuracies, config.losses, config.tasks)
     trajectories = observed.trajectories
-    calibration = calibrate_out_of_fold(trajectories, config)
-    networks = [
-        _train(trajectories, replace(config.fit, seed=config.fit.seed + index), f"network {index}")
-        for index in range(config.networks)
-    ]
+    trained = train_calibrated(
+        trajectories, config.fit, networks=config.networks, folds=config.folds
+    )
     runs = fingerprints(trajectories)
     save_networks(
         config.output,
-        networks,
-        calibration=calibration.to_json(),
+        trained.networks,
+        calibration=trained.calibration.to_json(),
         provenance={
             "identity": config_hash(config.fit),
             "data_digest": observed.digest,
@@ -80,17 +91,52 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     return {"output": config.output, "runs": len(runs), "trajectories": len(trajectories)}
 
 
-def calibrate_out_of_fold(
-    trajectories: Sequence[Trajectory], config: PretrainConfig
+def train_calibrated(
+    trajectories: Sequence[Trajectory], config: FitConfig, *, networks: int, folds: int
+) -> Pretrained:
+    """Networks with seeds from that of `config` on, and a calibration out of fold.
+
+    Args:
+        trajectories: of all runs that may be learnt from.
+        config: of every training.
+        networks: how many learn from everything.
+        folds: of runs, dealt by size; each is forecast by a network that learnt from the others.
+
+    Raises:
+        UserError: fewer runs than folds.
+    """
+    dealt = deal_by_size(trajectories, folds, config.seed)
+    places = range(len(trajectories))
+    trainings = [
+        Training(
+            learn=tuple(p for p in places if trajectories[p].run_group not in set(fold)),
+            config=config,
+        )
+        for fold in dealt
+    ] + [
+        Training(learn=tuple(places), config=replace(config, seed=config.seed + index))
+        for index in range(networks)
+    ]
+    trained = fit_all(trajectories, trainings)
+    fold_networks, kept = trained[: len(dealt)], trained[len(dealt) :]
+    return Pretrained(
+        networks=kept,
+        calibration=calibrate_folds(trajectories, dealt, fold_networks),
+        folds=dealt,
+        fold_networks=fold_networks,
+    )
+
+
+def calibrate_folds(
+    trajectories: Sequence[Trajectory],
+    folds: Sequence[Sequence[RunGroup]],
+    networks: Sequence[CrossRunNetwork],
 ) -> Calibration:
-    """Calibration from forecasts of every run by a network that did not learn from it."""
-    collected = None
-    folds = deal_folds(list(trajectories), config.folds, config.fit.seed)
-    for number, fold in enumerate(folds):
+    """Calibration from forecasts of every fold by the network that did not learn from it."""
+    collected = OutOfFold(networks[0].config.levels)
+    for fold, network in zip(folds, networks, strict=True):
         held = set(fold)
         others = [t for t in trajectories if t.run_group not in held]
-        network = _train(others, config.fit, f"fold {number + 1} of {config.folds}")
-        collected = collected or OutOfFold(network.config.levels)
         targets = [t for t in trajectories if t.run_group in held]
         for share in CALIBRATION_CONTEXTS:
             queries, truths = make_queries(targets, Anchored(fraction=share), None)
@@ -100,10 +146,4 @@ def calibrate_out_of_fold(
                 forecaster.fit(others)
                 shown = compared if sees == "reference" else [False] * len(queries)
                 collected.add(forecaster, queries, truths, shown)
-    assert collected is not None, "there are at least two folds"
     return collected.calibrate()
-
-
-def _train(trajectories: Sequence[Trajectory], config: FitConfig, what: str) -> CrossRunNetwork:
-    with stage(f"train {what}", config.steps) as bar:
-        return fit(trajectories, config, tick=lambda *_: bar.advance())

@@ -1,18 +1,22 @@
 """From tables to a shipped folder and back: seen runs are known, damaged folders are refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from curves import ask
 from test_cross_run import SMALL, ladder
 
+from neuneu.backtest_inputs import deal_by_size
 from neuneu.cross_run.calibrating import group_names, has_references
-from neuneu.cross_run.fitting import FitConfig
+from neuneu.cross_run.fitting import FitConfig, fit
 from neuneu.cross_run.forecaster import CrossRunForecaster
+from neuneu.cross_run.parallel import Training, fit_all
 from neuneu.cross_run.pretraining import PretrainConfig, pretrain
 from neuneu.cross_run.sampling import SamplingConfig
 from neuneu.errors import DataError, UserError
@@ -54,6 +58,50 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert result["runs"] == 5
     assert result["trajectories"] == 20
     return root / "model"
+
+
+def test_folds_hold_out_sizes_together() -> None:
+    runs = [
+        replace(t, run=f"{size}-{mix}", params=params)
+        for size, params in (("70m", 7.01e7), ("160m", 1.6e8), ("410m", 4.1e8), ("1b", 1e9))
+        for mix in ("plain", "deduped")
+        for t in ladder(1)
+    ]
+    few = [replace(t, family="other", run=f"x-{mix}") for mix in range(3) for t in ladder(1)]
+    family = runs[0].family
+    folds = deal_by_size(runs + few, 3, seed=0)
+    names = [sorted(run for owner, run in fold if owner == family) for fold in folds]
+    assert names == [
+        ["1b-deduped", "1b-plain", "70m-deduped", "70m-plain"],
+        ["160m-deduped", "160m-plain"],
+        ["410m-deduped", "410m-plain"],
+    ]
+    assert [sum(owner == "other" for owner, _ in fold) for fold in folds] == [1, 1, 1]
+    assert deal_by_size(runs + few, 3, seed=0) == folds
+
+
+def test_trainings_side_by_side_equal_trainings_in_turn() -> None:
+    runs = ladder(4)
+    config = FitConfig(network=SMALL, steps=5, batch_size=8)
+    trainings = [
+        Training(learn=tuple(range(len(runs))), config=config),
+        Training(learn=tuple(range(8)), config=replace(config, seed=3)),
+    ]
+    together = fit_all(runs, trainings, workers=2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = [fit(runs, config), fit(runs[:8], replace(config, seed=3))]
+    torch.set_num_threads(threads)
+    for left, right in zip(together, alone, strict=True):
+        assert left.config == right.config
+        for name, value in left.state_dict().items():
+            torch.testing.assert_close(value, right.state_dict()[name], rtol=0, atol=0)
+
+
+def test_a_failed_training_ends_all() -> None:
+    training = Training(learn=(), config=FitConfig(network=SMALL, steps=5))
+    with pytest.raises(DataError, match="at least two checkpoints"):
+        fit_all(ladder(1), [training, training], workers=2)
 
 
 def test_loaded_forecaster_answers_and_knows_what_it_saw(folder: Path) -> None:
