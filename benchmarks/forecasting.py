@@ -1,11 +1,12 @@
-"""Forecasts of the public trajectories by every forecaster, on splits by run; tables and figures.
+"""Forecasts of the public trajectories by every forecaster, on splits by run.
 
     .venv/bin/python benchmarks/forecasting.py ../shared/trajectories --splits dev
-    .venv/bin/python benchmarks/forecasting.py ../shared/trajectories --splits standard,...
+    .venv/bin/python benchmarks/forecasting.py ../shared/trajectories --splits standard,sizes,...
 
-Networks are trained for each split on what it may learn from, and kept in `--work`, so that an
-interrupted run goes on. Everything was chosen on `dev`; the other splits are read for the report.
-The page docs/results/forecasting.md is written from the JSON by `--page`.
+Networks are trained for each split on what it may learn from and kept in `--work`; a split that
+is in the record is not run again, so an interrupted run goes on. Everything was chosen on `dev`,
+which comes first because bands of point forecasters are measured there; the other splits are
+read for the report. benchmarks/forecasting_page.py writes the page from the record.
 """
 
 import argparse
@@ -14,145 +15,176 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 import torch
+from forecasting_entrants import banded, baselines, boosted, lc_pfn, ours, paper
+from forecasting_scores import against, rankings, strata, terciles
 
-from neuneu.aggregation import RunBootstrap
 from neuneu.backtest import run_backtest, summarise
 from neuneu.backtest_inputs import read_observations
-from neuneu.baselines import BASELINES, make_forecaster
-from neuneu.baselines.boosted import BoostedQuantiles
-from neuneu.config import config_hash, config_to_dict
-from neuneu.cross_run.export import load_networks, save_networks
-from neuneu.cross_run.fitting import FitConfig, fit
+from neuneu.baselines import make_forecaster
+from neuneu.config import config_to_dict
+from neuneu.cross_run.fitting import FitConfig
 from neuneu.cross_run.forecaster import CrossRunForecaster
+from neuneu.cross_run.pretraining import train_calibrated
 from neuneu.evaluation_summary import RunBooks
 from neuneu.evaluation_table import read_evaluation
 from neuneu.files import write_text_atomic
 from neuneu.forecaster import Forecaster
-from neuneu.progress import Bar, stage
+from neuneu.progress import stage
 from neuneu.run_splits import SPLITS, Parts
-from neuneu.splits import PROTOCOLS, SplitRule
+from neuneu.splits import Anchored, ByCompute, SplitRule
 from neuneu.trajectories import Trajectory
 
-PROTOCOL_NAMES: Final = ("anchored-0.2", "anchored-0.05", "anchored-0.1", "anchored-0.4",
-                         "by-compute-0.2")  # fmt: skip
-EARLY: Final = 0.01
+MAIN: Final = Anchored()
+OTHER: Final[tuple[SplitRule, ...]] = (
+    Anchored(fraction=0.05), Anchored(fraction=0.1), Anchored(fraction=0.4), ByCompute(),
+)  # fmt: skip
+ORIGINS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+WHOLE: Final = ("dev", "standard")
+"""Splits with every forecaster and protocol; the others have the main protocol, no trees and
+no published design."""
+
+ROLLING: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 OURS: Final = ("neuneu", "neuneu-own")
+SIZES: Final = "sizes"
+SIZE_FOLDS: Final = 4
 
 
-def networks(split: str, learn: Sequence[Trajectory], seeds: int, work: Path, steps: int) -> Any:
-    """Networks of this split, trained unless the work folder has them."""
-    trained = []
-    for seed in range(seeds):
-        config = FitConfig(seed=seed, steps=steps)
-        folder = work / f"{split}-{config_hash(config)}"
-        if not (folder / "config.json").exists():
-            with stage(f"train {split}, seed {seed}", steps) as bar:
-                network = fit(learn, config, tick=partial(_advance, bar))
-            save_networks(folder, [network], training=config_to_dict(config))
-        trained += load_networks(folder).networks
-    return trained
+class Benchmark:
+    """The data, the settings and the record so far."""
 
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        data: Path = arguments.data
+        observed = read_observations(
+            data / "accuracies.parquet", data / "losses.parquet", data / "tasks.csv"
+        )
+        self.trajectories = observed.trajectories
+        self.arguments = arguments
+        self.config = FitConfig() if arguments.steps is None else FitConfig(steps=arguments.steps)
+        self.books = RunBooks(tasks={t.task: (t.base_task, t.group) for t in self.trajectories})
+        self.record: dict[str, Any] = {
+            "data_digest": observed.digest, "cpus": os.cpu_count(),
+            "python": platform.python_version(), "torch": torch.__version__,
+            "config": config_to_dict(self.config), "networks": arguments.networks,
+            "folds": arguments.folds, "residuals": None, "splits": {},
+        }  # fmt: skip
+        if arguments.output.exists():
+            before = json.loads(arguments.output.read_text(encoding="utf-8"))
+            same = ("data_digest", "config", "networks", "folds")
+            if all(before.get(key) == self.record[key] for key in same):
+                self.record["splits"] = before["splits"]
+                self.record["residuals"] = before["residuals"]
 
-def _advance(bar: Bar, *_: object) -> None:
-    bar.advance()
+    def entrants(self, split: str, parts: Parts) -> list[Forecaster]:
+        """Every forecaster of a split, ours last."""
+        work = self.arguments.work
+        found = [*baselines(), lc_pfn(work)]
+        if split in WHOLE:
+            found += [*boosted(parts.learn), *paper(split, parts.learn, work)]
+        found, residuals = banded(found, parts, self.record["residuals"])
+        self.record["residuals"] = residuals | (self.record["residuals"] or {})
+        mine = ours(
+            split, parts.learn, self.config, networks=self.arguments.networks,
+            folds=self.arguments.folds, work=work,
+        )  # fmt: skip
+        return found + mine
 
+    def split(self, name: str) -> dict[str, Any]:
+        """One split: scores of every forecaster under every protocol."""
+        parts = SPLITS[name].apply(self.trajectories)
+        if name != "dev" and self.record["residuals"] is None:
+            raise SystemExit("run --splits dev first: bands of point forecasters come from there.")
+        found = self.entrants(name, parts)
+        results, seconds = {}, {}
+        for rule in (MAIN, *(OTHER if name in WHOLE else ())):
+            asked = found if rule is MAIN else [f for f in found if "uncal" not in f.name]
+            table, seconds[rule.name] = forecast(name, asked, parts, rule)
+            results[rule.name] = self.scores(table, parts.test, whole=rule is MAIN)
+            show(name, rule.name, results[rule.name]["summary"])
+        entry = {
+            "learn": len(parts.learn), "references": len(parts.references),
+            "test": len(parts.test), "seconds": seconds, "protocols": results,
+            "test_runs": sorted({"/".join(t.run_group) for t in parts.test}),
+        }  # fmt: skip
+        if name in WHOLE:
+            entry["rolling"] = self.rolling(name, parts, found)
+        return entry
 
-def forecasters(split: str, parts: Parts, arguments: argparse.Namespace) -> list[Forecaster]:
-    """Every forecaster of the report."""
-    found: list[Forecaster] = [make_forecaster(name) for name in BASELINES]
-    if not arguments.fast:
-        for sees in ("own", "reference"):
-            boosted = BoostedQuantiles(sees=sees)
-            boosted.train(parts.learn)
-            found.append(boosted)
-    trained = networks(split, parts.learn, arguments.seeds, arguments.work, arguments.steps)
-    found.append(CrossRunForecaster(trained, name="neuneu"))
-    found.append(CrossRunForecaster(trained, sees="own", name="neuneu-own"))
-    return found
-
-
-def strata(table: pa.Table, test: Sequence[Trajectory]) -> dict[str, Any]:
-    """MAE of every forecaster by kind of trajectory, with run-bootstrapped intervals."""
-    evaluation = read_evaluation(table)
-    known = {t.key: t for t in test}
-    rows: list[dict[str, Any]] = evaluation.trajectories
-    found = [known[r["suite"], r["run"], r["num_fewshot"], r["task"], r["metric"]] for r in rows]
-    end = np.array([t.tokens[-1] for t in found])
-    early = evaluation.context_tokens < EARLY * end
-    signal = np.array([t.chance is None or _above(t) for t in found])
-    labels = {
-        "suite": [str(r["suite"]) for r in rows],
-        "shots": [f"{r['num_fewshot']} shots" for r in rows],
-        "metric": [str(r["metric"]) for r in rows],
-        "tasks": ["MMLU" if t.base_task.startswith("mmlu") else "other" for t in found],
-        "signal": ["signal" if s else "near chance" for s in signal],
-        "context": ["within the first 1 % of tokens" if e else "later" for e in early],
-    }
-    group = evaluation.codes("family", "run")[1]
-    owner = evaluation.item_trajectory
-    result: dict[str, Any] = {}
-    for name, quantiles in evaluation.quantiles.items():
-        median = quantiles[:, evaluation.levels[name].index(0.5)]
-        error = np.abs(median - evaluation.y)
-        counts = np.bincount(owner)
-        mae = np.bincount(owner, weights=error) / counts
-        result[name] = {}
-        for kind, values in labels.items():
-            for label in sorted(set(values)):
-                chosen = np.array(values) == label
-                estimate = RunBootstrap().means(mae[chosen, None], group[chosen])[0]
-                result[name][f"{kind}: {label}"] = {
-                    "n": int(chosen.sum()),
-                    "value": estimate.value,
-                    "low": estimate.low,
-                    "high": estimate.high,
-                }
-    return result
-
-
-def _above(trajectory: Trajectory) -> bool:
-    """Whether its last values lie above chance by more than three points."""
-    return bool(trajectory.values[-3:].mean() > (trajectory.chance or 0.0) + 0.03)
-
-
-def protocol(name: str) -> SplitRule:
-    kind, _, share = name.rpartition("-")
-    return PROTOCOLS[kind](fraction=float(share))
-
-
-def evaluate(split: str, trajectories: Sequence[Trajectory], arguments: Any) -> dict[str, Any]:
-    """One split: scores of every forecaster under every protocol."""
-    parts = SPLITS[split].apply(trajectories)
-    found = forecasters(split, parts, arguments)
-    tasks = {t.task: (t.base_task, t.group) for t in trajectories}
-    results = {}
-    for name in arguments.protocols.split(","):
-        with stage(f"forecast {split}, {name}", 1) as bar:
-            started = time.perf_counter()
-            table = run_backtest(found, parts.test, parts.references, protocol(name))
-            seconds = time.perf_counter() - started
-            bar.advance()
-        summary = summarise(table, books=RunBooks(tasks=tasks))
+    def scores(self, table: pa.Table, test: Sequence[Trajectory], *, whole: bool) -> dict[str, Any]:
+        """A table's summary and, for the main protocol, everything else the report says."""
+        summary = summarise(table, books=self.books)
         for entry in summary["forecasters"].values():
-            for slices in ("by_task", "by_run"):
+            for slices in ("by_task", "by_run", "by_context_tokens", "by_task_group"):
                 entry.pop(slices)
-        results[name] = {
-            "seconds": seconds,
+        if not whole:
+            return {"summary": summary}
+        evaluation = read_evaluation(table)
+        mine = [name for name in OURS if name in evaluation.quantiles]
+        others = [name for name in evaluation.quantiles if not name.startswith("neuneu")]
+        return {
             "summary": summary,
-            "strata": strata(table, parts.test),
+            "strata": strata(evaluation, test),
+            "against": against(evaluation, mine, others),
+            "terciles": terciles(evaluation, mine),
+            "rankings": rankings(evaluation, test),
         }
-        show(split, name, summary)
-    return {
-        "learn": len(parts.learn), "references": len(parts.references), "test": len(parts.test),
-        "test_runs": sorted({"/".join(t.run_group) for t in parts.test}), "protocols": results,
-    }  # fmt: skip
+
+    def rolling(self, name: str, parts: Parts, found: Sequence[Forecaster]) -> dict[str, Any]:
+        """MAE from origins through the run to its end."""
+        chosen = [f for f in found if f.name in (*ROLLING, *OURS)]
+        result: dict[str, Any] = {}
+        for share in ORIGINS:
+            rule = Anchored(fraction=share)
+            table, _ = forecast(name, chosen, parts, rule)
+            summary = summarise(table, books=self.books)
+            result[f"{share:g}"] = {
+                f.name: summary["forecasters"][f.name]["overall"]["mae"] for f in chosen
+            }
+        return result
+
+    def sizes(self) -> dict[str, Any]:
+        """All runs of a size held out at a time (a few sizes a fold), for rankings."""
+        trained = train_calibrated(
+            self.trajectories, self.config, networks=0, folds=SIZE_FOLDS, title="train sizes"
+        )
+        tables = []
+        for fold, network in zip(trained.folds, trained.fold_networks, strict=True):
+            held = set(fold)
+            test = [t for t in self.trajectories if t.run_group in held]
+            rest = [t for t in self.trajectories if t.run_group not in held]
+            parts = Parts(learn=rest, references=rest, test=test)
+            found = [
+                *(make_forecaster(n) for n in ("recent-mean", "power-law", "nearest-analogue")),
+                CrossRunForecaster([network], name="neuneu"),
+                CrossRunForecaster([network], sees="own", name="neuneu-own"),
+            ]
+            tables.append(forecast(SIZES, found, parts, MAIN)[0])
+        evaluation = read_evaluation(pa.concat_tables(tables))
+        folds = trained.folds
+        return {
+            "folds": [["/".join(group) for group in fold] for fold in folds],
+            "same size": rankings(evaluation, self.trajectories, folds=folds, same_size=True),
+            "all of a fold": rankings(evaluation, self.trajectories, folds=folds),
+        }
+
+    def save(self) -> None:
+        """Writes the record."""
+        write_text_atomic(self.arguments.output, json.dumps(self.record, indent=1) + "\n")
+
+
+def forecast(
+    split: str, found: Sequence[Forecaster], parts: Parts, rule: SplitRule
+) -> tuple[pa.Table, float]:
+    """(forecasts, seconds)."""
+    with stage(f"forecast {split}, {rule.name}", 1) as bar:
+        started = time.perf_counter()
+        table = run_backtest(found, parts.test, parts.references, rule)
+        bar.advance()
+    return table, round(time.perf_counter() - started, 1)
 
 
 def show(split: str, protocol_name: str, summary: dict[str, Any]) -> None:
@@ -176,31 +208,20 @@ def _points(entry: dict[str, float] | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="accuracies.parquet, losses.parquet, tasks.csv")
-    parser.add_argument("--splits", default="dev")
-    parser.add_argument("--protocols", default=",".join(PROTOCOL_NAMES))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=FitConfig().steps)
-    parser.add_argument("--fast", action="store_true", help="leave the boosted trees out")
+    parser.add_argument("data", type=Path, help="folder of the two tables and tasks.csv")
+    parser.add_argument("--splits", default="dev", help=f"of {', '.join((*SPLITS, SIZES))}")
+    parser.add_argument("--networks", type=int, default=2)
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="default: those of FitConfig")
     parser.add_argument("--work", type=Path, default=Path("runs/forecasting"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/forecasting.json"))
-    arguments = parser.parse_args()
-    data = arguments.data
-    observed = read_observations(
-        data / "accuracies.parquet", data / "losses.parquet", data / "tasks.csv"
-    )
-    record: dict[str, Any] = {
-        "data_digest": observed.digest, "cpus": os.cpu_count(), "splits": {},
-        "python": platform.python_version(), "torch": torch.__version__,
-        "config": config_to_dict(FitConfig(steps=arguments.steps)), "seeds": arguments.seeds,
-    }  # fmt: skip
-    if arguments.output.exists():
-        before = json.loads(arguments.output.read_text(encoding="utf-8"))
-        if before["data_digest"] == record["data_digest"]:
-            record["splits"] = before["splits"]
-    for split in arguments.splits.split(","):
-        record["splits"][split] = evaluate(split, observed.trajectories, arguments)
-        write_text_atomic(arguments.output, json.dumps(record, indent=1) + "\n")
+    benchmark = Benchmark(parser.parse_args())
+    for name in benchmark.arguments.splits.split(","):
+        if name in benchmark.record["splits"]:
+            continue
+        entry = benchmark.sizes() if name == SIZES else benchmark.split(name)
+        benchmark.record["splits"][name] = entry
+        benchmark.save()
 
 
 if __name__ == "__main__":

@@ -92,7 +92,12 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
 
 
 def train_calibrated(
-    trajectories: Sequence[Trajectory], config: FitConfig, *, networks: int, folds: int
+    trajectories: Sequence[Trajectory],
+    config: FitConfig,
+    *,
+    networks: int,
+    folds: int,
+    title: str = "train",
 ) -> Pretrained:
     """Networks with seeds from that of `config` on, and a calibration out of fold.
 
@@ -101,6 +106,7 @@ def train_calibrated(
         config: of every training.
         networks: how many learn from everything.
         folds: of runs, dealt by size; each is forecast by a network that learnt from the others.
+        title: what progress is called.
 
     Raises:
         UserError: fewer runs than folds.
@@ -117,7 +123,7 @@ def train_calibrated(
         Training(learn=tuple(places), config=replace(config, seed=config.seed + index))
         for index in range(networks)
     ]
-    trained = fit_all(trajectories, trainings)
+    trained = fit_all(trajectories, trainings, title=title)
     fold_networks, kept = trained[: len(dealt)], trained[len(dealt) :]
     return Pretrained(
         networks=kept,

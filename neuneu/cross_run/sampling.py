@@ -35,8 +35,8 @@ class SamplingConfig:
     `suite_power`.
     """
 
-    targets: Annotated[int, Field(ge=1)] = 12
-    references: Annotated[int, Field(ge=1)] = 12
+    targets: Annotated[int, Field(ge=1)] = 6
+    references: Annotated[int, Field(ge=1)] = 8
     anchor_share: Share = 0.5
     alone: Share = 0.35
     smaller_only: Share = 0.6
