@@ -13,14 +13,25 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from forecasting_entrants import banded, baselines, boosted, lc_pfn, ours, paper
+from forecasting_entrants import (
+    PAPER_SIZE,
+    PAPER_STEPS,
+    banded,
+    baselines,
+    boosted,
+    lc_pfn,
+    ours,
+    paper,
+)
 from forecasting_scores import against, rankings, strata, terciles
 
 from neuneu.backtest import run_backtest, summarise
@@ -32,6 +43,7 @@ from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.pretraining import train_calibrated
 from neuneu.evaluation_summary import RunBooks
 from neuneu.evaluation_table import read_evaluation
+from neuneu.figures import write_figures
 from neuneu.files import write_text_atomic
 from neuneu.forecaster import Forecaster
 from neuneu.progress import stage
@@ -45,11 +57,13 @@ OTHER: Final[tuple[SplitRule, ...]] = (
 )  # fmt: skip
 ORIGINS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WHOLE: Final = ("dev", "standard")
-"""Splits with every forecaster and protocol; the others have the main protocol, no trees and
-no published design."""
+"""Splits with every forecaster and protocol; the others have the main protocol, no trees, no
+published design, and ours with its bands as they come."""
 
 ROLLING: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 OURS: Final = ("neuneu", "neuneu-own")
+DRAWN: Final = (*OURS, "nearest-analogue", "ladder-law", "persistence")
+FIGURES: Final = ("trajectories", "horizon", "coverage")
 SIZES: Final = "sizes"
 SIZE_FOLDS: Final = 4
 
@@ -70,7 +84,8 @@ class Benchmark:
             "data_digest": observed.digest, "cpus": os.cpu_count(),
             "python": platform.python_version(), "torch": torch.__version__,
             "config": config_to_dict(self.config), "networks": arguments.networks,
-            "folds": arguments.folds, "residuals": None, "splits": {},
+            "folds": arguments.folds, "paper": {**PAPER_SIZE, "steps": PAPER_STEPS},
+            "residuals": None, "splits": {},
         }  # fmt: skip
         if arguments.output.exists():
             before = json.loads(arguments.output.read_text(encoding="utf-8"))
@@ -89,7 +104,7 @@ class Benchmark:
         self.record["residuals"] = residuals | (self.record["residuals"] or {})
         mine = ours(
             split, parts.learn, self.config, networks=self.arguments.networks,
-            folds=self.arguments.folds, work=work,
+            folds=self.arguments.folds if split in WHOLE else 0, work=work,
         )  # fmt: skip
         return found + mine
 
@@ -104,6 +119,8 @@ class Benchmark:
             asked = found if rule is MAIN else [f for f in found if "uncal" not in f.name]
             table, seconds[rule.name] = forecast(name, asked, parts, rule)
             results[rule.name] = self.scores(table, parts.test, whole=rule is MAIN)
+            if rule is MAIN and name in WHOLE:
+                self.draw(name, table, parts)
             show(name, rule.name, results[rule.name]["summary"])
         entry = {
             "learn": len(parts.learn), "references": len(parts.references),
@@ -132,6 +149,17 @@ class Benchmark:
             "terciles": terciles(evaluation, mine),
             "rankings": rankings(evaluation, test),
         }
+
+    def draw(self, name: str, table: pa.Table, parts: Parts) -> None:
+        """Figures of a few forecasters beside the page."""
+        shown = table.filter(pc.is_in(table["forecaster"], pa.array(DRAWN)))
+        folder = self.arguments.work / f"{name}-figures"
+        drawn = write_figures(folder, shown, summarise(shown, books=self.books), parts.test)
+        page_folder = self.arguments.output.with_suffix("")
+        page_folder.mkdir(parents=True, exist_ok=True)
+        for path in drawn:
+            if path.suffix == ".png" and path.stem in FIGURES:
+                shutil.copyfile(path, page_folder / f"{name}-{path.name}")
 
     def rolling(self, name: str, parts: Parts, found: Sequence[Forecaster]) -> dict[str, Any]:
         """MAE from origins through the run to its end."""
@@ -215,6 +243,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: those of FitConfig")
     parser.add_argument("--work", type=Path, default=Path("runs/forecasting"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/forecasting.json"))
+    torch.set_num_threads(1)  # networks train side by side, and small ones gain nothing from two
     benchmark = Benchmark(parser.parse_args())
     for name in benchmark.arguments.splits.split(","):
         if name in benchmark.record["splits"]:

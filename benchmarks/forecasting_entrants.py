@@ -1,6 +1,7 @@
 """What benchmarks/forecasting.py compares: forecasters trained for a split, kept in a folder."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from neuneu.config import config_hash, config_to_dict
 from neuneu.cross_run.export import save_networks
 from neuneu.cross_run.fitting import FitConfig
 from neuneu.cross_run.forecaster import CrossRunForecaster
+from neuneu.cross_run.parallel import Training, fit_all
 from neuneu.cross_run.pretraining import train_calibrated
 from neuneu.forecaster import Forecaster
 from neuneu.forecasting import NeuralForecaster
@@ -29,10 +31,10 @@ from neuneu.training_data import prepare
 from neuneu.training_loop import FitState, fit, make_optimizer
 from neuneu.trajectories import Trajectory
 
-PAPER_SIZE: Final = {"width": 128, "layers": 4, "heads": 4, "feed_forward": 512}
+PAPER_SIZE: Final = {"width": 64, "layers": 2, "heads": 4, "feed_forward": 256}
 """The published design at a size that two cores train in minutes (published: 512 wide, 6 deep)."""
 
-PAPER_STEPS: Final = 4000
+PAPER_STEPS: Final = 2000
 LOSSES: Final = ("c4_en-validation", "lambada_openai")
 
 
@@ -40,24 +42,38 @@ def ours(
     split: str, learn: Sequence[Trajectory], config: FitConfig, *, networks: int, folds: int,
     work: Path,
 ) -> list[Forecaster]:  # fmt: skip
-    """Our forecaster with and without references, and with its bands as they come."""
+    """Our forecaster with and without references, and with its bands as they come.
+
+    Without folds there is no calibration, and only the first two.
+    """
     folder = work / f"{split}-{config_hash(config)}-{networks}-{folds}"
     if not (folder / CONFIG).exists():
-        trained = train_calibrated(learn, config, networks=networks, folds=folds,
-                                   title=f"train {split}")  # fmt: skip
-        save_networks(
-            folder,
-            trained.networks,
-            calibration=trained.calibration.to_json(),
-            training=config_to_dict(config),
-        )
-    raw = CrossRunForecaster.load(folder, name="neuneu-uncalibrated")
-    raw.calibration = None
-    return [
+        title = f"train {split}"
+        record: dict[str, Any] = {"training": config_to_dict(config)}
+        if folds:
+            both = train_calibrated(learn, config, networks=networks, folds=folds, title=title)
+            trained = both.networks
+            record["calibration"] = both.calibration.to_json()
+        else:
+            everything = tuple(range(len(learn)))
+            trained = fit_all(
+                learn,
+                [
+                    Training(learn=everything, config=replace(config, seed=config.seed + index))
+                    for index in range(networks)
+                ],
+                title=title,
+            )
+        save_networks(folder, trained, **record)
+    found: list[Forecaster] = [
         CrossRunForecaster.load(folder, name="neuneu"),
         CrossRunForecaster.load(folder, sees="own", name="neuneu-own"),
-        raw,
     ]
+    if not folds:
+        return found
+    raw = CrossRunForecaster.load(folder, name="neuneu-uncalibrated")
+    raw.calibration = None
+    return [*found, raw]
 
 
 def baselines() -> list[Forecaster]:
@@ -77,7 +93,7 @@ def boosted(learn: Sequence[Trajectory]) -> list[Forecaster]:
     return found
 
 
-def lc_pfn(work: Path, steps: int = 4000) -> Forecaster:
+def lc_pfn(work: Path, steps: int = 2000) -> Forecaster:
     """The network that has seen synthetic curves only; the same for every split."""
     folder = work / f"lc-pfn-{steps}"
     if not (folder / CONFIG).exists():
@@ -96,7 +112,7 @@ def paper(split: str, learn: Sequence[Trajectory], work: Path) -> list[Forecaste
             output=work,
             model=preset("paper", **PAPER_SIZE, encoder={"kind": kind, "units": None}),
             loss_names=LOSSES if kind == "mean" else (),
-            optim=OptimConfig(epochs=1000, max_steps=PAPER_STEPS),
+            optim=OptimConfig(epochs=1000, max_steps=PAPER_STEPS, batch_size=128),
         )
         folder = work / f"{split}-paper-{kind}-{PAPER_STEPS}"
         if not (folder / CONFIG).exists():

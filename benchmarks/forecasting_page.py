@@ -24,10 +24,16 @@ TITLES: Final = {
     "unseen-tasks": "unseen tasks: the paper's 13 and the MMLU categories, on the standard runs",
     "same-name": "another training of the same name: Pythia v1, with v0 to compare with",
 }
+FIGURES: Final = {
+    "trajectories": "Forecasts against what came",
+    "horizon": "Error by horizon",
+    "coverage": "Share of outcomes inside the bands",
+}
 
 
-def main_table(summary: dict[str, Any]) -> list[str]:
+def main_table(entry: dict[str, Any]) -> list[str]:
     """One row a forecaster, by what it sees and then by error."""
+    summary, ranked = entry["summary"], entry["rankings"]
     rows = sorted(
         summary["forecasters"].items(),
         key=lambda item: (item[1]["sees"], (item[1]["overall"]["mae"] or {"value": 9})["value"]),
@@ -37,43 +43,43 @@ def main_table(summary: dict[str, Any]) -> list[str]:
         "80 % band holds | ranked rightly | answered |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, entry in rows:
-        overall = entry["overall"]
+    for name, scores in rows:
+        overall = scores["overall"]
         cells = (
             name,
-            entry["sees"],
+            scores["sees"],
             percent(overall["mae"], interval=True),
             percent(overall["mae_suite_mean"]),
             percent(overall["wis"]),
             percent(overall["coverage_80"], interval=True),
-            percent(overall["ranking_accuracy"]),
+            percent(ranked[name], interval=True),
             f"{overall['n_answered']} of {overall['n_trajectories']}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def paired_table(summary: dict[str, Any]) -> list[str]:
-    """Ours minus each other, on the trajectories that all answered."""
-    paired = summary["paired"]
+def paired_table(found: dict[str, Any], mine: str) -> list[str]:
+    """Ours minus each other, on the trajectories that both answered."""
     lines = [
-        f"Differences of MAE on the {paired['n_trajectories']} trajectories of "
-        f"{paired['n_run_groups']} runs that all answered, ours minus theirs (95 % over runs; "
-        "below zero is better):",
+        f"`{mine}` minus each other on the trajectories that both answered (95 % over runs; below "
+        "zero is better; worst: the suite where it does worst against it):",
         "",
-        "| against | neuneu | neuneu-own |",
-        "|---|---|---|",
+        "| against | n | MAE | mean of suite means | WIS | MAE, ours / theirs | worst suite |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for name in paired["forecasters"]:
-        if name in OURS.values():
-            continue
-        cells = [
-            percent(paired["mae_minus"][name].get(ours), interval=True, sign=True)
-            if ours in paired["mae_minus"][name]
-            else "-"
-            for ours in OURS.values()
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    for name, entry in found[mine].items():
+        worst, value = max(entry["suites"].items(), key=lambda item: item[1]["value"])
+        cells = (
+            name,
+            str(entry["mae"]["n"]),
+            percent(entry["mae"], interval=True, sign=True),
+            percent(entry["mae_suite_mean"], interval=True, sign=True),
+            percent(entry["wis"], interval=True, sign=True),
+            f"{entry['ratio']:.2f}",
+            f"{worst} {percent(value, interval=True, sign=True)}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
@@ -82,11 +88,21 @@ def protocol_table(protocols: dict[str, Any]) -> list[str]:
     names = list(protocols)
     lines = [f"| forecaster | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for forecaster in protocols[MAIN]["summary"]["forecasters"]:
-        cells = [
-            percent(protocols[name]["summary"]["forecasters"][forecaster]["overall"]["mae"])
-            for name in names
-        ]
+        entries = [protocols[name]["summary"]["forecasters"].get(forecaster) for name in names]
+        if None in entries:
+            continue
+        cells = [percent(entry["overall"]["mae"]) for entry in entries]
         lines.append(f"| {forecaster} | {' | '.join(cells)} |")
+    return lines
+
+
+def rolling_table(rolling: dict[str, Any]) -> list[str]:
+    """MAE by where the forecast is made."""
+    names = list(next(iter(rolling.values())))
+    lines = [f"| made after | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for share, entry in rolling.items():
+        cells = [percent(entry[name]) for name in names]
+        lines.append(f"| {100 * float(share):.0f} % | {' | '.join(cells)} |")
     return lines
 
 
@@ -99,17 +115,33 @@ def strata_table(strata: dict[str, Any], shown: list[str]) -> list[str]:
     return lines
 
 
-def horizon_table(summary: dict[str, Any], shown: list[str]) -> list[str]:
-    """MAE and coverage by target tokens / context tokens."""
-    entries = summary["forecasters"]
+def band_table(entry: dict[str, Any]) -> list[str]:
+    """Coverage of our 80 % band by suite and by third of the targets."""
     lines = [
-        f"| target / context tokens | {' | '.join(shown)} | 80 % band of neuneu holds |",
-        f"|---|{'---|' * len(shown)}---|",
+        "| 80 % band holds | neuneu | neuneu-own |",
+        "|---|---|---|",
     ]
-    for label in entries[shown[0]]["by_horizon"]:
-        cells = [percent(entries[name]["by_horizon"][label]["mae"]) for name in shown]
-        band = percent(entries["neuneu"]["by_horizon"][label]["coverage_80"])
-        lines.append(f"| {label} | {' | '.join(cells)} | {band} |")
+    scores = [entry["summary"]["forecasters"][name] for name in OURS.values()]
+    for suite in scores[0]["by_suite"]:
+        cells = [percent(s["by_suite"][suite]["coverage_80"], interval=True) for s in scores]
+        lines.append(f"| {suite} | {' | '.join(cells)} |")
+    for third in entry["terciles"]["neuneu"]:
+        found = [entry["terciles"][name][third]["coverage_80"] for name in OURS.values()]
+        cells = [percent(value, interval=True) for value in found]
+        lines.append(f"| {third} of the targets | {' | '.join(cells)} |")
+    return lines
+
+
+def ranking_table(found: dict[str, Any]) -> list[str]:
+    """Share of pairs ordered rightly."""
+    kinds = [kind for kind in found if kind != "folds"]
+    lines = [f"| ranked by | {' | '.join(kinds)} |", f"|---|{'---|' * len(kinds)}"]
+    for name in found[kinds[0]]:
+        cells = [
+            f"{percent(found[kind][name], interval=True)} of {found[kind][name]['n']:,}"
+            for kind in kinds
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -118,11 +150,47 @@ def best(summary: dict[str, Any], sees: str) -> str:
     found = {
         name: entry["overall"]["mae"]["value"]
         for name, entry in summary["forecasters"].items()
-        if name not in OURS.values()
+        if not name.startswith("neuneu")
         and entry["sees"] == sees
         and entry["overall"]["n_answered"] == entry["overall"]["n_trajectories"]
     }
     return min(found, key=found.__getitem__) if found else "persistence"
+
+
+def split_section(name: str, entry: dict[str, Any], images: Path) -> list[str]:
+    """Everything about one split."""
+    protocols = entry["protocols"]
+    main = protocols[MAIN]
+    shown = [*OURS.values(), best(main["summary"], "reference"), best(main["summary"], "own")]
+    shown = list(dict.fromkeys([*shown, "persistence"]))
+    lines = [
+        f"## {TITLES.get(name, name)}",
+        "",
+        f"{entry['learn']} trajectories learnt from, {entry['test']} of the runs to forecast, of "
+        f"which {main['summary']['counts']['trajectories']} are long enough. Held out: "
+        f"{', '.join(entry['test_runs'])}.",
+        "",
+        *main_table(main),
+        "",
+        *paired_table(main["against"], "neuneu"),
+        "",
+        *paired_table(main["against"], "neuneu-own"),
+        "",
+        *band_table(main),
+        "",
+        f"MAE by kind of trajectory ({MAIN}):",
+        "",
+        *strata_table(main["strata"], shown),
+        "",
+    ]
+    if len(protocols) > 1:
+        lines += ["MAE under other protocols:", "", *protocol_table(protocols), ""]
+    if "rolling" in entry:
+        lines += ["MAE from a rolling origin to the end:", "", *rolling_table(entry["rolling"]), ""]
+    for stem, title in FIGURES.items():
+        if (images / f"{name}-{stem}.png").exists():
+            lines += [f"![{title}]({images.name}/{name}-{stem}.png)", ""]
+    return lines
 
 
 def main() -> None:
@@ -131,6 +199,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/results/forecasting.md"))
     arguments = parser.parse_args()
     record = json.loads(arguments.record.read_text(encoding="utf-8"))
+    splits = dict(record["splits"])
+    sizes = splits.pop("sizes", None)
     lines = [
         "# Forecasts of public trajectories",
         "",
@@ -138,7 +208,9 @@ def main() -> None:
         "one point = 1 %); MAE is the mean over later checkpoints of a trajectory, then over "
         "trajectories. Splits are by run; intervals resample runs. What a forecaster sees: `own`, "
         "the run's own past; `reference`, finished other runs too; `oracle-loss`, also the true "
-        "future validation losses, which no user has.",
+        "future validation losses, which no user has. Point forecasters have bands of their "
+        "residuals on dev. Ranked rightly: pairs of runs of one suite, task, shots and metric "
+        "whose finals differ by more than twice their noise.",
         "",
         "```",
         ".venv/bin/python benchmarks/forecasting.py ../shared/trajectories --splits "
@@ -146,37 +218,26 @@ def main() -> None:
         ".venv/bin/python benchmarks/forecasting_page.py docs/results/forecasting.json",
         "```",
         "",
-        f"Our networks: mean of {record['seeds']} seeds, {record['config']['steps']} steps each, "
-        f"trained anew for each split. Data {record['data_digest']}, torch {record['torch']}, "
-        f"{record['cpus']} CPU cores.",
+        f"Our forecaster: the mean of {record['networks']} networks, {record['config']['steps']} "
+        f"steps each, calibrated on {record['folds']} folds of the runs it learnt from (dev and "
+        "standard; elsewhere its bands are as they come); trained anew for each split. `paper-...` "
+        f"is the published design {record['paper']['width']} wide and {record['paper']['layers']} "
+        f"deep, {record['paper']['steps']} steps, not the published size; LC-PFN is our own "
+        f"network on our variant of its prior. Data {record['data_digest']}, "
+        f"torch {record['torch']}, {record['cpus']} CPU cores.",
         "",
     ]
-    for split, entry in record["splits"].items():
-        protocols = entry["protocols"]
-        summary = protocols[MAIN]["summary"]
-        shown = [*OURS.values(), best(summary, "reference"), best(summary, "own"), "persistence"]
-        shown = list(dict.fromkeys(shown))
+    for name, entry in splits.items():
+        lines += split_section(name, entry, arguments.record.with_suffix(""))
+    if sizes is not None:
         lines += [
-            f"## {TITLES.get(split, split)}",
+            "## Rankings with all runs of a size held out",
             "",
-            f"{entry['learn']} trajectories learnt from, {entry['test']} forecast, of "
-            f"{', '.join(entry['test_runs'])}.",
+            f"Sizes are dealt into {len(sizes['folds'])} folds; a fold's runs are forecast from "
+            "20 % of their checkpoints by a network that learnt from the others, and compared "
+            "with those. `same size`: pairs of runs of equal parameters.",
             "",
-            *main_table(summary),
-            "",
-            *paired_table(summary),
-            "",
-            "MAE under other protocols:",
-            "",
-            *protocol_table(protocols),
-            "",
-            f"By kind of trajectory ({MAIN}):",
-            "",
-            *strata_table(protocols[MAIN]["strata"], shown),
-            "",
-            "By horizon:",
-            "",
-            *horizon_table(summary, shown),
+            *ranking_table(sizes),
             "",
         ]
     write_text_atomic(arguments.page, "\n".join(lines))

@@ -8,6 +8,7 @@ Shapes: B samples of the global batch, Q levels.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from neuneu.batching import Batch, make_batch, shard, to_device
 from neuneu.quantiles import MEDIAN, pinball_torch
 from neuneu.training_data import TrainingData
+from neuneu.trajectories import IntArray
 
 if TYPE_CHECKING:
     from neuneu.training import TrainConfig
@@ -205,7 +207,7 @@ def _training_batch(
     data: TrainingData, config: "TrainConfig", epoch: int, index: int, ranks: Ranks
 ) -> tuple[Batch, int, int]:
     """This rank's shard, the size of the global batch, and how many of the shard count."""
-    order = np.random.default_rng([config.seed, epoch]).permutation(len(data.train))
+    order = _epoch_order(config.seed, epoch, len(data.train))
     size = config.optim.batch_size
     rows = order[index * size : (index + 1) * size]
     generator = np.random.default_rng([config.seed, epoch, index])
@@ -214,6 +216,12 @@ def _training_batch(
         return batch, len(rows), len(rows)
     part, count = shard(batch, ranks.rank, ranks.world)
     return part, len(rows), count
+
+
+@lru_cache(maxsize=1)
+def _epoch_order(seed: int, epoch: int, count: int) -> IntArray:
+    """The order of an epoch's samples; drawn once an epoch, there can be millions."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def _end_epoch(

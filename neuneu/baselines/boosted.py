@@ -72,7 +72,7 @@ class BoostedQuantiles:
         for _ in range(0, self._questions, _BATCH):
             questions, values = sampler.draw(generator, _BATCH)
             features = make_features(questions)
-            rows = _rows(features)
+            rows = self._rows(features)
             change = values - features.level[:, None]
             known = np.isfinite(change)
             inputs.append(rows[known])
@@ -104,7 +104,7 @@ class BoostedQuantiles:
         library = self._library if self.sees == "reference" else build_curves([], self._codes)
         for asked in ask(queries, library, self._codes, n_references=NEAREST):
             features = make_features(asked.questions)
-            rows = _rows(features)
+            rows = self._rows(features)
             shape = (*rows.shape[:2], len(self.levels))
             flat = rows.reshape(-1, rows.shape[-1])
             change = np.stack([model.predict(flat) for model in self._models], axis=-1)
@@ -112,22 +112,21 @@ class BoostedQuantiles:
             asked.put(answers, np.clip(np.sort(quantiles, axis=-1), 0.0, 1.0))
         return answers
 
-
-def _rows(features: Features) -> Float32Array:
-    """(B, H, F): one row a target, absent references as NaN."""
-    B, H, R, _ = features.pairs.shape
-    parts = [
-        np.broadcast_to(features.own[:, None, :], (B, H, features.own.shape[-1])),
-        features.targets,
-        features.size_candidates - features.level[:, None, None],
-    ]
-    for place in range(NEAREST):
-        present = features.reference_mask[:, place] if place < R else np.zeros(B, bool)
-        index = min(place, R - 1)
-        pair = features.pairs[:, :, index]
-        reference = np.broadcast_to(
-            features.references[:, None, index], (B, H, features.references.shape[-1])
-        )
-        for part in (pair, reference):
-            parts.append(np.where(present[:, None, None], part, np.nan))
-    return np.concatenate(parts, axis=-1).astype(np.float32)
+    def _rows(self, features: Features) -> Float32Array:
+        """(B, H, F): one row a target, absent references as NaN; none of them with `own`."""
+        B, H, R, _ = features.pairs.shape
+        own = np.broadcast_to(features.own[:, None, :], (B, H, features.own.shape[-1]))
+        parts = [own, features.targets]
+        if self.sees == "own":
+            return np.concatenate(parts, axis=-1).astype(np.float32)
+        parts.append(features.size_candidates - features.level[:, None, None])
+        for place in range(NEAREST):
+            present = features.reference_mask[:, place] if place < R else np.zeros(B, bool)
+            index = min(place, R - 1)
+            pair = features.pairs[:, :, index]
+            reference = np.broadcast_to(
+                features.references[:, None, index], (B, H, features.references.shape[-1])
+            )
+            for part in (pair, reference):
+                parts.append(np.where(present[:, None, None], part, np.nan))
+        return np.concatenate(parts, axis=-1).astype(np.float32)

@@ -25,7 +25,7 @@ from neuneu.training_loop import FitState, fit, make_optimizer
 def train_lc_pfn(
     *,
     curves: int = 20_000,
-    steps: int = 4000,
+    steps: int = 2000,
     seed: int = 0,
     tick: Callable[[], None] | None = None,
 ) -> NeuralForecaster:
@@ -39,7 +39,7 @@ def train_lc_pfn(
     """
     config = TrainConfig(
         output=Path("unused"),
-        model=ModelConfig(width=96, layers=3, feed_forward=384),
+        model=ModelConfig(width=64, layers=2, feed_forward=256),
         optim=OptimConfig(learning_rate=1e-3, epochs=1000, max_steps=steps),
         max_ahead=None,
         seed=seed,

@@ -11,6 +11,7 @@ import numpy as np
 from neuneu.calibration import Calibration, CalibrationSet, calibrate
 from neuneu.cross_run.curves import Codes
 from neuneu.forecaster import Forecaster, Query
+from neuneu.joint import Joint, fit_joint, scores
 from neuneu.trajectories import Trajectory
 
 HORIZONS: Final = (1.0, 2.5)
@@ -65,6 +66,7 @@ class OutOfFold:
         self._runs: list[np.ndarray] = []
         self._trajectories: list[np.ndarray] = []
         self._groups: list[str] = []
+        self._x: list[np.ndarray] = []
         self._families: set[str] = set()
         self._largest = 0.0
         self._codes = Codes()
@@ -89,8 +91,24 @@ class OutOfFold:
             key = ("trajectory", context.run_group, context.key, int(context.steps[-1]))
             self._trajectories.append(np.full(n, self._codes(key)))
             self._groups += names
+            self._x.append(np.log(truth.tokens))
             self._families.add(context.family)
             self._largest = max(self._largest, context.params)
+
+    def joint(self, calibration: Calibration) -> Joint:
+        """How outcomes of one run move together under the calibrated forecasts.
+
+        Raises:
+            DataError: no trajectory of two targets.
+        """
+        quantiles = np.concatenate([np.zeros((0, len(self._levels))), *self._quantiles])
+        adjusted = calibration.apply(quantiles, self._groups)
+        outcomes = np.concatenate([np.zeros(0), *self._outcomes])
+        return fit_joint(
+            scores(adjusted, self._levels, outcomes),
+            np.concatenate([np.zeros(0), *self._x]),
+            np.concatenate([np.zeros(0, int), *self._trajectories]),
+        )
 
     def calibrate(self) -> Calibration:
         """What was collected, as adjustments.

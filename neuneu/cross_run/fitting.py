@@ -30,7 +30,7 @@ class FitConfig:
 
     network: CrossRunConfig = CrossRunConfig()
     sampling: SamplingConfig = SamplingConfig()
-    steps: Annotated[int, Field(ge=1)] = 4000
+    steps: Annotated[int, Field(ge=1)] = 3000
     batch_size: Annotated[int, Field(ge=1)] = 128
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.05

@@ -18,6 +18,7 @@ from neuneu.cross_run.network import CrossRunNetwork, to_tensors
 from neuneu.cross_run.references import index_references
 from neuneu.errors import DataError
 from neuneu.forecaster import Query, Sees
+from neuneu.joint import Joint, sample_futures
 from neuneu.training_data import share_known
 from neuneu.trajectories import FloatArray, Trajectory
 
@@ -37,6 +38,7 @@ class CrossRunForecaster:
         name: str = "neuneu",
         assume_end: bool = True,
         calibration: Calibration | None = None,
+        joint: Joint | None = None,
         training_runs: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         """Wraps trained networks.
@@ -47,9 +49,11 @@ class CrossRunForecaster:
             name: what tables call it.
             assume_end: take the last target for the planned end of a run that tells none.
             calibration: adjusts the bands; None leaves them as the networks give them.
+            joint: how targets of one query move together; None: nothing can be sampled.
             training_runs: `family/run` -> fingerprints of the trajectories learnt from.
         """
         self.calibration = calibration
+        self.joint = joint
         self._marks = frozenset(m for marks in (training_runs or {}).values() for m in marks)
         self._networks = list(networks)
         self.sees: Sees = sees
@@ -78,6 +82,7 @@ class CrossRunForecaster:
             sees=sees,
             name=name,
             calibration=None if calibration is None else Calibration.from_json(calibration),
+            joint=Joint.from_json(record["joint"]) if "joint" in record else None,
             training_runs=record.get("provenance", {}).get("training_runs", {}),
         )
 
@@ -123,6 +128,33 @@ class CrossRunForecaster:
                 )
             asked.put(answers, np.clip(total, 0.0, 1.0))
         return self._calibrated(queries, answers)
+
+    def sample(
+        self, queries: Sequence[Query], *, count: int = 1000, seed: int = 0
+    ) -> list[FloatArray]:
+        """Coherent futures (S, h) of each query, each column with its forecast distribution.
+
+        Args:
+            queries: any.
+            count: S samples of each.
+            seed: of the samples.
+
+        Raises:
+            DataError: the forecaster has no joint distribution, or as `predict`.
+        """
+        if self.joint is None:
+            raise DataError(
+                f"forecaster {self.name!r}: expected a joint distribution, found none; train it "
+                "with `neuneu pretrain`."
+            )
+        generator = np.random.default_rng(seed)
+        return [
+            sample_futures(
+                answer, self.levels, np.log(query.target_tokens), self.joint,
+                count=count, generator=generator,
+            )
+            for query, answer in zip(queries, self.predict(queries), strict=True)
+        ]  # fmt: skip
 
     def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
         """The group that adjusts every target of every query; None without a calibration."""

@@ -23,6 +23,7 @@ from neuneu.cross_run.fitting import FitConfig
 from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.network import CrossRunNetwork
 from neuneu.cross_run.parallel import Training, fit_all
+from neuneu.joint import Joint
 from neuneu.splits import Anchored
 from neuneu.training_data import fingerprints
 from neuneu.trajectories import Trajectory
@@ -57,6 +58,7 @@ class Pretrained:
 
     networks: list[CrossRunNetwork]
     calibration: Calibration
+    joint: Joint
     folds: tuple[tuple[RunGroup, ...], ...]
     fold_networks: list[CrossRunNetwork]
 
@@ -80,6 +82,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         config.output,
         trained.networks,
         calibration=trained.calibration.to_json(),
+        joint=trained.joint.to_json(),
         provenance={
             "identity": config_hash(config.fit),
             "data_digest": observed.digest,
@@ -125,9 +128,11 @@ def train_calibrated(
     ]
     trained = fit_all(trajectories, trainings, title=title)
     fold_networks, kept = trained[: len(dealt)], trained[len(dealt) :]
+    calibration, joint = calibrate_folds(trajectories, dealt, fold_networks)
     return Pretrained(
         networks=kept,
-        calibration=calibrate_folds(trajectories, dealt, fold_networks),
+        calibration=calibration,
+        joint=joint,
         folds=dealt,
         fold_networks=fold_networks,
     )
@@ -137,8 +142,8 @@ def calibrate_folds(
     trajectories: Sequence[Trajectory],
     folds: Sequence[Sequence[RunGroup]],
     networks: Sequence[CrossRunNetwork],
-) -> Calibration:
-    """Calibration from forecasts of every fold by the network that did not learn from it."""
+) -> tuple[Calibration, Joint]:
+    """From forecasts of every fold by the network that did not learn from it."""
     collected = OutOfFold(networks[0].config.levels)
     for fold, network in zip(folds, networks, strict=True):
         held = set(fold)
@@ -152,4 +157,5 @@ def calibrate_folds(
                 forecaster.fit(others)
                 shown = compared if sees == "reference" else [False] * len(queries)
                 collected.add(forecaster, queries, truths, shown)
-    return collected.calibrate()
+    calibration = collected.calibrate()
+    return calibration, collected.joint(calibration)

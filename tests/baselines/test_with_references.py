@@ -97,4 +97,10 @@ def test_boosted_trees_learn_from_other_runs() -> None:
     assert answer.shape == (16, 7)
     assert (np.diff(answer, axis=1) >= 0).all()
     error = np.abs(answer[:, 3] - runs[4].values[8:]).mean()
-    assert error < 0.5 * np.abs(runs[4].values[7] - runs[4].values[8:]).mean()
+    persistence = np.abs(runs[4].values[7] - runs[4].values[8:]).mean()
+    assert error < 0.5 * persistence
+    alone = BoostedQuantiles(sees="own", questions=1500, iterations=40)
+    alone.train(runs[:4])
+    alone.fit(runs[:4])
+    (answer,) = alone.predict([ask(runs[4], 8)])
+    assert np.abs(answer[:, 3] - runs[4].values[8:]).mean() < persistence

@@ -119,6 +119,22 @@ def test_loaded_forecaster_answers_and_knows_what_it_saw(folder: Path) -> None:
     assert "| all | 5 |" in card
 
 
+def test_futures_are_sampled_with_the_forecast_margins(folder: Path) -> None:
+    forecaster = CrossRunForecaster.load(folder)
+    runs = ladder(5)
+    forecaster.fit(runs[:12])
+    query = ask(runs[-1], 8)
+    (drawn,) = forecaster.sample([query], count=4000, seed=1)
+    (answer,) = forecaster.predict([query])
+    assert drawn.shape == (4000, len(query.target_steps))
+    found = np.quantile(drawn, forecaster.levels, axis=0).T
+    np.testing.assert_allclose(found, answer, atol=0.15 * np.ptp(answer, axis=1).max())
+    np.testing.assert_array_equal(drawn, forecaster.sample([query], count=4000, seed=1)[0])
+    forecaster.joint = None
+    with pytest.raises(DataError, match="neuneu pretrain"):
+        forecaster.sample([query])
+
+
 def test_bands_are_calibrated_by_group(folder: Path) -> None:
     calibrated = CrossRunForecaster.load(folder)
     assert calibrated.calibration is not None
