@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from filelock import FileLock
 
 from neuneu.backtest import make_queries
 from neuneu.baselines import BASELINES, make_forecaster
@@ -47,24 +48,26 @@ def ours(
     Without folds there is no calibration, and only the first two.
     """
     folder = work / f"{split}-{config_hash(config)}-{networks}-{folds}"
-    if not (folder / CONFIG).exists():
-        title = f"train {split}"
-        record: dict[str, Any] = {"training": config_to_dict(config)}
-        if folds:
-            both = train_calibrated(learn, config, networks=networks, folds=folds, title=title)
-            trained = both.networks
-            record["calibration"] = both.calibration.to_json()
-        else:
-            everything = tuple(range(len(learn)))
-            trained = fit_all(
-                learn,
-                [
-                    Training(learn=everything, config=replace(config, seed=config.seed + index))
-                    for index in range(networks)
-                ],
-                title=title,
-            )
-        save_networks(folder, trained, **record)
+    work.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # another process may be training the same
+        if not (folder / CONFIG).exists():
+            title = f"train {split}"
+            record: dict[str, Any] = {"training": config_to_dict(config)}
+            if folds:
+                both = train_calibrated(learn, config, networks=networks, folds=folds, title=title)
+                trained = both.networks
+                record["calibration"] = both.calibration.to_json()
+            else:
+                everything = tuple(range(len(learn)))
+                trained = fit_all(
+                    learn,
+                    [
+                        Training(learn=everything, config=replace(config, seed=config.seed + index))
+                        for index in range(networks)
+                    ],
+                    title=title,
+                )
+            save_networks(folder, trained, **record)
     found: list[Forecaster] = [
         CrossRunForecaster.load(folder, name="neuneu"),
         CrossRunForecaster.load(folder, sees="own", name="neuneu-own"),

@@ -157,6 +157,16 @@ def best(summary: dict[str, Any], sees: str) -> str:
     return min(found, key=found.__getitem__) if found else "persistence"
 
 
+def published(paper: dict[str, Any] | None) -> str:
+    """What stands for the published design, if anything does."""
+    if paper is None:
+        return ""
+    return (
+        f" `paper-...` is the published design {paper['width']} wide and {paper['layers']} deep, "
+        f"{paper['steps']} steps, not the published size."
+    )
+
+
 def split_section(name: str, entry: dict[str, Any], images: Path) -> list[str]:
     """Everything about one split."""
     protocols = entry["protocols"]
@@ -220,11 +230,9 @@ def main() -> None:
         "",
         f"Our forecaster: the mean of {record['networks']} networks, {record['config']['steps']} "
         f"steps each, calibrated on {record['folds']} folds of the runs it learnt from (dev and "
-        "standard; elsewhere its bands are as they come); trained anew for each split. `paper-...` "
-        f"is the published design {record['paper']['width']} wide and {record['paper']['layers']} "
-        f"deep, {record['paper']['steps']} steps, not the published size; LC-PFN is our own "
-        f"network on our variant of its prior. Data {record['data_digest']}, "
-        f"torch {record['torch']}, {record['cpus']} CPU cores.",
+        "standard; elsewhere its bands are as they come); trained anew for each split. LC-PFN is "
+        f"our own network on our variant of its prior.{published(record['paper'])} Data "
+        f"{record['data_digest']}, torch {record['torch']}, {record['cpus']} CPU cores.",
         "",
     ]
     for name, entry in splits.items():
