@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 
-from pydantic import model_validator
+from pydantic import PositiveInt, model_validator
 
 from neuneu.config import config_dataclass
 from neuneu.quantiles import FORECAST_LEVELS, MEDIAN, PAPER_LEVELS
 
-EncoderKind = Literal["cnn", "histogram", "mean", "none"]
-"""What the loss prompt is made of: word losses in order, their distribution, their mean, or
-nothing."""
+EncoderKind = Literal["cnn", "histogram", "quantiles", "sets", "mean", "none"]
+"""What the loss prompt is made of: word losses in order, their distribution in bins or as
+quantiles, their means over several validation sets, one mean, or nothing."""
 
 
 @config_dataclass
@@ -36,6 +36,8 @@ class HistogramConfig:
 class EncoderConfig:
     """Which encoder of the loss prompt, and its settings.
 
+    `quantiles` is how many evenly spaced quantiles of the word losses are read; `sets` the number
+    of words of each validation set, one after the other; of words beyond them nothing is read.
     `units` (the number of words W that the CNN is tied to) and `loss_mean`, `loss_std` (nats,
     that `mean` standardises with) are properties of the training data: None lets training fill
     them in.
@@ -44,6 +46,8 @@ class EncoderConfig:
     kind: EncoderKind = "none"
     cnn: CnnConfig = CnnConfig()
     histogram: HistogramConfig = HistogramConfig()
+    quantiles: PositiveInt = 16
+    sets: tuple[PositiveInt, ...] = ()
     units: int | None = None
     loss_mean: float | None = None
     loss_std: float | None = None

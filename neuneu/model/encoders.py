@@ -19,6 +19,8 @@ Reads = Literal["words", "mean", "nothing"]
 READS: Final[dict[EncoderKind, Reads]] = {
     "cnn": "words",
     "histogram": "words",
+    "quantiles": "words",
+    "sets": "words",
     "mean": "mean",
     "none": "nothing",
 }
@@ -42,6 +44,10 @@ def build_encoder(config: EncoderConfig, width: int) -> nn.Module:
             return TokenLossCnn(config, width)
         case "histogram":
             return LossHistogram(config, width)
+        case "quantiles":
+            return LossQuantiles(config, width)
+        case "sets":
+            return SetMeans(config, width)
         case "mean":
             return MeanLoss(config, width)
         case "none":
@@ -105,6 +111,56 @@ class LossHistogram(nn.Module):
         return counts_CN * (self.bins / losses_CW.shape[1])
 
 
+class LossQuantiles(nn.Module):
+    """Position-free: evenly spaced quantiles of the word losses, of any text of any length.
+
+    Quantile n of N is that of share (n + 0.5) / N; nats are centred and scaled by constants. Two
+    linear layers with GELU between.
+    """
+
+    def __init__(self, config: EncoderConfig, width: int) -> None:
+        super().__init__()
+        self.count = count = config.quantiles
+        self.layers = nn.Sequential(nn.Linear(count, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, losses_CW: Tensor) -> Tensor:
+        """One prompt token a checkpoint (C, 1, D)."""
+        quantiles_CN = standard(self.quantiles(losses_CW))
+        return self.layers(quantiles_CN.to(next(self.parameters()).dtype)).unsqueeze(1)
+
+    def quantiles(self, losses_CW: Tensor) -> Tensor:
+        """Nats (C, N), the nearest word's."""
+        shares_N = (torch.arange(self.count, device=losses_CW.device) + 0.5) / self.count
+        sorted_CW = losses_CW.float().clamp(0.0, MAX_LOSS_NATS).sort(dim=1).values
+        # torch.quantile takes at most 16 million values; a gather has no such limit.
+        place_N = (shares_N * (losses_CW.shape[1] - 1)).round().long()
+        return sorted_CW[:, place_N]
+
+
+class SetMeans(nn.Module):
+    """The mean word loss of each of several validation sets, which follow one another."""
+
+    def __init__(self, config: EncoderConfig, width: int) -> None:
+        super().__init__()
+        if not config.sets:
+            raise ValueError("encoder.sets is empty: give the number of words of each set")
+        self.lengths = config.sets
+        count = len(config.sets)
+        self.layers = nn.Sequential(nn.Linear(count, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, losses_CW: Tensor) -> Tensor:
+        """One prompt token a checkpoint (C, 1, D)."""
+        means_CS = standard(self.means(losses_CW))
+        return self.layers(means_CS.to(next(self.parameters()).dtype)).unsqueeze(1)
+
+    def means(self, losses_CW: Tensor) -> Tensor:
+        """Nats a word of each set (C, S)."""
+        if losses_CW.shape[1] < sum(self.lengths):
+            raise ValueError(f"encoder.sets: {sum(self.lengths)} words, found {losses_CW.shape[1]}")
+        parts = losses_CW[:, : sum(self.lengths)].float().split(self.lengths, dim=1)
+        return torch.stack([part.clamp(0.0, MAX_LOSS_NATS).mean(dim=1) for part in parts], dim=1)
+
+
 class MeanLoss(nn.Module):
     """One mean validation loss, standardised with the training checkpoints' mean and deviation."""
 
@@ -132,6 +188,11 @@ class NoLoss(nn.Module):
     def forward(self, losses_CW: Tensor) -> Tensor:
         """An empty prompt (C, 0, D)."""
         return torch.empty(len(losses_CW), 0, self.width, device=losses_CW.device)
+
+
+def standard(nats: Tensor) -> Tensor:
+    """Word losses on a scale of order one: small models lie between 4 and 14 nats a word."""
+    return (nats - 8.0) / 4.0
 
 
 def probability(losses: Tensor) -> Tensor:

@@ -122,6 +122,9 @@ def _card(config: ModelConfig, counts: Mapping[str, int], provenance: Provenance
     reads = {
         "cnn": f"per-word losses of the corpus `{provenance.corpus_hash}`, in word order",
         "histogram": f"the distribution of word losses (trained on `{provenance.corpus_hash}`)",
+        "quantiles": f"quantiles of word losses (trained on `{provenance.corpus_hash}`)",
+        "sets": f"mean word losses of {len(config.encoder.sets)} validation sets in "
+        f"`{provenance.corpus_hash}`",
         "mean": f"one mean validation loss {provenance.loss_names or '(the only one given)'}",
         "none": "no validation losses",
     }[config.encoder.kind]

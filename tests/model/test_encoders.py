@@ -8,7 +8,9 @@ import torch
 from neuneu.model.config import EncoderConfig, HistogramConfig
 from neuneu.model.encoders import (
     LossHistogram,
+    LossQuantiles,
     MeanLoss,
+    SetMeans,
     TokenLossCnn,
     build_encoder,
     probability,
@@ -20,6 +22,8 @@ from neuneu.model.encoders import (
     [
         (EncoderConfig(kind="cnn", units=500), 500, 1),
         (EncoderConfig(kind="histogram"), 77, 1),
+        (EncoderConfig(kind="quantiles", quantiles=5), 77, 1),
+        (EncoderConfig(kind="sets", sets=(20, 30, 27)), 77, 1),
         (EncoderConfig(kind="mean", loss_mean=3.0, loss_std=0.5), 1, 1),
         (EncoderConfig(kind="none"), 0, 0),
     ],
@@ -62,6 +66,23 @@ def test_histogram_ignores_the_order_of_words_and_the_cnn_does_not() -> None:
     assert not torch.allclose(cnn(losses), cnn(shuffled))
 
 
+def test_quantiles_hand_worked_and_the_same_for_a_longer_text_of_its_kind() -> None:
+    encoder = LossQuantiles(EncoderConfig(kind="quantiles", quantiles=2), width=8)
+    # Shares 0.25 and 0.75 of five sorted words: the second and the fourth; 20 nats bound them.
+    found = encoder.quantiles(torch.tensor([[9.0, 1.0, 3.0, 99.0, 2.0]]))
+    torch.testing.assert_close(found, torch.tensor([[2.0, 9.0]]))
+    text = torch.tensor([[9.0, 1.0, 3.0, 99.0, 2.0]]).half()
+    torch.testing.assert_close(encoder.quantiles(text.repeat(1, 9)), found)
+
+
+def test_means_of_validation_sets_hand_worked() -> None:
+    encoder = SetMeans(EncoderConfig(kind="sets", sets=(1, 3)), width=8)
+    found = encoder.means(torch.tensor([[5.0, 1.0, 2.0, 30.0, 7.0]]))
+    torch.testing.assert_close(found, torch.tensor([[5.0, (1.0 + 2.0 + 20.0) / 3.0]]))
+    with pytest.raises(ValueError, match="4 words, found 3"):
+        encoder(torch.zeros(1, 3))
+
+
 def test_mean_loss_is_standardised() -> None:
     encoder = MeanLoss(EncoderConfig(kind="mean", loss_mean=3.0, loss_std=0.5), width=4)
     with torch.no_grad():
@@ -71,6 +92,8 @@ def test_mean_loss_is_standardised() -> None:
 
 
 def test_data_properties_left_open_are_refused() -> None:
+    with pytest.raises(ValueError, match="number of words of each set"):
+        build_encoder(EncoderConfig(kind="sets"), 8)
     with pytest.raises(ValueError, match="number of words"):
         TokenLossCnn(EncoderConfig(kind="cnn"), 8)
     with pytest.raises(ValueError, match="standardises"):

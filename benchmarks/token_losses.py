@@ -1,0 +1,273 @@
+"""What token losses add to a forecast: readings of them compared on our own ladder.
+
+    .venv/bin/neuneu demo --config jobs/configs/reference-ladder.yaml
+    .venv/bin/python benchmarks/token_losses.py runs/reference
+
+Every reading (none, one mean, means of several validation sets, histogram, quantiles, CNN in word
+order) is given to the same network, trained on the same runs and scored on runs that it has not
+seen: all runs of one mix of text held out, in turn, and all runs of the largest size. The words
+are divided into two texts of the same sources; training reads the first. Then the same networks
+read the second text, which tells which reading carries over.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import re
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+import torch
+
+from neuneu.aggregation import RunBootstrap
+from neuneu.backtest import make_queries
+from neuneu.extraction.words import word_spans
+from neuneu.files import write_text_atomic
+from neuneu.forecasting import NeuralForecaster
+from neuneu.model.config import EncoderConfig, ModelConfig
+from neuneu.model.encoders import SetMeans
+from neuneu.model.export import Provenance
+from neuneu.model.network import Network
+from neuneu.progress import stage
+from neuneu.splits import Anchored
+from neuneu.store import Store
+from neuneu.training import OptimConfig, TrainConfig
+from neuneu.training_data import prepare
+from neuneu.training_loop import FitState, fit, make_optimizer
+from neuneu.trajectories import TokenLossTable, Trajectory, build_trajectories
+
+KINDS: Final = ("none", "mean", "sets", "histogram", "quantiles", "cnn")
+CARRIES_OVER: Final = ("sets", "histogram", "quantiles", "cnn")
+RUN_NAME: Final = re.compile(r"(?P<size>[a-z]+)-(?P<recipe>[a-z]+)-s\d+")
+_data: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ladder:
+    """Trajectories with mean losses, and the word losses of two texts of the same sources.
+
+    `sets` are the words of each source in either text, in the order of its columns.
+    """
+
+    trajectories: list[Trajectory]
+    first: TokenLossTable
+    second: TokenLossTable
+    sets: dict[str, tuple[tuple[str, int], ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training: which reading, which runs are held out, which seed."""
+
+    kind: str
+    fold: str
+    held: tuple[str, ...]
+    seed: int
+    steps: int
+
+
+def read_ladder(folder: Path, metric: str) -> Ladder:
+    """The ladder that a demo left, the words of each source halved into two texts."""
+    store = Store(folder / "store")
+    words = TokenLossTable.from_table(store.token_losses())
+    assert words is not None, f"{folder}: its store has no word losses"
+    text = pq.read_table(folder / "suite" / "text" / "validation.parquet")
+    source = word_sources(text.to_pylist(), words.matrix.shape[1])
+    columns: dict[str, npt.NDArray[np.int64]] = {}
+    sets = {}
+    for name, half in (("first", 0), ("second", 1)):
+        # Words of one source side by side, in their order.
+        parts = [np.array_split(np.flatnonzero(source == s), 2)[half] for s in np.unique(source)]
+        columns[name] = np.concatenate(parts)
+        counts = map(len, parts)
+        sets[name] = tuple(zip(np.unique(source).tolist(), counts, strict=True))
+    length = min(len(chosen) for chosen in columns.values())
+    trajectories = build_trajectories(store.accuracies(), store.losses(), store.tasks())
+    return Ladder(
+        trajectories=[t for t in trajectories if t.metric == metric],
+        # The CNN is tied to a length; the longer text loses its last words for it alone.
+        first=replace(words, matrix=np.ascontiguousarray(words.matrix[:, columns["first"]])),
+        second=replace(words, matrix=np.ascontiguousarray(words.matrix[:, columns["second"]])),
+        sets={**sets, "cnn": (("words", length),)},
+    )
+
+
+def word_sources(documents: Sequence[dict[str, str]], n_words: int) -> npt.NDArray[np.str_]:
+    """The source of each of the first `n_words` words of a text."""
+    sources: list[str] = []
+    for document in documents:
+        count = min(len(word_spans(document["text"])), n_words - len(sources))
+        sources += [document["source"]] * count
+    return np.array(sources)
+
+
+def folds(trajectories: Sequence[Trajectory]) -> dict[str, tuple[str, ...]]:
+    """Runs held out together: every recipe, and the largest size."""
+    runs = {t.run: t.params for t in trajectories}
+    parts = {run: match for run in runs if (match := RUN_NAME.fullmatch(run))}
+    recipes = sorted({match["recipe"] for match in parts.values()})
+    largest = parts[max(runs, key=lambda run: runs[run])]["size"]
+    found = {
+        f"text {recipe}": tuple(sorted(r for r, m in parts.items() if m["recipe"] == recipe))
+        for recipe in recipes
+    }
+    return found | {
+        f"size {largest}": tuple(sorted(r for r, m in parts.items() if m["size"] == largest))
+    }
+
+
+def encoder(kind: str, ladder: Ladder, text: str) -> EncoderConfig:
+    """The settings of a reading for one of the two texts."""
+    if kind == "sets":
+        return EncoderConfig(kind="sets", sets=tuple(count for _, count in ladder.sets[text]))
+    return EncoderConfig(kind=kind)  # type: ignore[arg-type]
+
+
+def words_of(ladder: Ladder, kind: str, text: str) -> TokenLossTable | None:
+    """The word losses that a reading is given."""
+    if kind in ("none", "mean"):
+        return None
+    table = ladder.first if text == "first" else ladder.second
+    if kind != "cnn":
+        return table
+    return replace(table, matrix=table.matrix[:, : ladder.sets["cnn"][0][1]])
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Trains, forecasts the held-out runs, and gives the MAE of every trajectory by text."""
+    ladder: Ladder = _data["ladder"]
+    config = TrainConfig(
+        output=Path("unused"),
+        model=ModelConfig(encoder=encoder(job.kind, ladder, "first")),
+        optim=OptimConfig(learning_rate=1e-3, epochs=1000, max_steps=job.steps, batch_size=128),
+        max_ahead=None,
+        held_out_runs=job.held,
+        seed=job.seed,
+    )
+    words = words_of(ladder, job.kind, "first")
+    data = prepare(config, ladder.trajectories, words)
+    torch.manual_seed(job.seed)
+    network = Network(data.model)
+    fit(
+        network, make_optimizer(config, network), data, config, FitState(),
+        save=lambda _: None, tick=lambda *_: None,
+    )  # fmt: skip
+    network.eval()
+    provenance = Provenance(
+        identity="", training_runs={}, validation_runs=[], held_out_runs=[], metrics=[],
+        corpus_hash=data.corpus_hash, loss_names=[], selection="last", evaluation={}, training={},
+    )  # fmt: skip
+    test = [t for t in ladder.trajectories if t.run in set(job.held)]
+    result: dict[str, Any] = {"kind": job.kind, "fold": job.fold, "seed": job.seed}
+    for text in ("first", "second") if job.kind in CARRIES_OVER else ("first",):
+        if isinstance(network.encoder, SetMeans):
+            network.encoder.lengths = encoder("sets", ladder, text).sets
+        queries, truths = make_queries(test, Anchored(), words_of(ladder, job.kind, text))
+        forecaster = NeuralForecaster(network=network, provenance=provenance)
+        answers = forecaster.predict(queries)
+        middle = forecaster.levels.index(0.5)
+        result[text] = [
+            float(np.abs(a[:, middle] - t.values).mean())
+            for a, t in zip(answers, truths, strict=True)
+        ]
+        result["runs"] = [q.context.run for q in queries]
+    persistence = [
+        float(np.abs(q.context.values[-1] - t.values).mean())
+        for q, t in zip(queries, truths, strict=True)
+    ]
+    return result | {"persistence": persistence}
+
+
+def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """MAE of every reading and its difference to none, by held-out text and size."""
+    bootstrap = RunBootstrap()
+    table: dict[str, Any] = {}
+    for family in ("text", "size"):
+        mine = [r for r in results if r["fold"].startswith(family)]
+        if not mine:
+            continue
+        table[family] = {}
+        cells = {
+            (kind, text): _stack([r for r in mine if r["kind"] == kind], text)
+            for kind in KINDS
+            for text in ("first", "second")
+            if text == "first" or kind in CARRIES_OVER
+        }
+        none, group = cells["none", "first"]
+        cells["persistence", "first"] = _stack([r for r in mine if r["kind"] == "none"],
+                                               "persistence")  # fmt: skip
+        for (kind, text), (mae, _) in cells.items():
+            stacked = np.stack([mae, mae - none], axis=1)
+            value, difference = bootstrap.means(stacked, group)
+            table[family][f"{kind}, {text} text"] = {
+                "mae": vars(value), "minus_none": vars(difference), "n": len(mae),
+            }  # fmt: skip
+    return table
+
+
+def _stack(
+    results: Sequence[dict[str, Any]], key: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """(MAE of every trajectory, the mean of seeds; code of its run)."""
+    by_fold: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        by_fold.setdefault(result["fold"], []).append(result)
+    values = [np.mean([r[key] for r in by_fold[fold]], axis=0) for fold in sorted(by_fold)]
+    runs = [run for fold in sorted(by_fold) for run in by_fold[fold][0]["runs"]]
+    return np.concatenate(values), np.unique(runs, return_inverse=True)[1]
+
+
+def _start(ladder: Ladder) -> None:
+    torch.set_num_threads(1)
+    _data["ladder"] = ladder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("ladder", type=Path, help="output of the reference ladder's demo")
+    parser.add_argument("--metric", default="acc")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--output", type=Path, default=Path("docs/results/token_losses.json"))
+    arguments = parser.parse_args()
+    ladder = read_ladder(arguments.ladder, arguments.metric)
+    jobs = [
+        Job(kind=kind, fold=name, held=held, seed=seed, steps=arguments.steps)
+        for seed, (name, held), kind in product(
+            range(arguments.seeds), folds(ladder.trajectories).items(), arguments.kinds.split(",")
+        )
+    ]
+    results = []
+    context = multiprocessing.get_context("spawn")
+    with (
+        stage("compare readings", len(jobs)) as bar,
+        ProcessPoolExecutor(os.cpu_count(), context, _start, (ladder,)) as pool,
+    ):
+        for result in pool.map(run, jobs):
+            results.append(result)
+            bar.advance(message=f"{result['kind']}, {result['fold']}")
+    record = {
+        "runs": len({t.run for t in ladder.trajectories}),
+        "trajectories": len(ladder.trajectories),
+        "tasks": len({t.task for t in ladder.trajectories}),
+        "checkpoints": len(ladder.first.rows),
+        "words": [ladder.first.matrix.shape[1], ladder.second.matrix.shape[1]],
+        "seeds": arguments.seeds, "steps": arguments.steps, "metric": arguments.metric,
+        "python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count(),
+        "results": summary(results),
+    }  # fmt: skip
+    write_text_atomic(arguments.output, json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
