@@ -3,8 +3,9 @@
     .venv/bin/python benchmarks/forecasting.py ../shared/trajectories --splits dev
     .venv/bin/python benchmarks/forecasting.py ../shared/trajectories --splits standard,sizes,...
 
-Networks are trained for each split on what it may learn from and kept in `--work`; a split that
-is in the record is not run again, so an interrupted run goes on. Everything was chosen on `dev`,
+Networks are trained for each split on what it may learn from; they and every forecaster's answers
+are kept in `--work`, and a split that is in the record is not run again, so an interrupted run
+goes on. Everything was chosen on `dev`,
 which comes first because bands of point forecasters are measured there; the other splits are
 read for the report. benchmarks/forecasting_page.py writes the page from the record.
 """
@@ -14,37 +15,40 @@ import json
 import os
 import platform
 import shutil
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
+from forecasting_bands import banded, is_point, measure
 from forecasting_entrants import (
     PAPER_SIZE,
     PAPER_STEPS,
-    banded,
+    Makers,
+    Ours,
     baselines,
     boosted,
     lc_pfn,
-    ours,
     paper,
 )
 from forecasting_scores import against, rankings, strata, terciles
 
 from neuneu.backtest import run_backtest, summarise
-from neuneu.backtest_inputs import read_observations
+from neuneu.backtest_inputs import deal_by_size, read_observations
 from neuneu.baselines import make_forecaster
-from neuneu.config import config_to_dict
+from neuneu.config import config_hash, config_to_dict
 from neuneu.cross_run.fitting import FitConfig
 from neuneu.cross_run.forecaster import CrossRunForecaster
-from neuneu.cross_run.pretraining import train_calibrated
+from neuneu.cross_run.parallel import Training, fit_all
+from neuneu.cross_run.pretraining import without
 from neuneu.evaluation_summary import RunBooks
 from neuneu.evaluation_table import read_evaluation
 from neuneu.figures import write_figures
-from neuneu.files import write_text_atomic
+from neuneu.files import atomic_path, write_text_atomic
 from neuneu.forecaster import Forecaster
 from neuneu.progress import stage
 from neuneu.run_splits import SPLITS, Parts
@@ -66,6 +70,33 @@ DRAWN: Final = (*OURS, "nearest-analogue", "ladder-law", "persistence")
 FIGURES: Final = ("trajectories", "horizon", "coverage")
 SIZES: Final = "sizes"
 SIZE_FOLDS: Final = 4
+
+
+@dataclass(kw_only=True, eq=False)
+class Answers:
+    """Forecast tables of one split, kept in a folder; `ours` names our settings and data."""
+
+    split: str
+    parts: Parts
+    makers: Makers
+    folder: Path
+    ours: str
+    made: dict[str, Forecaster] = field(default_factory=dict)
+
+    def table(self, name: str, rule: SplitRule) -> pa.Table:
+        """One forecaster's table; made, trained and asked only if it is not there."""
+        mark = f"-{self.ours}" if name.startswith("neuneu") else ""
+        path = self.folder / f"{self.split}-{rule.name}-{name}{mark}.parquet"
+        if path.exists():
+            return pq.read_table(path)
+        if name not in self.made:
+            self.made[name] = self.makers[name]()
+        with stage(f"forecast {self.split}, {rule.name}, {name}", 1) as bar:
+            table = run_backtest([self.made[name]], self.parts.test, self.parts.references, rule)
+            bar.advance()
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        return table
 
 
 class Benchmark:
@@ -90,49 +121,59 @@ class Benchmark:
         }  # fmt: skip
         if arguments.output.exists():
             before = json.loads(arguments.output.read_text(encoding="utf-8"))
-            same = ("data_digest", "config", "networks", "folds")
-            if all(before.get(key) == self.record[key] for key in same):
+            if {key: before.get(key) for key in self.record_key()} == self.record_key():
                 self.record["splits"] = before["splits"]
                 self.record["residuals"] = before["residuals"]
 
-    def entrants(self, split: str, parts: Parts) -> list[Forecaster]:
+    def makers(self, split: str, parts: Parts) -> Makers:
         """Every forecaster of a split, ours last."""
         work = self.arguments.work
-        found = [*baselines(), lc_pfn(work)]
+        found = baselines() | {"lc-pfn": lambda: lc_pfn(work)}
         if split in WHOLE:
-            found += boosted(parts.learn)
+            found |= boosted(parts.learn)
         if split in WHOLE and self.arguments.published:
-            found += paper(split, parts.learn, work)
-        found, residuals = banded(found, parts, self.record["residuals"])
-        self.record["residuals"] = residuals | (self.record["residuals"] or {})
-        mine = ours(
-            split, parts.learn, self.config, networks=self.arguments.networks,
-            folds=self.arguments.folds if split in WHOLE else 0, work=work,
+            found |= paper(split, parts.learn, work)
+        mine = Ours(
+            split=split, learn=parts.learn, config=self.config, work=work,
+            networks=self.arguments.networks, folds=self.arguments.folds if split in WHOLE else 0,
         )  # fmt: skip
-        return found + mine
+        return found | mine.makers()
 
     def split(self, name: str) -> dict[str, Any]:
         """One split: scores of every forecaster under every protocol."""
         parts = SPLITS[name].apply(self.trajectories)
         if name != "dev" and self.record["residuals"] is None:
             raise SystemExit("run --splits dev first: bands of point forecasters come from there.")
-        found = self.entrants(name, parts)
-        results, seconds = {}, {}
+        answers = Answers(
+            split=name, parts=parts, makers=self.makers(name, parts),
+            folder=self.arguments.work / "tables", ours=config_hash(self.record_key()),
+        )  # fmt: skip
+        results = {}
         for rule in (MAIN, *(OTHER if name in WHOLE else ())):
-            asked = found if rule is MAIN else [f for f in found if "uncal" not in f.name]
-            table, seconds[rule.name] = forecast(name, asked, parts, rule)
+            asked = [n for n in answers.makers if rule is MAIN or n != "neuneu-uncalibrated"]
+            tables = {n: answers.table(n, rule) for n in asked}
+            if name == "dev" and rule is MAIN:
+                self.record["residuals"] = {
+                    n: measure(table) for n, table in tables.items() if is_point(table)
+                }
+            table = pa.concat_tables(banded(tables, self.record["residuals"]))
             results[rule.name] = self.scores(table, parts.test, whole=rule is MAIN)
             if rule is MAIN and name in WHOLE:
                 self.draw(name, table, parts)
             show(name, rule.name, results[rule.name]["summary"])
         entry = {
             "learn": len(parts.learn), "references": len(parts.references),
-            "test": len(parts.test), "seconds": seconds, "protocols": results,
+            "test": len(parts.test), "protocols": results,
             "test_runs": sorted({"/".join(t.run_group) for t in parts.test}),
         }  # fmt: skip
         if name in WHOLE:
-            entry["rolling"] = self.rolling(name, parts, found)
+            entry["rolling"] = self.rolling(answers)
         return entry
+
+    def record_key(self) -> dict[str, Any]:
+        """What our networks of a split depend on."""
+        keys = ("data_digest", "config", "networks", "folds")
+        return {key: self.record[key] for key in keys}
 
     def scores(self, table: pa.Table, test: Sequence[Trajectory], *, whole: bool) -> dict[str, Any]:
         """A table's summary and, for the main protocol, everything else the report says."""
@@ -164,58 +205,44 @@ class Benchmark:
             if path.suffix == ".png" and path.stem in FIGURES:
                 shutil.copyfile(path, page_folder / f"{name}-{path.name}")
 
-    def rolling(self, name: str, parts: Parts, found: Sequence[Forecaster]) -> dict[str, Any]:
+    def rolling(self, answers: "Answers") -> dict[str, Any]:
         """MAE from origins through the run to its end."""
-        chosen = [f for f in found if f.name in (*ROLLING, *OURS)]
         result: dict[str, Any] = {}
         for share in ORIGINS:
             rule = Anchored(fraction=share)
-            table, _ = forecast(name, chosen, parts, rule)
+            tables = {n: answers.table(n, rule) for n in (*ROLLING, *OURS)}
+            table = pa.concat_tables(banded(tables, self.record["residuals"]))
             summary = summarise(table, books=self.books)
-            result[f"{share:g}"] = {
-                f.name: summary["forecasters"][f.name]["overall"]["mae"] for f in chosen
-            }
+            result[f"{share:g}"] = {n: summary["forecasters"][n]["overall"]["mae"] for n in tables}
         return result
 
     def sizes(self) -> dict[str, Any]:
         """All runs of a size held out at a time (a few sizes a fold), for rankings."""
-        trained = train_calibrated(
-            self.trajectories, self.config, networks=0, folds=SIZE_FOLDS, title="train sizes"
-        )
+        dealt = deal_by_size(self.trajectories, SIZE_FOLDS, self.config.seed)
+        trainings = [
+            Training(learn=without(self.trajectories, fold), config=self.config) for fold in dealt
+        ]
         tables = []
-        for fold, network in zip(trained.folds, trained.fold_networks, strict=True):
-            held = set(fold)
-            test = [t for t in self.trajectories if t.run_group in held]
-            rest = [t for t in self.trajectories if t.run_group not in held]
-            parts = Parts(learn=rest, references=rest, test=test)
+        networks = fit_all(self.trajectories, trainings, title="train sizes")
+        for fold, network in zip(dealt, networks, strict=True):
+            rest = [self.trajectories[place] for place in without(self.trajectories, fold)]
+            test = [t for t in self.trajectories if t.run_group in set(fold)]
             found = [
                 *(make_forecaster(n) for n in ("recent-mean", "power-law", "nearest-analogue")),
                 CrossRunForecaster([network], name="neuneu"),
                 CrossRunForecaster([network], sees="own", name="neuneu-own"),
             ]
-            tables.append(forecast(SIZES, found, parts, MAIN)[0])
+            tables.append(run_backtest(found, test, rest, MAIN))
         evaluation = read_evaluation(pa.concat_tables(tables))
-        folds = trained.folds
         return {
-            "folds": [["/".join(group) for group in fold] for fold in folds],
-            "same size": rankings(evaluation, self.trajectories, folds=folds, same_size=True),
-            "all of a fold": rankings(evaluation, self.trajectories, folds=folds),
+            "folds": [["/".join(group) for group in fold] for fold in dealt],
+            "same size": rankings(evaluation, self.trajectories, folds=dealt, same_size=True),
+            "all of a fold": rankings(evaluation, self.trajectories, folds=dealt),
         }
 
     def save(self) -> None:
         """Writes the record."""
         write_text_atomic(self.arguments.output, json.dumps(self.record, indent=1) + "\n")
-
-
-def forecast(
-    split: str, found: Sequence[Forecaster], parts: Parts, rule: SplitRule
-) -> tuple[pa.Table, float]:
-    """(forecasts, seconds)."""
-    with stage(f"forecast {split}, {rule.name}", 1) as bar:
-        started = time.perf_counter()
-        table = run_backtest(found, parts.test, parts.references, rule)
-        bar.advance()
-    return table, round(time.perf_counter() - started, 1)
 
 
 def show(split: str, protocol_name: str, summary: dict[str, Any]) -> None:

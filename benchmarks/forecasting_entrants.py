@@ -1,32 +1,32 @@
 """What benchmarks/forecasting.py compares: forecasters trained for a split, kept in a folder."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 from filelock import FileLock
 
-from neuneu.backtest import make_queries
+from neuneu.backtest_inputs import RunGroup, deal_by_size
 from neuneu.baselines import BASELINES, make_forecaster
-from neuneu.baselines.banded import Banded, Residuals, measure_residuals
 from neuneu.baselines.boosted import BoostedQuantiles
 from neuneu.baselines.lc_pfn import train_lc_pfn
+from neuneu.calibration import Calibration
 from neuneu.config import config_hash, config_to_dict
-from neuneu.cross_run.export import save_networks
+from neuneu.cross_run.export import load_networks, save_networks
 from neuneu.cross_run.fitting import FitConfig
 from neuneu.cross_run.forecaster import CrossRunForecaster
+from neuneu.cross_run.network import CrossRunNetwork
 from neuneu.cross_run.parallel import Training, fit_all
-from neuneu.cross_run.pretraining import train_calibrated
-from neuneu.forecaster import Forecaster
+from neuneu.cross_run.pretraining import calibrate_folds, without
+from neuneu.forecaster import Forecaster, Sees
 from neuneu.forecasting import NeuralForecaster
 from neuneu.model.config import preset
 from neuneu.model.export import CONFIG, Provenance, save_model
 from neuneu.model.network import Network
 from neuneu.progress import stage
-from neuneu.run_splits import Parts
-from neuneu.splits import Anchored
 from neuneu.training import OptimConfig, TrainConfig
 from neuneu.training_data import prepare
 from neuneu.training_loop import FitState, fit, make_optimizer
@@ -36,68 +36,98 @@ PAPER_SIZE: Final = {"width": 64, "layers": 2, "heads": 4, "feed_forward": 256}
 """The published design at a size that two cores train in minutes (published: 512 wide, 6 deep)."""
 
 PAPER_STEPS: Final = 2000
+Makers = dict[str, Callable[[], Forecaster]]
+"""Forecasters by name, made (and trained) when they are asked for."""
+
 LOSSES: Final = ("c4_en-validation", "lambada_openai")
 
 
-def ours(
-    split: str, learn: Sequence[Trajectory], config: FitConfig, *, networks: int, folds: int,
-    work: Path,
-) -> list[Forecaster]:  # fmt: skip
-    """Our forecaster with and without references, and with its bands as they come.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ours:
+    """Our forecaster for one split: `networks` that learnt from all it may learn from (`learn`).
 
-    Without folds there is no calibration, and only the first two.
+    With folds (of sizes) it is calibrated; without, its bands are as they come.
     """
-    folder = work / f"{split}-{config_hash(config)}-{networks}-{folds}"
-    work.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):  # another process may be training the same
-        if not (folder / CONFIG).exists():
-            title = f"train {split}"
-            record: dict[str, Any] = {"training": config_to_dict(config)}
-            if folds:
-                both = train_calibrated(learn, config, networks=networks, folds=folds, title=title)
-                trained = both.networks
-                record["calibration"] = both.calibration.to_json()
-            else:
-                everything = tuple(range(len(learn)))
-                trained = fit_all(
-                    learn,
-                    [
-                        Training(learn=everything, config=replace(config, seed=config.seed + index))
-                        for index in range(networks)
-                    ],
-                    title=title,
-                )
-            save_networks(folder, trained, **record)
-    found: list[Forecaster] = [
-        CrossRunForecaster.load(folder, name="neuneu"),
-        CrossRunForecaster.load(folder, sees="own", name="neuneu-own"),
-    ]
-    if not folds:
+
+    split: str
+    learn: Sequence[Trajectory]
+    config: FitConfig
+    networks: int
+    folds: int
+    work: Path
+
+    def makers(self) -> Makers:
+        """With and without references and, if it is calibrated, as it was before."""
+        makers: Makers = {
+            "neuneu": lambda: self._load("neuneu"),
+            "neuneu-own": lambda: self._load("neuneu-own", "own"),
+        }
+        if self.folds:
+            makers["neuneu-uncalibrated"] = lambda: self._load("neuneu-uncalibrated", raw=True)
+        return makers
+
+    @cached_property
+    def _trained(self) -> tuple[list[CrossRunNetwork], list[CrossRunNetwork]]:
+        """(networks of all, those of the folds), from the work folder if it has them."""
+        folder = self.work / f"{self.split}-{config_hash(self.config)}-{self.networks}-{self.folds}"
+        of_folds = self.work / f"{folder.name}-folds"
+        self.work.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):  # another process may be training the same
+            if not (folder / CONFIG).exists():
+                everything = tuple(range(len(self.learn)))
+                seeds = range(self.config.seed, self.config.seed + self.networks)
+                trainings = [
+                    Training(learn=without(self.learn, fold), config=self.config)
+                    for fold in self._dealt
+                ] + [
+                    Training(learn=everything, config=replace(self.config, seed=seed))
+                    for seed in seeds
+                ]
+                found = fit_all(self.learn, trainings, title=f"train {self.split}")
+                record = {"training": config_to_dict(self.config)}
+                if self.folds:
+                    save_networks(of_folds, found[: self.folds], **record)
+                save_networks(folder, found[self.folds :], **record)
+        kept = load_networks(folder).networks
+        return kept, load_networks(of_folds).networks if self.folds else []
+
+    @cached_property
+    def _dealt(self) -> tuple[tuple[RunGroup, ...], ...]:
+        return deal_by_size(self.learn, self.folds, self.config.seed) if self.folds else ()
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        with stage(f"calibrate {self.split}", 1) as bar:
+            found, _ = calibrate_folds(self.learn, self._dealt, self._trained[1])
+            bar.advance()
         return found
-    raw = CrossRunForecaster.load(folder, name="neuneu-uncalibrated")
-    raw.calibration = None
-    return [*found, raw]
+
+    def _load(self, name: str, sees: Sees = "reference", *, raw: bool = False) -> Forecaster:
+        calibration = self._calibration if self.folds and not raw else None
+        return CrossRunForecaster(self._trained[0], name=name, sees=sees, calibration=calibration)
 
 
-def baselines() -> list[Forecaster]:
+def baselines() -> Makers:
     """Every baseline that needs no training on other runs."""
-    return [make_forecaster(name) for name in BASELINES]
+    return {name: partial(make_forecaster, name) for name in BASELINES}
 
 
-def boosted(learn: Sequence[Trajectory]) -> list[Forecaster]:
+def boosted(learn: Sequence[Trajectory]) -> Makers:
     """Gradient-boosted trees on the features that our network reads."""
-    found: list[Forecaster] = []
-    for sees in ("own", "reference"):
-        trees = BoostedQuantiles(sees="own" if sees == "own" else "reference")
+
+    def make(sees: Sees) -> Forecaster:
+        trees = BoostedQuantiles(sees=sees)
         with stage(f"train {trees.name}", 1) as bar:
             trees.train(learn)
             bar.advance()
-        found.append(trees)
-    return found
+        return trees
+
+    return {"boosted-own": lambda: make("own"), "boosted": lambda: make("reference")}
 
 
 def lc_pfn(work: Path, steps: int = 2000) -> Forecaster:
     """The network that has seen synthetic curves only; the same for every split."""
+    work.mkdir(parents=True, exist_ok=True)
     folder = work / f"lc-pfn-{steps}"
     if not (folder / CONFIG).exists():
         with stage("train lc-pfn", steps) as bar:
@@ -107,10 +137,10 @@ def lc_pfn(work: Path, steps: int = 2000) -> Forecaster:
     return NeuralForecaster.load(folder, name="lc-pfn")
 
 
-def paper(split: str, learn: Sequence[Trajectory], work: Path) -> list[Forecaster]:
+def paper(split: str, learn: Sequence[Trajectory], work: Path) -> Makers:
     """The published design, smaller, without a loss and with the mean validation loss."""
-    found: list[Forecaster] = []
-    for kind in ("none", "mean"):
+
+    def make(kind: str) -> Forecaster:
         config = TrainConfig(
             output=work,
             model=preset("paper", **PAPER_SIZE, encoder={"kind": kind, "units": None}),
@@ -120,8 +150,9 @@ def paper(split: str, learn: Sequence[Trajectory], work: Path) -> list[Forecaste
         folder = work / f"{split}-paper-{kind}-{PAPER_STEPS}"
         if not (folder / CONFIG).exists():
             _train_paper(config, learn, folder, kind)
-        found.append(NeuralForecaster.load(folder, name=f"paper-{kind}-loss"))
-    return found
+        return NeuralForecaster.load(folder, name=f"paper-{kind}-loss")
+
+    return {f"paper-{kind}-loss": partial(make, kind) for kind in ("none", "mean")}
 
 
 def _train_paper(config: TrainConfig, learn: Sequence[Trajectory], folder: Path, kind: str) -> None:
@@ -147,38 +178,3 @@ def _train_paper(config: TrainConfig, learn: Sequence[Trajectory], folder: Path,
         selection="last", evaluation={}, training=config_to_dict(config),
     )  # fmt: skip
     save_model(folder, data.model, network.state_dict(), provenance)
-
-
-def banded(
-    found: Sequence[Forecaster], parts: Parts, known: Mapping[str, Any] | None
-) -> tuple[list[Forecaster], dict[str, Any]]:
-    """Point forecasters with bands of their residuals on dev; others as they are.
-
-    Args:
-        found: forecasters.
-        parts: of dev, where `known` is None and the residuals are measured.
-        known: the residuals measured on dev.
-
-    Returns:
-        (forecasters, residuals by name as JSON)
-    """
-    queries, truths = make_queries(parts.test, Anchored(), None)
-    wrapped, residuals = [], {}
-    for forecaster in found:
-        if len(forecaster.levels) > 1:
-            wrapped.append(forecaster)
-            continue
-        if known is None:
-            if forecaster.sees != "own":
-                forecaster.fit(parts.references)
-            asked = queries
-            if forecaster.sees == "oracle-loss":
-                from neuneu.backtest import with_future_losses
-
-                asked = with_future_losses(queries, truths)
-            measured = measure_residuals(forecaster, asked, truths)
-        else:
-            measured = Residuals(offsets=tuple(map(tuple, known[forecaster.name])))
-        residuals[forecaster.name] = [list(row) for row in measured.offsets]
-        wrapped.append(Banded(forecaster, measured))
-    return wrapped, residuals

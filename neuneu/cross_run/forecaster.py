@@ -22,7 +22,7 @@ from neuneu.joint import Joint, sample_futures
 from neuneu.training_data import share_known
 from neuneu.trajectories import FloatArray, Trajectory
 
-MAX_REFERENCES: Final = 16
+MAX_REFERENCES: Final = 24
 PRETRAINED: Final = Path(__file__).parents[1] / "pretrained"
 """The forecaster that comes with the package."""
 

@@ -115,15 +115,9 @@ def train_calibrated(
         UserError: fewer runs than folds.
     """
     dealt = deal_by_size(trajectories, folds, config.seed)
-    places = range(len(trajectories))
-    trainings = [
-        Training(
-            learn=tuple(p for p in places if trajectories[p].run_group not in set(fold)),
-            config=config,
-        )
-        for fold in dealt
-    ] + [
-        Training(learn=tuple(places), config=replace(config, seed=config.seed + index))
+    everything = tuple(range(len(trajectories)))
+    trainings = [Training(learn=without(trajectories, fold), config=config) for fold in dealt] + [
+        Training(learn=everything, config=replace(config, seed=config.seed + index))
         for index in range(networks)
     ]
     trained = fit_all(trajectories, trainings, title=title)
@@ -136,6 +130,12 @@ def train_calibrated(
         folds=dealt,
         fold_networks=fold_networks,
     )
+
+
+def without(trajectories: Sequence[Trajectory], held: Sequence[RunGroup]) -> tuple[int, ...]:
+    """Places of the trajectories whose runs are not held out."""
+    groups = set(held)
+    return tuple(p for p, t in enumerate(trajectories) if t.run_group not in groups)
 
 
 def calibrate_folds(
