@@ -62,7 +62,7 @@ OTHER: Final[tuple[SplitRule, ...]] = (
 ORIGINS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WHOLE: Final = ("dev", "standard")
 """Splits with every forecaster and protocol; the others have the main protocol, no trees, no
-published design, and ours with its bands as they come."""
+published design, and one network of ours with its bands as they come."""
 
 ROLLING: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 OURS: Final = ("neuneu", "neuneu-own")
@@ -135,7 +135,8 @@ class Benchmark:
             found |= paper(split, parts.learn, work)
         mine = Ours(
             split=split, learn=parts.learn, config=self.config, work=work,
-            networks=self.arguments.networks, folds=self.arguments.folds if split in WHOLE else 0,
+            networks=self.arguments.networks if split in WHOLE else 1,
+            folds=self.arguments.folds if split in WHOLE else 0,
         )  # fmt: skip
         return found | mine.makers()
 

@@ -230,9 +230,10 @@ def main() -> None:
         "",
         f"Our forecaster: the mean of {record['networks']} networks, {record['config']['steps']} "
         f"steps each, calibrated on {record['folds']} folds of the runs it learnt from (dev and "
-        "standard; elsewhere its bands are as they come); trained anew for each split. LC-PFN is "
-        f"our own network on our variant of its prior.{published(record['paper'])} Data "
-        f"{record['data_digest']}, torch {record['torch']}, {record['cpus']} CPU cores.",
+        "standard; elsewhere one network, its bands as they come); trained anew for each split. "
+        "LC-PFN is our own network on our variant of its prior."
+        f"{published(record['paper'])} Data {record['data_digest']}, torch {record['torch']}, "
+        f"{record['cpus']} CPU cores.",
         "",
     ]
     for name, entry in splits.items():

@@ -110,8 +110,8 @@ class OutOfFold:
             np.concatenate([np.zeros(0, int), *self._trajectories]),
         )
 
-    def calibrate(self) -> Calibration:
-        """What was collected, as adjustments.
+    def calibrate(self, *, surcharge: bool = False) -> Calibration:
+        """What was collected, as adjustments; see `calibration.calibrate`.
 
         Raises:
             DataError: nothing was.
@@ -127,4 +127,5 @@ class OutOfFold:
             self._levels,
             families=sorted(self._families),
             largest_params=self._largest,
+            surcharge=surcharge,
         )
