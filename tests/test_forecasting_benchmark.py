@@ -1,0 +1,83 @@
+"""The report's own arithmetic: bands of point forecasters, paired differences, rankings."""
+
+import forecasting_bands as bands
+import numpy as np
+import pytest
+from forecasting_scores import against, rankings, strata, terciles
+from forecasts import Shifted, trajectory
+
+from neuneu.backtest import run_backtest
+from neuneu.evaluation_table import read_evaluation
+from neuneu.splits import Anchored
+from neuneu.trajectories import Trajectory
+
+
+def runs(count: int, seed: int = 0) -> list[Trajectory]:
+    generator = np.random.default_rng(seed)
+    found = []
+    for place in range(count):
+        level = 0.3 + 0.05 * place
+        values = level + 0.01 * generator.standard_normal(40)
+        values[:9] = 0.5  # contexts that all end alike
+        known = {"stderrs": np.full(40, 0.01), "params": 1e6 * (place + 1)}
+        found.append(trajectory(values, run=f"r{place}", **known))
+    return found
+
+
+def test_bands_of_a_point_forecaster_hold_what_they_say() -> None:
+    # One level for all: outcomes scatter around it by 0.01.
+    generator = np.random.default_rng(0)
+    flat = [
+        trajectory(np.r_[np.full(9, 0.5), 0.5 + 0.01 * generator.standard_normal(91)], run=f"r{i}")
+        for i in range(40)
+    ]
+    table = run_backtest([Shifted("point", levels=(0.5,))], flat, [], Anchored(fraction=0.08))
+    assert bands.is_point(table)
+    offsets = bands.measure(table)
+    banded = bands.with_bands(table, offsets)
+    assert not bands.is_point(banded)
+    y = banded["y"].to_numpy()
+    inside = (banded["q0.1"].to_numpy() <= y) & (y <= banded["q0.9"].to_numpy())
+    assert inside.mean() == pytest.approx(0.8, abs=0.02)
+    np.testing.assert_array_equal(banded["q0.5"].to_numpy(), table["q0.5"].to_numpy())
+
+
+def test_a_biased_forecaster_keeps_its_median_and_the_unanswered_stay_so() -> None:
+    forecaster = Shifted("biased", shift=0.5, levels=(0.5,), unknown=("other",))
+    targets = [*runs(3), trajectory(np.full(40, 0.4), run="x", task="other")]
+    table = run_backtest([forecaster], targets, [], Anchored())
+    offsets = np.array(bands.measure(table))
+    assert (offsets[:, 4:] == 0).all()  # what came lay below the median every time
+    banded = bands.with_bands(table, offsets.tolist())
+    assert banded["q0.9"].null_count == table["q0.5"].null_count == 31
+
+
+def test_paired_differences_are_ours_minus_theirs_where_both_answered() -> None:
+    targets = runs(4)
+    near, far = Shifted("ours", shift=0.0), Shifted("theirs", shift=0.4, unknown=("none",))
+    table = run_backtest([near, far], targets, [], Anchored())
+    evaluation = read_evaluation(table)
+    entry = against(evaluation, ["ours"], ["theirs"])["ours"]["theirs"]
+    assert entry["mae"]["n"] == 4
+    assert entry["mae"]["value"] < 0
+    assert entry["mae"]["high"] < 0
+    assert 0 < entry["ratio"] < 1
+    assert list(entry["suites"]) == ["s"]
+    thirds = terciles(evaluation, ["ours"])["ours"]
+    assert list(thirds) == ["first third", "middle third", "last third"]
+    kinds = strata(evaluation, targets)["ours"]
+    assert kinds["suite: s"]["n"] == 4
+    assert kinds["shots: 0 shots"]["value"] == kinds["suite: s"]["value"]
+
+
+def test_rankings_count_real_differences_within_folds_and_sizes() -> None:
+    targets = runs(4)
+    table = run_backtest([Shifted("ours")], targets, [], Anchored())
+    evaluation = read_evaluation(table)
+    found = rankings(evaluation, targets)
+    assert found["by parameters"]["n"] == 6
+    assert found["by parameters"]["value"] == 1.0  # finals grow with size here
+    assert found["ours"]["value"] < 1.0  # every context ended at the same value
+    folds = [[("f", "r0"), ("f", "r1")], [("f", "r2"), ("f", "r3")]]
+    assert rankings(evaluation, targets, folds=folds)["ours"]["n"] == 2
+    assert rankings(evaluation, targets, same_size=True)["ours"]["n"] == 0
