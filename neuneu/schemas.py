@@ -3,6 +3,7 @@
 Tidy tables, one observation a row. `docs/data-contract.md` explains the columns.
 """
 
+import re
 from typing import Final
 
 import numpy as np
@@ -111,11 +112,15 @@ FORECASTS: Final = _schema(
 )
 """One forecast of one later checkpoint; y is null when the future is not known."""
 
+_PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
+
 TRAJECTORY_KEY: Final = ("suite", "run", "num_fewshot", "task", "metric")
 
 
 def conform(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
     """Casts a table to `schema`; columns the schema lets be null may be absent.
+
+    A column that pandas wrote for its index is left out.
 
     Args:
         table: any table.
@@ -125,9 +130,12 @@ def conform(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
     Raises:
         DataError: unknown or missing columns, or a value that does not fit its type.
     """
+    table = table.drop_columns([c for c in table.column_names if _PANDAS_INDEX.fullmatch(c)])
     unknown = sorted(set(table.column_names) - set(schema.names))
     if unknown:
-        raise DataError(f"{name}: unknown columns {unknown}; expected {schema.names}.")
+        raise DataError(
+            f"{name}: unknown columns {unknown}; expected {schema.names}. Drop or rename them."
+        )
     optional = {"stderr", "planned_tokens", "revision", "error"}
     missing = [c for c in schema.names if c not in table.column_names and c not in optional]
     if missing:

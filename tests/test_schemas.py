@@ -47,6 +47,11 @@ def test_validate_accuracies_bad_value_names_row(rows: list[dict], message: str)
         validate_accuracies(table(*rows), name="x")
 
 
+def test_conform_index_that_pandas_wrote_is_left_out() -> None:
+    indexed = table(accuracy() | {"__index_level_0__": 7})
+    assert conform(indexed, ACCURACIES, name="x").column_names == ACCURACIES.names
+
+
 def test_conform_unknown_column_is_named() -> None:
     with pytest.raises(DataError, match=r"unknown columns \['accuracy'\]"):
         conform(table(accuracy(accuracy=0.3)), ACCURACIES, name="x")
