@@ -48,8 +48,8 @@ def covered(calibration: Calibration, fresh: CalibrationSet) -> float:
     return float((weights * inside).sum() * (n + 1) / n)
 
 
-def fitted(known: CalibrationSet) -> Calibration:
-    return calibrate(known, LEVELS, families=["f"], largest_params=1e9)
+def fitted(known: CalibrationSet, *, surcharge: bool = True) -> Calibration:
+    return calibrate(known, LEVELS, families=["f"], largest_params=1e9, surcharge=surcharge)
 
 
 def test_too_narrow_bands_cover_after_calibration() -> None:
@@ -77,6 +77,16 @@ def test_the_run_is_the_unit_not_the_target() -> None:
     alone, together = fitted(known), fitted(joined)
     upper = LEVELS.index(0.9)
     assert together.groups[POOLED].shifts[upper] > 0.5 * alone.groups[POOLED].shifts[upper]
+
+
+def test_without_the_surcharge_coverage_is_that_of_the_known_runs() -> None:
+    known = world(40, seed=3)
+    plain, careful = fitted(known, surcharge=False), fitted(known)
+    assert covered(plain, known) == pytest.approx(0.8, abs=0.02)
+    assert covered(careful, known) > covered(plain, known) + 0.02
+    fresh = world(400, seed=1)
+    rates = [covered(fitted(world(40, seed=s), surcharge=False), fresh) for s in range(10, 30)]
+    assert 0.75 <= np.mean(rates) <= 0.82
 
 
 def test_weights_of_runs_trajectories_and_targets() -> None:
