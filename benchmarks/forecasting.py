@@ -15,13 +15,12 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from forecasting_bands import banded, is_point, measure
@@ -66,7 +65,7 @@ published design, and one network of ours with its bands as they come."""
 
 ROLLING: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 OURS: Final = ("neuneu", "neuneu-own")
-DRAWN: Final = (*OURS, "nearest-analogue", "ladder-law", "persistence")
+DRAWN: Final = ("neuneu", "ladder-law", "persistence")
 FIGURES: Final = ("trajectories", "horizon", "coverage")
 SIZES: Final = "sizes"
 SIZE_FOLDS: Final = 4
@@ -160,7 +159,7 @@ class Benchmark:
             table = pa.concat_tables(banded(tables, self.record["residuals"]))
             results[rule.name] = self.scores(table, parts.test, whole=rule is MAIN)
             if rule is MAIN and name in WHOLE:
-                self.draw(name, table, parts)
+                self.draw(name, tables, parts)
             show(name, rule.name, results[rule.name]["summary"])
         entry = {
             "learn": len(parts.learn), "references": len(parts.references),
@@ -179,25 +178,30 @@ class Benchmark:
     def scores(self, table: pa.Table, test: Sequence[Trajectory], *, whole: bool) -> dict[str, Any]:
         """A table's summary and, for the main protocol, everything else the report says."""
         summary = summarise(table, books=self.books)
-        for entry in summary["forecasters"].values():
-            for slices in ("by_task", "by_run", "by_context_tokens", "by_task_group"):
-                entry.pop(slices)
+        kept = ("sees", "overall", "by_suite") if whole else ("sees", "overall")
+        short = {
+            "counts": summary["counts"],
+            "forecasters": {
+                name: {key: entry[key] for key in kept}
+                for name, entry in summary["forecasters"].items()
+            },
+        }
         if not whole:
-            return {"summary": summary}
+            return {"summary": short}
         evaluation = read_evaluation(table)
         mine = [name for name in OURS if name in evaluation.quantiles]
         others = [name for name in evaluation.quantiles if not name.startswith("neuneu")]
         return {
-            "summary": summary,
+            "summary": short,
             "strata": strata(evaluation, test),
             "against": against(evaluation, mine, others),
             "terciles": terciles(evaluation, mine),
             "rankings": rankings(evaluation, test),
         }
 
-    def draw(self, name: str, table: pa.Table, parts: Parts) -> None:
-        """Figures of a few forecasters beside the page."""
-        shown = table.filter(pc.is_in(table["forecaster"], pa.array(DRAWN)))
+    def draw(self, name: str, tables: Mapping[str, pa.Table], parts: Parts) -> None:
+        """Figures of a few forecasters beside the page, point forecasters without bands."""
+        shown = pa.concat_tables([tables[n] for n in DRAWN])
         folder = self.arguments.work / f"{name}-figures"
         drawn = write_figures(folder, shown, summarise(shown, books=self.books), parts.test)
         page_folder = self.arguments.output.with_suffix("")
