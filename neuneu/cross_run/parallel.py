@@ -5,6 +5,7 @@ A network this small gains little from a second thread; two trainings use two co
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -69,8 +70,17 @@ def fit_all(
 
 
 def _start(trajectories: list[Trajectory], steps: Any) -> None:
+    threading.Thread(target=_end_with_driver, daemon=True).start()
     torch.set_num_threads(1)
     _worker.update(trajectories=trajectories, steps=steps)
+
+
+def _end_with_driver() -> None:
+    """A killed driver cannot stop its workers; they would train on, and wait for ever then."""
+    driver = multiprocessing.parent_process()
+    assert driver is not None, "a worker has a parent"
+    driver.join()
+    os._exit(1)
 
 
 def _train(training: Training) -> tuple[CrossRunConfig, dict[str, int], dict[str, Any]]:

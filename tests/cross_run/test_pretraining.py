@@ -1,10 +1,15 @@
 """From tables to a shipped folder and back: seen runs are known, damaged folders are refused."""
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -96,6 +101,41 @@ def test_trainings_side_by_side_equal_trainings_in_turn() -> None:
         assert left.config == right.config
         for name, value in left.state_dict().items():
             torch.testing.assert_close(value, right.state_dict()[name], rtol=0, atol=0)
+
+
+def test_workers_end_with_a_killed_driver() -> None:
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_cross_run import SMALL, ladder
+from neuneu.cross_run.fitting import FitConfig
+from neuneu.cross_run.parallel import Training, fit_all
+if __name__ == "__main__":
+    runs = ladder(2)
+    training = Training(learn=tuple(range(len(runs))),
+                        config=FitConfig(network=SMALL, steps=100_000, batch_size=8))
+    fit_all(runs, [training, training], workers=2)
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "driver.py"
+        script.write_text(code, encoding="utf-8")
+        paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+        driver = subprocess.Popen(
+            [sys.executable, script, str(Path(__file__).parent)],
+            env={**os.environ, "PYTHONPATH": paths},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        watched = psutil.Process(driver.pid)
+        assert driver.stderr is not None
+        while "train: " not in (line := driver.stderr.readline()):
+            assert line, "the driver ended before it trained"
+        workers = watched.children(recursive=True)
+        assert len(workers) >= 2
+        driver.kill()
+        driver.wait()
+        _, alive = psutil.wait_procs(workers, timeout=120)
+        assert not alive
 
 
 def test_a_failed_training_ends_all() -> None:
