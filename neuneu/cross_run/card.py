@@ -49,6 +49,14 @@ def _lines(record: dict[str, Any]) -> list[str]:
     for name, group in sorted(calibration["groups"].items()):
         shifts = group["shifts"]
         lines.append(f"| {name} | {group['n_runs']} | {shifts[low]:+.3f} | {shifts[high]:+.3f} |")
+    if "joint" in record:
+        noise, reach = record["joint"]["noise"], record["joint"]["reach"]
+        lines += [
+            "",
+            f"Errors at two checkpoints d apart in ln tokens correlate by {1 - noise:.2f} "
+            f"exp(-d / {reach:.2f});",
+            "sampled futures move together like that.",
+        ]
     lines += [
         "",
         f"Nothing is promised for families other than {', '.join(calibration['families'])}, for "
