@@ -1,6 +1,6 @@
 """What token losses add to a forecast: readings of them compared on our own ladder.
 
-    .venv/bin/neuneu demo --config jobs/configs/reference-ladder.yaml
+    .venv/bin/neuneu demo --config jobs/configs/demo-reference.yaml
     .venv/bin/python benchmarks/token_losses.py runs/reference
 
 Every reading (none, one mean, means of several validation sets, histogram, quantiles, CNN in word
