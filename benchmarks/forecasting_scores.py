@@ -177,8 +177,14 @@ def errors(evaluation: EvaluationTable, name: str) -> FloatArray:
 
 
 def interval_scores(evaluation: EvaluationTable, name: str) -> FloatArray:
-    """(T,) weighted interval score at the levels that all forecasters have."""
-    shared = metrics.shared_levels(evaluation.levels.values())
+    """(T,) weighted interval score at the levels that all have; NaN for one without bands.
+
+    One that answers nothing has none, and takes none from the others.
+    """
+    banded = [levels for levels in evaluation.levels.values() if len(levels) > 1]
+    shared = metrics.shared_levels(banded or evaluation.levels.values())
+    if not set(shared) <= set(evaluation.levels[name]):
+        return np.full(len(evaluation.starts), np.nan)
     at = [evaluation.levels[name].index(level) for level in shared]
     quantiles = evaluation.quantiles[name][:, at]
     return _per_trajectory(

@@ -3,7 +3,7 @@
 import forecasting_bands as bands
 import numpy as np
 import pytest
-from forecasting_scores import against, rankings, strata, terciles
+from forecasting_scores import against, interval_scores, rankings, strata, terciles
 from forecasts import Shifted, trajectory
 
 from neuneu.backtest import run_backtest
@@ -68,6 +68,16 @@ def test_paired_differences_are_ours_minus_theirs_where_both_answered() -> None:
     kinds = strata(evaluation, targets)["ours"]
     assert kinds["suite: s"]["n"] == 4
     assert kinds["shots: 0 shots"]["value"] == kinds["suite: s"]["value"]
+
+
+def test_one_who_answers_nothing_takes_no_bands_from_the_others() -> None:
+    silent = Shifted("silent", unknown=("t",))
+    table = run_backtest([Shifted("ours"), Shifted("theirs"), silent], runs(3), [], Anchored())
+    evaluation = read_evaluation(table)
+    assert np.isnan(interval_scores(evaluation, "silent")).all()
+    found = against(evaluation, ["ours"], ["theirs", "silent"])["ours"]
+    assert list(found) == ["theirs"]
+    assert found["theirs"]["wis"]["value"] == 0.0
 
 
 def test_rankings_count_real_differences_within_folds_and_sizes() -> None:
