@@ -63,6 +63,9 @@ WHOLE: Final = ("dev", "standard")
 """Splits with every forecaster and protocol; the others have the main protocol, no trees, no
 published design, and one network of ours with its bands as they come."""
 
+FAMILIES: Final = ("pythia-to-olmo", "olmo-to-pythia", "pythia-to-olmo-3b", "olmo-to-pythia-12b")
+"""Splits whose test family is not learnt from: our general network answers there."""
+
 ROLLING: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 OURS: Final = ("neuneu", "neuneu-own")
 DRAWN: Final = ("neuneu", "ladder-law", "persistence")
@@ -136,6 +139,7 @@ class Benchmark:
             split=split, learn=parts.learn, config=self.config, work=work,
             networks=self.arguments.networks if split in WHOLE else 1,
             folds=self.arguments.folds if split in WHOLE else 0,
+            general=split in FAMILIES,
         )  # fmt: skip
         return found | mine.makers()
 

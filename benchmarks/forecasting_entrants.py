@@ -21,6 +21,7 @@ from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.network import CrossRunNetwork
 from neuneu.cross_run.parallel import Training, fit_all
 from neuneu.cross_run.pretraining import calibrate_folds, without
+from neuneu.cross_run.unfamiliar import general_config
 from neuneu.forecaster import Forecaster, Sees
 from neuneu.forecasting import NeuralForecaster
 from neuneu.model.config import preset
@@ -46,7 +47,8 @@ LOSSES: Final = ("c4_en-validation", "lambada_openai")
 class Ours:
     """Our forecaster for one split: `networks` that learnt from all it may learn from (`learn`).
 
-    With folds (of sizes) it is calibrated; without, its bands are as they come.
+    With folds (of sizes) it is calibrated; without, its bands are as they come. `general` networks
+    answer for families that are not among those learnt from.
     """
 
     split: str
@@ -55,6 +57,7 @@ class Ours:
     networks: int
     folds: int
     work: Path
+    general: int = 0
 
     def makers(self) -> Makers:
         """With and without references and, if it is calibrated, as it was before."""
@@ -84,12 +87,31 @@ class Ours:
                     for seed in seeds
                 ]
                 found = fit_all(self.learn, trainings, title=f"train {self.split}")
-                record = {"training": config_to_dict(self.config)}
+                training = config_to_dict(self.config)
                 if self.folds:
-                    save_networks(of_folds, found[: self.folds], **record)
-                save_networks(folder, found[self.folds :], **record)
+                    save_networks(of_folds, found[: self.folds], training=training)
+                save_networks(folder, found[self.folds :], training=training)
         kept = load_networks(folder).networks
         return kept, load_networks(of_folds).networks if self.folds else []
+
+    @cached_property
+    def _of_others(self) -> list[CrossRunNetwork]:
+        """The general networks, from the work folder if it has them."""
+        if not self.general:
+            return []
+        config = general_config(self.config)
+        folder = self.work / f"{self.split}-{config_hash(config)}-{self.general}-general"
+        if not (folder / CONFIG).exists():
+            trainings = [
+                Training(
+                    learn=tuple(range(len(self.learn))),
+                    config=replace(config, seed=config.seed + index),
+                )
+                for index in range(self.general)
+            ]
+            found = fit_all(self.learn, trainings, title=f"train {self.split}, general")
+            save_networks(folder, found, training=config_to_dict(config))
+        return load_networks(folder).networks
 
     @cached_property
     def _dealt(self) -> tuple[tuple[RunGroup, ...], ...]:
@@ -104,7 +126,10 @@ class Ours:
 
     def _load(self, name: str, sees: Sees = "reference", *, raw: bool = False) -> Forecaster:
         calibration = self._calibration if self.folds and not raw else None
-        return CrossRunForecaster(self._trained[0], name=name, sees=sees, calibration=calibration)
+        return CrossRunForecaster(
+            self._trained[0], name=name, sees=sees, calibration=calibration,
+            general=self._of_others,
+        )  # fmt: skip
 
 
 def baselines() -> Makers:

@@ -45,8 +45,9 @@ class RunSplit:
 
     Runs that `test` matches are forecast, what `excluded` matches is in no part, the others are
     finished. With `test_tasks` only those are forecast, and they are compared with but not learnt
-    from. `apart` matches runs that stand for a training of their own although another of the
-    same name exists: they are renamed, so that the other may be a reference.
+    from; so are runs that `compared` matches. `apart` matches runs that stand for a training of
+    their own although another of the same name exists: they are renamed, so that the other may
+    be a reference.
     """
 
     name: str
@@ -54,6 +55,7 @@ class RunSplit:
     excluded: str = "$^"
     test_tasks: tuple[str, ...] = ()
     apart: str = "$^"
+    compared: str = "$^"
 
     def apply(self, trajectories: Sequence[Trajectory]) -> Parts:
         """Deals trajectories out.
@@ -75,7 +77,7 @@ class RunSplit:
                     parts.test.append(item)
                 continue
             parts.references.append(item)
-            if not held_task:
+            if not held_task and not re.search(self.compared, where):
                 parts.learn.append(item)
         if not parts.learn or not parts.test:
             raise UserError(
@@ -95,6 +97,8 @@ SPLITS: Final = {
         RunSplit(name="standard", test=_LARGEST),
         RunSplit(name="pythia-to-olmo", test=r"^olmo/"),
         RunSplit(name="olmo-to-pythia", test=r"^pythia/"),
+        RunSplit(name="pythia-to-olmo-3b", test=r"olmo.*/3B", compared=r"^olmo/"),
+        RunSplit(name="olmo-to-pythia-12b", test=r"pythia-12b", compared=r"^pythia/"),
         RunSplit(
             name="unseen-tasks",
             test=_LARGEST,

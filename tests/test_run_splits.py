@@ -59,6 +59,13 @@ def test_unseen_tasks_are_compared_with_but_not_learnt_from() -> None:
     assert {t.base_task for t in parts.references} == {"boolq", "piqa"}
 
 
+def test_smaller_runs_of_an_unseen_family_are_compared_with_but_not_learnt_from() -> None:
+    parts = SPLITS["olmo-to-pythia-12b"].apply(public())
+    assert names(parts.test) == {"pythia-12b"}
+    assert {t.family for t in parts.learn} == {"olmo"}
+    assert {"pythia-70m", "pythia-2.8b"} < names(parts.references)
+
+
 def test_same_name_is_another_training() -> None:
     parts = SPLITS["same-name"].apply(public())
     assert "pythia-12b" in names(parts.references)

@@ -32,6 +32,8 @@ def _lines(record: dict[str, Any]) -> list[str]:
         f"* {record['networks']} networks of width {network['width']} whose mean answers; "
         f"{training['steps']} steps of {training['batch_size']} questions each",
         f"* Quantile levels: {', '.join(f'{level:g}' for level in network['levels'])}",
+        f"* {record['general']['networks'] if 'general' in record else 'no'} further network for "
+        f"families other than {', '.join(network['families'])}, trained without absolute sizes",
         f"* Base tasks told apart: {len(network['tasks'])}; others are answered, too",
         f"* Training identity: {provenance['identity']}; data {provenance['data_digest']}",
         f"* Made with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}",

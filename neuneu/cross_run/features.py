@@ -25,6 +25,9 @@ WINDOWS: Final = (0.35, 1.2, 4.0)
 
 ALIGNMENTS: Final = ("tokens", "progress", "flops", "loss")
 OWN_CANDIDATES: Final = 3
+EXPONENTS: Final = (0.15, 0.4, 0.9, 1.8)
+"""Exponents of the power laws in tokens that general features fit to the past: they level off."""
+
 PAIR_CANDIDATES: Final = 2 * len(ALIGNMENTS) - 1
 SIZE_CANDIDATES: Final = 2
 CHANGE: Final = 10.0
@@ -55,11 +58,16 @@ class Features:
     level: Float32Array
 
 
-def make_features(questions: Questions) -> Features:
-    """Everything the network reads of B questions."""
+def make_features(questions: Questions, *, general: bool = False) -> Features:
+    """Everything the network reads of B questions.
+
+    `general` features are those of families that were not learnt from: they do not tell how
+    large a run is, what it has read or what is measured, only how its parts compare; power laws
+    fitted to the past are further candidates.
+    """
     past = observed(questions)
-    own = _own(questions, past)
-    targets, own_candidates = _targets(questions, past, own)
+    own = _own(questions, past, general=general)
+    targets, own_candidates = _targets(questions, past, own, general=general)
     compared = _compare(questions, own)
     size, size_features = _size_trend(questions, compared, own)
     return Features(
@@ -86,7 +94,7 @@ class _Own:
     loss: Float32Array
 
 
-def _own(questions: Questions, past: Observed) -> _Own:
+def _own(questions: Questions, past: Observed, *, general: bool) -> _Own:
     asked, rows = questions.asked, questions.rows
     values, mask = past.values, past.mask
     smooth_BL = np.stack([_local_mean(past.x, values, mask, lag) for lag in LAGS], axis=1)
@@ -110,6 +118,8 @@ def _own(questions: Questions, past: Observed) -> _Own:
     noise = np.maximum(np.where(stderr > 0, stderr, scatter), 0.002)
     known_end = np.isfinite(questions.planned)
     left = np.where(known_end, questions.planned - past.now, 0.0)
+    told = 0.0 if general else 1.0
+    has_told_loss = has_loss & (not general)
     columns = [
         level,
         CHANGE * (values[:, -1] - level),
@@ -121,15 +131,15 @@ def _own(questions: Questions, past: Observed) -> _Own:
         CHANGE * stderr,
         stderr > 0,
         CHANGE * scatter,
-        _scaled("params", asked.log_params[rows]),
-        _scaled("tokens", past.now),
+        told * _scaled("params", asked.log_params[rows]),
+        told * _scaled("tokens", past.now),
         known_end,
         left / 3.0,
-        np.minimum(shots, 10) / 5.0,
-        *(asked.metrics[rows] == code for code in range(len(METRICS))),
-        has_loss,
-        np.where(has_loss, np.nan_to_num(loss) - 3.0, 0.0),
-        np.where(has_loss, np.clip(loss_slope, -2.0, 2.0), 0.0),
+        told * np.minimum(shots, 10) / 5.0,
+        *(told * (asked.metrics[rows] == code) for code in range(len(METRICS))),
+        has_told_loss,
+        np.where(has_told_loss, np.nan_to_num(loss) - 3.0, 0.0),
+        np.where(has_told_loss, np.clip(loss_slope, -2.0, 2.0), 0.0),
         *(CHANGE * np.where(has_BL[:, 1:], smooth_BL[:, 1:] - level[:, None], 0.0)).T,
         *has_BL[:, 1:].T,
         *(CHANGE * (fitted_BW - level[:, None])).T,
@@ -146,7 +156,9 @@ def _own(questions: Questions, past: Observed) -> _Own:
     )
 
 
-def _targets(questions: Questions, past: Observed, own: _Own) -> tuple[Float32Array, Float32Array]:
+def _targets(
+    questions: Questions, past: Observed, own: _Own, *, general: bool
+) -> tuple[Float32Array, Float32Array]:
     x_BH = np.nan_to_num(questions.targets, nan=0.0)
     ahead = np.where(np.isfinite(questions.targets), x_BH - past.now[:, None], 0.0)
     known_end = np.isfinite(questions.planned)[:, None]
@@ -155,20 +167,23 @@ def _targets(questions: Questions, past: Observed, own: _Own) -> tuple[Float32Ar
         np.clip(own.slopes_BW[:, [w]] * np.minimum(ahead, 2.0 * WINDOWS[w]), -0.3, 0.3)
         for w in range(len(WINDOWS))
     ]
+    laws = _power_laws(past, ahead, own.level) if general else []
+    tokens, params = _scaled("tokens", x_BH), _scaled("params", _log_params(questions))
+    told = 0.0 if general else 1.0
     columns = [
         ahead / 3.0,
         np.sqrt(np.maximum(ahead, 0.0)),
         np.exp(-np.maximum(ahead, 0.0)),
-        _scaled("tokens", x_BH),
-        _scaled("tokens", x_BH) + _scaled("params", _log_params(questions))[:, None],
+        told * tokens,
+        told * (tokens + params[:, None]),
         np.where(known_end, np.exp(-np.maximum(left, 0.0)), 0.0),
         np.clip(left, -1.0, 6.0) / 3.0,
         *(CHANGE * line for line in lines),
+        *(CHANGE * law for law in laws),
     ]
     level = own.level[:, None]
-    own_candidates = np.stack(
-        [np.broadcast_to(level, ahead.shape), level + lines[1], level + lines[2]], axis=-1
-    )
+    changes = [level + lines[1], level + lines[2], *(level + law for law in laws)]
+    own_candidates = np.stack([np.broadcast_to(level, ahead.shape), *changes], axis=-1)
     return _columns(columns), own_candidates.astype(np.float32)
 
 
@@ -335,6 +350,28 @@ def _local_line(
         square + 0.02 * width**2 + 1e-6
     )
     return mean_v - slope * mean_x, slope
+
+
+def _power_laws(past: Observed, ahead: npt.NDArray, level: npt.NDArray) -> list[npt.NDArray]:
+    """Changes (B, H) from `level` by least squares of a + b tokens^-c, for each c of `EXPONENTS`.
+
+    A ridge keeps the slope of a past that tells little, and the change is within 0.3.
+    """
+    weight = past.mask / np.maximum(past.mask.sum(axis=1, keepdims=True), 1)
+    mean_v = (weight * past.values).sum(axis=1)[:, None]
+    found = []
+    for exponent in EXPONENTS:
+        # exp(-c x) falls from its first value to 1 at the last observation; scaled to at most 1.
+        start = np.where(past.mask, past.x, 0.0).min(axis=1)
+        basis = np.exp(-exponent * (past.x - start[:, None])) * past.mask
+        mean_b = (weight * basis).sum(axis=1)[:, None]
+        square = (weight * (basis - mean_b) ** 2).sum(axis=1)
+        product = (weight * (basis - mean_b) * (past.values - mean_v)).sum(axis=1)
+        slope = (product / (square + 1e-3))[:, None]
+        then = np.exp(-exponent * (ahead - start[:, None]))
+        fitted = mean_v + slope * (then - mean_b)
+        found.append(np.clip(fitted - level[:, None], -0.3, 0.3))
+    return found
 
 
 def _blend(past: Observed, smooth_BL: npt.NDArray) -> npt.NDArray:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -15,9 +16,13 @@ from neuneu.cross_run.features import make_features
 from neuneu.cross_run.network import CrossRunConfig, CrossRunNetwork, sizes_of, to_tensors
 from neuneu.cross_run.references import index_references
 from neuneu.cross_run.sampling import Sampler, SamplingConfig
+from neuneu.curve_prior import sample_varied
 from neuneu.errors import DataError
 from neuneu.quantiles import pinball_torch
 from neuneu.trajectories import Trajectory
+
+MADE_UP: Final = 5000
+"""Made-up curves that questions about such are drawn from."""
 
 
 @config_dataclass
@@ -48,8 +53,17 @@ def task_places(curves: Curves, config: CrossRunConfig) -> torch.Tensor:
 
 
 def with_tasks(config: CrossRunConfig, trajectories: Sequence[Trajectory]) -> CrossRunConfig:
-    """The config with every base task of the trajectories."""
-    return replace(config, tasks=tuple(sorted({t.base_task for t in trajectories})))
+    """The config with every base task and family of the trajectories."""
+    return replace(
+        config,
+        tasks=tuple(sorted({t.base_task for t in trajectories})),
+        families=tuple(sorted({t.family for t in trajectories})),
+    )
+
+
+def unfamiliar(curves: Curves, config: CrossRunConfig) -> npt.NDArray[np.bool_]:
+    """(T,) whether each trajectory is of a family that the network did not learn from."""
+    return np.array([t.family not in config.families for t in curves.trajectories], dtype=bool)
 
 
 def fit(
@@ -71,13 +85,16 @@ def fit(
     usable = [t for t in trajectories if len(t.without_step_zero()) >= 2]
     if not usable:
         raise DataError("expected trajectories of at least two checkpoints, found none.")
-    curves = build_curves(usable, Codes())
+    made_up = sample_varied(MADE_UP, seed=config.seed) if config.sampling.synthetic else []
+    curves = build_curves([*usable, *made_up], Codes())
     network_config = with_tasks(config.network, usable)
     sampler = Sampler(curves, index_references(curves), config.sampling)
     tasks = task_places(curves, network_config)
     torch.manual_seed(config.seed)
     first, _ = sampler.draw(np.random.default_rng((config.seed, 0)), 2)
-    network = CrossRunNetwork(network_config, sizes_of(make_features(first)))
+    network = CrossRunNetwork(
+        network_config, sizes_of(make_features(first, general=config.network.general))
+    )
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -87,7 +104,7 @@ def fit(
     for step in range(config.steps):
         generator = np.random.default_rng((config.seed, step))
         questions, values = sampler.draw(generator, config.batch_size)
-        batch = to_tensors(make_features(questions))
+        batch = to_tensors(make_features(questions, general=config.network.general))
         known = torch.from_numpy(generator.random(len(questions)) >= config.task_dropout)
         batch["task"] = tasks[questions.rows] * known
         for group in optimizer.param_groups:

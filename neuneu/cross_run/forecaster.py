@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from neuneu.calibration import Calibration
@@ -13,9 +14,11 @@ from neuneu.cross_run.calibrating import group_names, has_references
 from neuneu.cross_run.curves import Codes, build_curves
 from neuneu.cross_run.export import load_networks
 from neuneu.cross_run.features import make_features
-from neuneu.cross_run.fitting import task_places
+from neuneu.cross_run.fitting import task_places, unfamiliar
 from neuneu.cross_run.network import CrossRunNetwork, to_tensors
+from neuneu.cross_run.questions import Questions
 from neuneu.cross_run.references import index_references
+from neuneu.cross_run.unfamiliar import cautious, compared_within_family
 from neuneu.errors import DataError
 from neuneu.forecaster import Query, Sees
 from neuneu.joint import Joint, sample_futures
@@ -40,6 +43,7 @@ class CrossRunForecaster:
         calibration: Calibration | None = None,
         joint: Joint | None = None,
         training_runs: Mapping[str, Sequence[str]] | None = None,
+        general: Sequence[CrossRunNetwork] = (),
     ) -> None:
         """Wraps trained networks.
 
@@ -51,7 +55,10 @@ class CrossRunForecaster:
             calibration: adjusts the bands; None leaves them as the networks give them.
             joint: how targets of one query move together; None: nothing can be sampled.
             training_runs: `family/run` -> fingerprints of the trajectories learnt from.
+            general: networks that answer for families that were not learnt from; none: the
+                others do, as for any run.
         """
+        self._general = list(general)
         self.calibration = calibration
         self.joint = joint
         self._marks = frozenset(m for marks in (training_runs or {}).values() for m in marks)
@@ -84,6 +91,7 @@ class CrossRunForecaster:
             calibration=None if calibration is None else Calibration.from_json(calibration),
             joint=Joint.from_json(record["joint"]) if "joint" in record else None,
             training_runs=record.get("provenance", {}).get("training_runs", {}),
+            general=saved.general,
         )
 
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
@@ -105,7 +113,6 @@ class CrossRunForecaster:
         """
         answers = [np.full((len(q.target_steps), len(self.levels)), np.nan) for q in queries]
         library = self._library if self.sees == "reference" else build_curves([], self._codes)
-        places: list[torch.Tensor] = []
         for asked in ask(
             queries,
             library,
@@ -115,19 +122,50 @@ class CrossRunForecaster:
             assume_end=self._assume_end,
         ):
             questions = asked.questions
-            batch = to_tensors(make_features(questions))
-            places = places or [task_places(questions.asked, n.config) for n in self._networks]
-            total = np.zeros((*questions.targets.shape, len(self.levels)))
-            with torch.inference_mode():
-                for network, place in zip(self._networks, places, strict=True):
-                    batch["task"] = place[questions.rows]
-                    total += network(batch)[0].double().numpy() / len(self._networks)
+            total = self._means(questions)
             if not np.isfinite(total[np.isfinite(questions.targets)]).all():
                 raise DataError(
                     f"forecaster {self.name!r} gave NaN; look for NaN in the context's accuracies."
                 )
             asked.put(answers, np.clip(total, 0.0, 1.0))
-        return self._calibrated(queries, answers)
+        return self._cautious(queries, self._calibrated(queries, answers))
+
+    def _means(self, questions: Questions) -> FloatArray:
+        """(B, H, Q) means over the networks, of the general ones for unfamiliar families."""
+        strange = self._strange(questions)
+        total = np.zeros((*questions.targets.shape, len(self.levels)))
+        for networks, rows, general in (
+            (self._networks, np.flatnonzero(~strange), False),
+            (self._general, np.flatnonzero(strange), True),
+        ):
+            if not len(rows):
+                continue
+            asked = questions.take(rows)
+            batch = to_tensors(make_features(asked, general=general))
+            with torch.inference_mode():
+                for network in networks:
+                    place = task_places(asked.asked, network.config)[asked.rows]
+                    batch["task"] = place * (not general)
+                    total[rows] += network(batch)[0].double().numpy() / len(networks)
+        return total
+
+    def _strange(self, questions: Questions) -> npt.NDArray[np.bool_]:
+        if not self._general:
+            return np.zeros(len(questions), dtype=bool)
+        return unfamiliar(questions.asked, self._general[0].config)[questions.rows]
+
+    def _cautious(self, queries: Sequence[Query], answers: list[FloatArray]) -> list[FloatArray]:
+        if not self._general:
+            return answers
+        families = self._general[0].config.families
+        known = self._references if self.sees == "reference" else ()
+        compared = compared_within_family(queries, known)
+        return [
+            answer
+            if query.context.family in families or np.isnan(answer).any()
+            else cautious(query, answer, self.levels, compared=within)
+            for query, answer, within in zip(queries, answers, compared, strict=True)
+        ]
 
     def sample(
         self, queries: Sequence[Query], *, count: int = 1000, seed: int = 0

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from neuneu.config import config_dataclass
 from neuneu.cross_run.features import (
-    OWN_CANDIDATES,
     PAIR_CANDIDATES,
     SIZE_CANDIDATES,
     Features,
@@ -24,7 +23,10 @@ from neuneu.quantiles import FORECAST_LEVELS
 
 @config_dataclass
 class CrossRunConfig:
-    """The shape of a network. `tasks` are the base tasks it tells apart, others are one more."""
+    """The shape of a network. `tasks` are the base tasks it tells apart, others are one more.
+
+    A `general` network is for runs of other families than the `families` learnt from.
+    """
 
     width: int = 96
     heads: int = 4
@@ -33,6 +35,8 @@ class CrossRunConfig:
     dropout: float = 0.1
     levels: tuple[float, ...] = FORECAST_LEVELS
     tasks: tuple[str, ...] = ()
+    families: tuple[str, ...] = ()
+    general: bool = False
 
 
 class Attention(nn.Module):
@@ -91,7 +95,7 @@ class CrossRunNetwork(nn.Module):
         self.pair = nn.Sequential(nn.LayerNorm(D), nn.GELU(), nn.Linear(D, D), nn.GELU())
         self.attend = nn.ModuleList(Attention(D, config.heads, p) for _ in range(config.blocks))
         self.final = nn.LayerNorm(D)
-        self.own_score = nn.Linear(D, OWN_CANDIDATES + SIZE_CANDIDATES)
+        self.own_score = nn.Linear(D, sizes["own_candidates"] + SIZE_CANDIDATES)
         self.pair_score = nn.Linear(D, PAIR_CANDIDATES)
         self.pair_query = nn.Linear(D, D)
         self.head = OrderedHead(D, config.levels)
@@ -146,7 +150,7 @@ def to_tensors(features: Features) -> dict[str, Tensor]:
 
 def sizes_of(features: Features) -> dict[str, int]:
     """The widths that a `CrossRunNetwork` is built for."""
-    names = ("own", "targets", "references", "pairs")
+    names = ("own", "targets", "references", "pairs", "own_candidates")
     return {name: int(getattr(features, name).shape[-1]) for name in names}
 
 

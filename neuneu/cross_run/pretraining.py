@@ -23,6 +23,7 @@ from neuneu.cross_run.fitting import FitConfig
 from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.network import CrossRunNetwork
 from neuneu.cross_run.parallel import Training, fit_all
+from neuneu.cross_run.unfamiliar import general_config
 from neuneu.joint import Joint
 from neuneu.splits import Anchored
 from neuneu.training_data import fingerprints
@@ -37,7 +38,8 @@ class PretrainConfig:
     """Tables to learn from, and the folder of the result.
 
     `networks` are trained on everything, with seeds from that of `fit` on; their mean answers.
-    `folds` of runs are held out in turn for calibration.
+    `folds` of runs are held out in turn for calibration. `general` networks answer for families
+    that were not learnt from.
     """
 
     accuracies: Path
@@ -46,6 +48,7 @@ class PretrainConfig:
     tasks: Path | None = None
     fit: FitConfig = field(default_factory=FitConfig)
     networks: Annotated[int, Field(ge=1)] = 3
+    general: Annotated[int, Field(ge=0)] = 1
     folds: Annotated[int, Field(ge=2)] = 4
 
 
@@ -57,6 +60,7 @@ class Pretrained:
     """
 
     networks: list[CrossRunNetwork]
+    general: list[CrossRunNetwork]
     calibration: Calibration
     joint: Joint
     folds: tuple[tuple[RunGroup, ...], ...]
@@ -75,12 +79,14 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     observed = read_observations(config.accuracies, config.losses, config.tasks)
     trajectories = observed.trajectories
     trained = train_calibrated(
-        trajectories, config.fit, networks=config.networks, folds=config.folds
-    )
+        trajectories, config.fit, networks=config.networks, folds=config.folds,
+        general=config.general,
+    )  # fmt: skip
     runs = fingerprints(trajectories)
     save_networks(
         config.output,
         trained.networks,
+        general=trained.general,
         calibration=trained.calibration.to_json(),
         joint=trained.joint.to_json(),
         provenance={
@@ -100,6 +106,7 @@ def train_calibrated(
     *,
     networks: int,
     folds: int,
+    general: int = 0,
     title: str = "train",
 ) -> Pretrained:
     """Networks with seeds from that of `config` on, and a calibration out of fold.
@@ -109,6 +116,7 @@ def train_calibrated(
         config: of every training.
         networks: how many learn from everything.
         folds: of runs, dealt by size; each is forecast by a network that learnt from the others.
+        general: how many are trained for families that nothing is learnt from.
         title: what progress is called.
 
     Raises:
@@ -120,11 +128,16 @@ def train_calibrated(
         Training(learn=everything, config=replace(config, seed=config.seed + index))
         for index in range(networks)
     ]
+    trainings += [
+        Training(learn=everything, config=general_config(replace(config, seed=config.seed + index)))
+        for index in range(general)
+    ]
     trained = fit_all(trajectories, trainings, title=title)
     fold_networks, kept = trained[: len(dealt)], trained[len(dealt) :]
     calibration, joint = calibrate_folds(trajectories, dealt, fold_networks)
     return Pretrained(
-        networks=kept,
+        networks=kept[:networks],
+        general=kept[networks:],
         calibration=calibration,
         joint=joint,
         folds=dealt,

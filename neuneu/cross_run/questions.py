@@ -3,7 +3,7 @@
 Shapes: B questions, K observed checkpoints (padded at the front), H targets, R references.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -23,7 +23,9 @@ class Questions:
     `rows` (B,) of `asked`; `end` (B,) index of the last observed checkpoint of each;
     `targets` (B, H) ln tokens, NaN where there are fewer; `planned` (B,) ln of the tokens the run
     is planned for, NaN where unknown; `references` (B, R) rows of `library`, -1 where there are
-    fewer; where there are none at all the library may be any table that is not empty.
+    fewer; where there are none at all the library may be any table that is not empty. `kept`
+    (B, MAX_OBSERVED) is false where an observed checkpoint is to be overlooked, the last of the
+    past at the end; None keeps all.
     """
 
     asked: Curves
@@ -33,10 +35,23 @@ class Questions:
     planned: Float32Array
     library: Curves
     references: IntArray
+    kept: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         """The number of questions B."""
         return len(self.rows)
+
+    def take(self, index: IntArray) -> "Questions":
+        """The questions at `index`, in its order."""
+        return replace(
+            self,
+            rows=self.rows[index],
+            end=self.end[index],
+            targets=self.targets[index],
+            planned=self.planned[index],
+            references=self.references[index],
+            kept=None if self.kept is None else self.kept[index],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,6 +74,8 @@ def observed(questions: Questions) -> Observed:
     longest = int(min(questions.end.max(initial=0) + 1, MAX_OBSERVED))
     place = last[:, None] - np.arange(longest - 1, -1, -1)[None, :]
     mask = place >= start[:, None]
+    if questions.kept is not None:
+        mask &= questions.kept[:, MAX_OBSERVED - longest :]
     place = np.where(mask, place, last[:, None])
     now = asked.x[last]
     return Observed(

@@ -12,11 +12,14 @@ from pydantic import Field
 
 from neuneu.config import config_dataclass
 from neuneu.cross_run.curves import Curves
-from neuneu.cross_run.questions import Questions
+from neuneu.cross_run.questions import MAX_OBSERVED, Questions
 from neuneu.cross_run.references import NONE, ReferenceIndex, candidates, distances, nearest
+from neuneu.curve_prior import SYNTHETIC
 from neuneu.trajectories import IntArray
 
 SMALLER: Final = (0.2, 0.8)
+KEPT: Final = (0.02, 1.0)
+"""The share of a thinned past that is kept is drawn from this range."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -32,7 +35,8 @@ class SamplingConfig:
     drawn for each), as the largest run of a ladder does. `spread` is the noise, in units of
     distance, that varies which of the candidates are taken. The planned end is told in `told_end`
     of the questions. A suite is drawn in proportion to its trajectories to the power
-    `suite_power`.
+    `suite_power`. In `thinned` questions a random share of the past is overlooked, as if fewer
+    checkpoints had been evaluated. `synthetic` of the questions are about made-up curves.
     """
 
     targets: Annotated[int, Field(ge=1)] = 6
@@ -43,6 +47,8 @@ class SamplingConfig:
     spread: Annotated[float, Field(ge=0.0)] = 1.0
     told_end: Share = 0.7
     suite_power: Share = 0.7
+    thinned: Share = 0.0
+    synthetic: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
 
 class Sampler:
@@ -56,6 +62,10 @@ class Sampler:
             curves.suites[self._rows], return_inverse=True, return_counts=True
         )
         weight = (counts ** (config.suite_power - 1.0))[suite]
+        made_up = np.array([curves.trajectories[row].family == SYNTHETIC for row in self._rows])
+        if made_up.any() and not made_up.all():
+            odds = config.synthetic / (1.0 - config.synthetic)
+            weight[made_up] = odds * weight[~made_up].sum() / made_up.sum()
         self._cumulative = np.cumsum(weight / weight.sum())
 
     def draw(self, generator: np.random.Generator, size: int) -> tuple[Questions, npt.NDArray]:
@@ -76,8 +86,16 @@ class Sampler:
             planned=np.where(told, planned, np.nan).astype(np.float32),
             library=curves,
             references=self._references(generator, rows),
+            kept=self._kept(generator, size) if config.thinned else None,
         )
         return questions, np.where(targets == NONE, np.nan, curves.values[flat]).astype(np.float32)
+
+    def _kept(self, generator: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
+        share = generator.uniform(*KEPT, size=(size, 1))
+        share[generator.random(size) >= self._config.thinned] = 1.0
+        kept = generator.random((size, MAX_OBSERVED)) < share
+        kept[:, -1] = True
+        return kept
 
     def _ends(self, generator: np.random.Generator, rows: IntArray) -> IntArray:
         n = self._curves.lengths[rows]

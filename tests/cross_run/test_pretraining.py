@@ -19,6 +19,7 @@ from test_cross_run import SMALL, ladder
 
 from neuneu.backtest_inputs import deal_by_size
 from neuneu.cross_run.calibrating import group_names, has_references
+from neuneu.cross_run.export import load_networks
 from neuneu.cross_run.fitting import FitConfig, fit
 from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.parallel import Training, fit_all
@@ -155,6 +156,8 @@ def test_loaded_forecaster_answers_and_knows_what_it_saw(folder: Path) -> None:
     assert (np.diff(answer, axis=1) >= 0).all()
     assert isinstance(load_forecaster(folder, name="x"), CrossRunForecaster)
     card = (folder / "MODEL_CARD.md").read_text()
+    assert len(load_networks(folder).general) == 1
+    assert "* 1 further network for families other than f," in card
     assert all(f"* f/r{index} (4 trajectories)" in card for index in range(5))
     assert "| all | 5 |" in card
 
