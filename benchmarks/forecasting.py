@@ -139,7 +139,7 @@ class Benchmark:
             split=split, learn=parts.learn, config=self.config, work=work,
             networks=self.arguments.networks if split in WHOLE else 1,
             folds=self.arguments.folds if split in WHOLE else 0,
-            general=split in FAMILIES,
+            general=int(split in FAMILIES),
         )  # fmt: skip
         return found | mine.makers()
 

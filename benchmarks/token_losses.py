@@ -214,6 +214,13 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return table
 
 
+def noise_floor(trajectories: Sequence[Trajectory]) -> float:
+    """What a forecast of the true accuracies would err by, from the standard errors of the items:
+    the mean absolute value of a normal deviate is sqrt(2 / pi) of its deviation."""
+    stderr = np.concatenate([t.without_step_zero().stderrs for t in trajectories])
+    return float(np.sqrt(2.0 / np.pi) * np.nanmean(stderr))
+
+
 def _stack(
     results: Sequence[dict[str, Any]], key: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -262,6 +269,7 @@ def main() -> None:
         "tasks": len({t.task for t in ladder.trajectories}),
         "checkpoints": len(ladder.first.rows),
         "words": [ladder.first.matrix.shape[1], ladder.second.matrix.shape[1]],
+        "noise_floor": noise_floor(ladder.trajectories),
         "seeds": arguments.seeds, "steps": arguments.steps, "metric": arguments.metric,
         "python": platform.python_version(), "torch": torch.__version__, "cpus": os.cpu_count(),
         "results": summary(results),

@@ -91,3 +91,32 @@ def test_rankings_count_real_differences_within_folds_and_sizes() -> None:
     folds = [[("f", "r0"), ("f", "r1")], [("f", "r2"), ("f", "r3")]]
     assert rankings(evaluation, targets, folds=folds)["ours"]["n"] == 2
     assert rankings(evaluation, targets, same_size=True)["ours"]["n"] == 0
+
+
+def test_page_of_token_losses_says_what_the_intervals_say() -> None:
+    from token_losses_page import table, verdict
+
+    def entry(value: float, low: float, high: float) -> dict[str, object]:
+        return {
+            "mae": {"value": 0.03, "low": 0.02, "high": 0.04},
+            "minus_none": {"value": value, "low": low, "high": high},
+            "n": 5,
+        }
+
+    entries = {
+        "none, first text": entry(0, 0, 0),
+        "mean, first text": entry(-0.01, -0.02, -0.005),
+        "cnn, first text": entry(0.01, 0.005, 0.02),
+        "cnn, second text": entry(-0.5, -0.6, -0.4),
+        "sets, first text": entry(0.0, -0.01, 0.01),
+        "persistence, first text": entry(0.02, 0.01, 0.03),
+    }
+    said = verdict(entries)
+    assert said == (
+        "Better than accuracies alone: mean loss of the text; worse: CNN over words in order "
+        "(published); no difference that the runs can tell: mean losses of its sources."
+    )
+    assert (
+        "| mean loss of the text | first | 3.00 (2.00 to 4.00) | -1.00 (-2.00 to -0.50) | 5 |"
+        in (table(entries))
+    )

@@ -41,7 +41,8 @@ def save_networks(
         for name, value in network.state_dict().items()
     }
     with atomic_path(folder / WEIGHTS) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
+        # save_file would make a file that only its owner can read.
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
     content = {"kind": KIND, "format_version": FORMAT_VERSION, **_shape(networks)}
     if general:
         content["general"] = _shape(general)

@@ -22,9 +22,8 @@ from neuneu.trajectories import FloatArray, Trajectory
 LAW_POINTS: Final = 12.0
 """A past of so many checkpoints counts as much as the network."""
 
-SPREAD_ALONE: Final = 1.6
-SPREAD_COMPARED: Final = 1.25
-"""How much wider bands are, without and with runs of the same family to compare with."""
+SPREAD: Final = 1.6
+"""How much wider bands are."""
 
 _NORMAL_80: Final = 2.563
 """The 0.1 to 0.9 band of a normal distribution, in standard deviations."""
@@ -64,13 +63,13 @@ def cautious(
     middle = list(levels).index(MEDIAN)
     median = answer[:, [middle]]
     if compared:
-        return np.clip(median + SPREAD_COMPARED * (answer - median), 0.0, 1.0)
+        return np.clip(median + SPREAD * (answer - median), 0.0, 1.0)
     trained = query.context.without_step_zero()
     (law,) = PowerLaw().predict([replace(query, context=trained)])
     weight = len(trained) / (len(trained) + LAW_POINTS)
     apart = law - median
     low, high = (int(np.argmin(np.abs(np.array(levels) - level))) for level in (0.1, 0.9))
     deviation = np.maximum((answer[:, [high]] - answer[:, [low]]) / _NORMAL_80, 1e-4)
-    wider = SPREAD_ALONE * np.sqrt(1.0 + weight * (1.0 - weight) * (apart / deviation) ** 2)
+    wider = SPREAD * np.sqrt(1.0 + weight * (1.0 - weight) * (apart / deviation) ** 2)
     moved = median + weight * apart + wider * (answer - median)
     return np.clip(moved, 0.0, 1.0)

@@ -52,7 +52,8 @@ def save_model(
     """Writes the three files; the config comes last and marks the folder as complete."""
     with atomic_path(folder / WEIGHTS) as temporary:
         tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt"})
+        # save_file would make a file that only its owner can read.
+        temporary.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
     counts = parameter_counts(Network(config))
     write_text_atomic(folder / CARD, _card(config, counts, provenance))
     record = {

@@ -20,8 +20,7 @@ from neuneu.cross_run.network import CrossRunNetwork
 from neuneu.cross_run.references import index_references
 from neuneu.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.cross_run.unfamiliar import (
-    SPREAD_ALONE,
-    SPREAD_COMPARED,
+    SPREAD,
     cautious,
     compared_within_family,
     general_config,
@@ -108,10 +107,10 @@ def test_caution_moves_towards_the_law_and_widens() -> None:
     weight = 36 / (36 + 12)
     np.testing.assert_allclose(found[:, MIDDLE], 0.5 + weight * (law[:, 0] - 0.5))
     width = found[:, -1] - found[:, 0]
-    assert (width > SPREAD_ALONE * 0.1).all()
+    assert (width > SPREAD * 0.1).all()
     assert (np.diff(found, axis=1) >= 0).all()
     with_company = cautious(asked, answer, FORECAST_LEVELS, compared=True)
-    np.testing.assert_allclose(with_company, 0.5 + SPREAD_COMPARED * spread[None, :].repeat(24, 0))
+    np.testing.assert_allclose(with_company, 0.5 + SPREAD * spread[None, :].repeat(24, 0))
 
 
 def test_only_runs_of_the_same_family_and_task_count_as_company() -> None:
