@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo demo-ci demo-english test test-slow test-soak check format lock clean
+.PHONY: demo demo-ci demo-english test test-slow test-soak check format docs lock clean
 
 demo: $(INSTALLED)  ## the main job, small, on this machine
 	$(BIN)/neuneu demo
@@ -33,9 +33,12 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(INSTALLED)  ## docs/reference/ from the code
+	$(BIN)/python docs/generate.py
+
 lock: $(INSTALLED)  ## resolve requirements/cpu.lock again (uv does not read pip's configuration)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra analysis --extra cluster --extra cpu --extra dev \
+	$(BIN)/uv pip compile pyproject.toml --extra analysis --extra cluster --extra cpu --extra lm-eval --extra tune --extra dev \
 	  --override requirements/override.txt --python-version 3.11 --no-header --no-annotate \
 	  $(shell links=$$($(PYTHON) -m pip config get global.find-links 2>/dev/null) && echo --find-links $$links \
 	    || echo --extra-index-url https://download.pytorch.org/whl/cpu) \

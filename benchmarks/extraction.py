@@ -129,7 +129,7 @@ def run_ours(folder: Path, *, actors: int, threads: int, device: str) -> dict[st
             ExtractConfig(
                 checkpoints=str(folder / "checkpoints"),
                 store=f"{store}/store",
-                corpus=folder / "corpus.parquet",
+                corpus=str(folder / "corpus.parquet"),
                 corpus_words=10**9,
                 tasks=(),
                 engine=EngineConfig(max_model_len=WINDOW, dtype=DTYPES[device]),  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ from neuneu.backtest import run_backtest, summarise
 from neuneu.backtest_inputs import deal_by_size, read_observations
 from neuneu.baselines import make_forecaster
 from neuneu.config import config_hash, config_to_dict
-from neuneu.cross_run.fitting import FitConfig
+from neuneu.cross_run.fitting import CrossRunOptim, FitConfig
 from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.parallel import Training, fit_all
 from neuneu.cross_run.pretraining import without
@@ -111,7 +111,9 @@ class Benchmark:
         )
         self.trajectories = observed.trajectories
         self.arguments = arguments
-        self.config = FitConfig() if arguments.steps is None else FitConfig(steps=arguments.steps)
+        self.config = FitConfig()
+        if arguments.steps is not None:
+            self.config = FitConfig(optim=CrossRunOptim(max_steps=arguments.steps))
         self.books = RunBooks(tasks={t.task: (t.base_task, t.group) for t in self.trajectories})
         self.record: dict[str, Any] = {
             "data_digest": observed.digest, "cpus": os.cpu_count(),
@@ -283,7 +285,7 @@ def main() -> None:
         "--published", action="store_true",
         help="also train the published design (hours on two cores)",
     )  # fmt: skip
-    parser.add_argument("--steps", type=int, help="default: those of FitConfig")
+    parser.add_argument("--steps", type=int, help="default: those of CrossRunOptim")
     parser.add_argument("--work", type=Path, default=Path("runs/forecasting"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/forecasting.json"))
     torch.set_num_threads(1)  # networks train side by side, and small ones gain nothing from two

@@ -6,7 +6,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Final
 
-import torch
 from filelock import FileLock
 
 from neuneu.backtest_inputs import RunGroup, deal_by_size
@@ -26,12 +25,12 @@ from neuneu.forecaster import Forecaster, Sees
 from neuneu.forecasting import NeuralForecaster
 from neuneu.model.config import preset
 from neuneu.model.export import CONFIG, Provenance, save_model
-from neuneu.model.network import Network
+from neuneu.optimisation import OptimConfig
 from neuneu.progress import stage
-from neuneu.training import OptimConfig, TrainConfig
+from neuneu.training import TrainConfig
 from neuneu.training_data import prepare
-from neuneu.training_loop import FitState, fit, make_optimizer
 from neuneu.trajectories import Trajectory
+from neuneu.window_learner import train_here
 
 PAPER_SIZE: Final = {"width": 64, "layers": 2, "heads": 4, "feed_forward": 256}
 """The published design at a size that two cores train in minutes (published: 512 wide, 6 deep)."""
@@ -167,7 +166,7 @@ def paper(split: str, learn: Sequence[Trajectory], work: Path) -> Makers:
 
     def make(kind: str) -> Forecaster:
         config = TrainConfig(
-            output=work,
+            output=str(work),
             model=preset("paper", **PAPER_SIZE, encoder={"kind": kind, "units": None}),
             loss_names=LOSSES if kind == "mean" else (),
             optim=OptimConfig(epochs=1000, max_steps=PAPER_STEPS, batch_size=128),
@@ -185,18 +184,8 @@ def _train_paper(config: TrainConfig, learn: Sequence[Trajectory], folder: Path,
     if kind == "mean":
         named = [t for t in learn if any(name in t.losses for name in LOSSES)]
     data = prepare(config, named, None)
-    torch.manual_seed(config.seed)
-    network = Network(data.model)
     with stage(f"train {folder.name}", PAPER_STEPS) as bar:
-        fit(
-            network,
-            make_optimizer(config, network),
-            data,
-            config,
-            FitState(),
-            save=lambda _: None,
-            tick=lambda *_: bar.advance(),
-        )
+        network = train_here(data, config, tick=lambda *_: bar.advance())
     provenance = Provenance(
         identity=folder.name, training_runs={}, validation_runs=[], held_out_runs=[],
         metrics=data.metrics, corpus_hash=None, loss_names=list(config.loss_names),

@@ -222,6 +222,7 @@ def main() -> None:
     record = json.loads(arguments.record.read_text(encoding="utf-8"))
     splits = dict(record["splits"])
     sizes = splits.pop("sizes", None)
+    steps = record["config"]["optim"]["max_steps"]
     lines = [
         "# Forecasts of public trajectories",
         "",
@@ -239,7 +240,7 @@ def main() -> None:
         ".venv/bin/python benchmarks/forecasting_page.py docs/results/forecasting.json",
         "```",
         "",
-        f"Our forecaster: the mean of {record['networks']} networks, {record['config']['steps']} "
+        f"Our forecaster: the mean of {record['networks']} networks, {steps} "
         f"steps each, calibrated on {record['folds']} folds of the runs it learnt from (dev and "
         "standard; elsewhere one network, its bands as they come); trained anew for each split. "
         "LC-PFN is our own network on our variant of its prior."

@@ -36,14 +36,14 @@ from neuneu.forecasting import NeuralForecaster
 from neuneu.model.config import EncoderConfig, ModelConfig
 from neuneu.model.encoders import SetMeans
 from neuneu.model.export import Provenance
-from neuneu.model.network import Network
+from neuneu.optimisation import OptimConfig
 from neuneu.progress import stage
 from neuneu.splits import Anchored
 from neuneu.store import Store
-from neuneu.training import OptimConfig, TrainConfig
+from neuneu.training import TrainConfig
 from neuneu.training_data import prepare
-from neuneu.training_loop import FitState, fit, make_optimizer
 from neuneu.trajectories import TokenLossTable, Trajectory, build_trajectories
+from neuneu.window_learner import train_here
 
 KINDS: Final = ("none", "mean", "sets", "histogram", "quantiles", "cnn")
 CARRIES_OVER: Final = ("sets", "histogram", "quantiles", "cnn")
@@ -146,7 +146,7 @@ def run(job: Job) -> dict[str, Any]:
     """Trains, forecasts the held-out runs, and gives the MAE of every trajectory by text."""
     ladder: Ladder = _data["ladder"]
     config = TrainConfig(
-        output=Path("unused"),
+        output="unused",
         model=ModelConfig(encoder=encoder(job.kind, ladder, "first")),
         optim=OptimConfig(learning_rate=1e-3, epochs=1000, max_steps=job.steps, batch_size=128),
         max_ahead=None,
@@ -155,13 +155,7 @@ def run(job: Job) -> dict[str, Any]:
     )
     words = words_of(ladder, job.kind, "first")
     data = prepare(config, ladder.trajectories, words)
-    torch.manual_seed(job.seed)
-    network = Network(data.model)
-    fit(
-        network, make_optimizer(config, network), data, config, FitState(),
-        save=lambda _: None, tick=lambda *_: None,
-    )  # fmt: skip
-    network.eval()
+    network = train_here(data, config)
     provenance = Provenance(
         identity="", training_runs={}, validation_runs=[], held_out_runs=[], metrics=[],
         corpus_hash=data.corpus_hash, loss_names=[], selection="last", evaluation={}, training={},

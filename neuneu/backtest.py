@@ -1,6 +1,5 @@
 """Backtests: forecast runs whose ends are known, from their beginnings, and score the forecasts."""
 
-import importlib.util
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -24,47 +23,49 @@ from neuneu.backtest_inputs import (
 )
 from neuneu.baselines import BASELINES, DEFAULT_BASELINES, NEEDS_SCIPY, make_forecaster
 from neuneu.baselines.logistic import LogisticLawConfig
-from neuneu.config import config_dataclass, config_hash, save_config
+from neuneu.config import Address, config_dataclass, config_hash, save_config
 from neuneu.errors import UserError
 from neuneu.evaluation_summary import RunBooks, summarise_evaluation
 from neuneu.evaluation_table import read_evaluation
+from neuneu.extras import require
 from neuneu.files import atomic_path, write_text_atomic
 from neuneu.forecast_table import check_answers, forecast_table, identity_columns
 from neuneu.forecaster import Forecaster, Query
 from neuneu.forecasters import load_forecaster
+from neuneu.local_copies import written_to
 from neuneu.progress import stage
 from neuneu.ranking import value_noise
 from neuneu.splits import MIN_CHECKPOINTS, PROTOCOLS, SplitRule
+from neuneu.storage import Folder
+from neuneu.training_data import runs_learnt
 from neuneu.trajectories import TokenLossTable, Trajectory, hold_out
 
 FORECASTS_FILE: Final = "forecasts.parquet"
 SUMMARY_FILE: Final = "summary.json"
 CONFIG_FILE: Final = "config.yaml"
-SEEN_SHARE: Final = 0.5
-"""A run counts as seen when a forecaster was trained on more of its trajectories than this."""
 
 
 @config_dataclass
 class BacktestConfig:
-    """What to forecast from how much, by whom, and where the results go."""
+    """What to forecast from how much, by whom, and where the results go; all local or `s3://`."""
 
-    accuracies: Path
+    accuracies: Address
     """A store folder, or a .parquet / .csv accuracy table."""
-    losses: Path | None = None
+    losses: Address | None = None
     """Validation losses, for forecasters that read them; a store brings its own."""
-    tasks: Path | None = None
+    tasks: Address | None = None
     """The task table, for chance and task groups; a store brings its own."""
-    reference: Path | None = None
+    reference: Address | None = None
     """Other finished runs to learn from: a store folder or an accuracy table."""
-    reference_losses: Path | None = None
-    output: Path = Path("runs/backtest")
+    reference_losses: Address | None = None
+    output: Address = "runs/backtest"
     context: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Share of a run's checkpoints (`anchored`) or tokens (`by-compute`) that is seen."""
     protocol: Literal["anchored", "by-compute"] = "anchored"
     min_checkpoints: Annotated[int, Field(ge=MIN_CHECKPOINTS)] = MIN_CHECKPOINTS
     """Shorter trajectories (step 0 excluded) are not scored."""
     forecasters: tuple[str, ...] = DEFAULT_BASELINES
-    models: tuple[Path, ...] = ()
+    models: tuple[Address, ...] = ()
     """Folders of trained forecasters."""
     pretrained: bool = False
     """Also ask the forecaster that comes with the package."""
@@ -228,6 +229,8 @@ def backtest(config: BacktestConfig) -> dict[str, Any]:
         UserError: inputs that cannot be read, or a split that leaves nothing.
     """
     _check_installed(config)
+    output = Folder(config.output)
+    output.exists(SUMMARY_FILE)  # a place that cannot be used is told before the work
     with stage("reading", total=1) as bar:
         observed = read_observations(config.accuracies, config.losses, config.tasks)
         others = (
@@ -244,7 +247,7 @@ def backtest(config: BacktestConfig) -> dict[str, Any]:
     books = RunBooks(
         folds=folds,
         trained_on={
-            forecaster.name: _seen_runs(forecaster, targets)
+            forecaster.name: runs_learnt(forecaster.seen_share, targets)
             for forecaster in forecasters
             if isinstance(forecaster, RemembersTraining)
         },
@@ -262,18 +265,20 @@ def backtest(config: BacktestConfig) -> dict[str, Any]:
     summary["folds"] = [["/".join(group) for group in fold] for fold in folds]
     summary["data"] = _describe_data(observed, others)
     summary["made_by"] = _provenance(config, summary["data"])
-    write_backtest(config.output, table, summary, config)
     report = None
-    if config.figures:
-        from neuneu.figures import write_figures
-        from neuneu.report import write_report
+    with written_to(output, last=SUMMARY_FILE) as folder:
+        write_backtest(folder, table, summary, config)
+        if config.figures:
+            from neuneu.figures import remove_figures, write_figures
+            from neuneu.report import write_report
 
-        with stage("drawing", total=1) as bar:
-            write_figures(config.output, table, summary, observed.trajectories, observed.losses)
-            report = str(write_report(config.output))
-            bar.advance()
+            with stage("drawing", total=1) as bar:
+                remove_figures(output)
+                write_figures(folder, table, summary, observed.trajectories, observed.losses)
+                report = f"{output}/{write_report(folder).name}"
+                bar.advance()
     return {
-        "output": str(config.output),
+        "output": str(output),
         "report": report,
         "mae": {
             name: (entry["overall"]["mae"] or {}).get("value")
@@ -286,12 +291,11 @@ def _check_installed(config: BacktestConfig) -> None:
     """Says what is not installed before the work starts, not after it."""
     wanted = ["matplotlib", "jinja2"] if config.figures else []
     wanted += ["scipy"] if NEEDS_SCIPY.intersection(config.forecasters) else []
-    missing = [name for name in wanted if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"this backtest needs {', '.join(missing)}: pip install 'neuneu[analysis]', or set "
-            "figures=false and leave {', '.join(sorted(NEEDS_SCIPY))} out of forecasters."
-        )
+    require(
+        "this backtest", *wanted, extra="analysis",
+        otherwise=f", or set figures=false and leave {', '.join(sorted(NEEDS_SCIPY))} out of "
+        "forecasters",
+    )  # fmt: skip
 
 
 def _folds(
@@ -344,24 +348,14 @@ def _make_forecasters(config: BacktestConfig) -> list[Forecaster]:
         forecasters.append(load_forecaster(None, name="neuneu"))
     several = len(config.models) > 1
     forecasters += [
-        load_forecaster(folder, name=folder.name if several else "neural")
+        load_forecaster(
+            folder, name=str(Folder(folder)).rpartition("/")[2] if several else "neural"
+        )
         for folder in config.models
     ]
     if not forecasters:
         raise UserError("forecasters: expected at least one name or model folder, found none.")
     return forecasters
-
-
-def _seen_runs(
-    forecaster: RemembersTraining, trajectories: Sequence[Trajectory]
-) -> frozenset[RunGroup]:
-    """Run groups that it was trained on: most of their trajectories, since flat ones coincide."""
-    by_run: dict[RunGroup, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        by_run.setdefault(trajectory.run_group, []).append(trajectory)
-    return frozenset(
-        group for group, members in by_run.items() if forecaster.seen_share(members) > SEEN_SHARE
-    )
 
 
 def _describe_data(observed: Observations, others: Observations | None) -> dict[str, Any]:

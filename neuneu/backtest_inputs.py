@@ -1,19 +1,22 @@
 """What a backtest reads: a store or tables, and which runs are held out together."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
+from neuneu.defaults import fill_defaults
 from neuneu.errors import DataError, UserError
-from neuneu.schemas import ACCURACIES, LOSSES, TASKS, check_version, conform
+from neuneu.schemas import ACCURACIES, LOSSES, TASKS, validate
 from neuneu.store import Store
+from neuneu.table_files import check_store, is_folder, read_file
 from neuneu.trajectories import TokenLossTable, Trajectory, build_trajectories
+
+_log = logging.getLogger(__name__)
 
 RunGroup = tuple[str, str]
 """(family, run)."""
@@ -30,9 +33,9 @@ class Observations:
 
 
 def read_observations(
-    accuracies: Path, losses: Path | None = None, tasks: Path | None = None
+    accuracies: str | Path, losses: str | Path | None = None, tasks: str | Path | None = None
 ) -> Observations:
-    """Reads trajectories from a store folder, or from parquet or CSV tables.
+    """Reads trajectories from a store folder, or from parquet or CSV tables; local or `s3://`.
 
     Args:
         accuracies: a store folder, or a `.parquet` / `.csv` file of `schemas.ACCURACIES`.
@@ -43,7 +46,8 @@ def read_observations(
         UserError: unreadable files, or tables that break the contract.
     """
     token_losses = None
-    if accuracies.is_dir():
+    if is_folder(accuracies):
+        check_store(accuracies)
         store = Store(accuracies)
         accuracy_table = store.accuracies()
         loss_table = store.losses() if losses is None else read_table(losses, LOSSES)
@@ -62,28 +66,23 @@ def read_observations(
     )
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """A parquet or CSV file (also gzipped) as a table of `schema`.
+def read_table(address: str | Path, schema: pa.Schema) -> pa.Table:
+    """A file as a table of `schema`, with defaults filled in; see `read_file`.
+
+    What was recognised or assumed is logged.
 
     Raises:
-        UserError: no such file, another kind of file, or columns that do not fit.
+        UserError: no such file, another kind of file, or a table that breaks the contract.
     """
-    name = path.name.removesuffix(".gz")
-    try:
-        if name.endswith(".parquet"):
-            table = pq.read_table(path)
-            check_version(table.schema, name=str(path))
-        elif name.endswith(".csv"):
-            table = pacsv.read_csv(path)
-        else:
-            raise UserError(
-                f"{path}: expected a store folder, a .parquet or a .csv file, found {name!r}."
-            )
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; check the path in the config.") from error
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: not readable as a table ({error}).") from error
-    return conform(table, schema, name=str(path))
+    file = read_file(address)
+    table, notes = file.table, list(file.notes)
+    if schema is ACCURACIES:
+        table, assumed = fill_defaults(table, name=file.name)
+        notes += assumed
+    table = validate(table, schema, name=file.name)
+    for note in notes:
+        _log.warning(note)
+    return table
 
 
 def content_digest(trajectories: list[Trajectory]) -> str:

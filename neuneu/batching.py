@@ -7,9 +7,11 @@ loss vectors the batch needs, W values of a loss vector.
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from neuneu.trajectories import IntArray
 from neuneu.windows import Samples, Series
 
 
@@ -22,30 +24,30 @@ class Batch(TypedDict):
     losses_CW: Tensor  # (C, W) nats, each distinct loss vector once
     loss_index_B: Tensor  # (B,) int64 row of losses_CW: the one at the end of the context
     target_B: Tensor  # (B,) float32 accuracy to forecast; NaN where it is not known
+    noise_B: Tensor  # (B,) float32 scatter of the trajectory's accuracies; 0 where not known
 
 
 def make_batch(
     series: Series,
     samples: Samples,
     *,
-    drop: float = 0.0,
-    generator: np.random.Generator | None = None,
+    kept_BK: npt.NDArray[np.bool_] | None = None,
+    bank: Tensor | None = None,
 ) -> Batch:
     """Gathers samples into one padded batch.
 
     Args:
         series: the flat arrays.
         samples: B >= 1 samples of it.
-        drop: probability of leaving out an inner context point (neither first nor last).
-        generator: draws which points are left out; required when drop > 0.
+        kept_BK: false at checkpoints of a context to leave out, see `drop_inner`; None keeps all.
+            Columns beyond the longest context of these samples are not read.
+        bank: the loss vectors of `series` (R, W) on a device; None gathers from memory.
     """
     first_B = series.starts[samples.trajectory]
     place_K = np.arange(int(samples.end.max()) + 1)
     keep_BK = place_K <= samples.end[:, None]
-    if drop > 0:
-        assert generator is not None, "dropping context points needs a generator"
-        inner_BK = (place_K > 0) & (place_K < samples.end[:, None])
-        keep_BK &= ~(inner_BK & (generator.random(keep_BK.shape) < drop))
+    if kept_BK is not None:
+        keep_BK &= kept_BK[:, : len(place_K)]
     row, place = np.nonzero(keep_BK)
     slot = (np.cumsum(keep_BK, axis=1) - 1)[row, place]
     count_B = keep_BK.sum(axis=1)
@@ -61,39 +63,47 @@ def make_batch(
     values, positions = series.values, series.positions
     gap_BK = np.where(mask_BK, positions[next_BK] - positions[checkpoint_BK], 0.0)
     used_C, index_B = np.unique(series.loss_rows[checkpoint_BK[last]], return_inverse=True)
+    losses_CW = (
+        torch.from_numpy(series.losses[used_C])
+        if bank is None
+        else bank[torch.from_numpy(used_C).to(bank.device)]
+    )
     return Batch(
         accuracy_BK=torch.from_numpy(np.where(mask_BK, values[checkpoint_BK], np.float32(0))),
         gap_BK=torch.from_numpy(gap_BK.astype(np.float32)),
         mask_BK=torch.from_numpy(mask_BK),
-        losses_CW=torch.from_numpy(series.losses[used_C]),
+        losses_CW=losses_CW,
         loss_index_B=torch.from_numpy(index_B.reshape(-1).astype(np.int64)),
         target_B=torch.from_numpy(values[first_B + samples.target]),
+        noise_B=torch.from_numpy(series.noise[samples.trajectory]),
     )
 
 
-def shard(batch: Batch, rank: int, world: int) -> tuple[Batch, int]:
-    """Every `world`-th sample from `rank` on, and how many of its samples count.
+def drop_inner(
+    samples: Samples, chance: float, generator: np.random.Generator
+) -> npt.NDArray[np.bool_]:
+    """(B, K) false where an inner checkpoint of a context (neither first nor last) is left out."""
+    place_K = np.arange(int(samples.end.max()) + 1)
+    inner_BK = (place_K > 0) & (place_K < samples.end[:, None])
+    kept_BK: npt.NDArray[np.bool_] = ~(inner_BK & (generator.random(inner_BK.shape) < chance))
+    return kept_BK
 
-    A rank beyond the samples of a small last batch gets its first sample and the count 0,
-    because data-parallel ranks must all take part in every step. Loss vectors that the shard
-    does not use are left out.
+
+def grouped_order(key_M: IntArray, group: int, generator: np.random.Generator) -> IntArray:
+    """A random order (M,) in which samples of one key come in groups of at most `group`.
+
+    Consecutive samples share what their key stands for (a checkpoint's loss vector, which then
+    is encoded once for all of them); groups of all keys are shuffled among each other.
     """
-    rows = torch.arange(len(batch["target_B"]))[rank::world]
-    count = len(rows)
-    if count == 0:
-        rows = torch.zeros(1, dtype=torch.int64)
-    used_C, index_B = torch.unique(batch["loss_index_B"][rows], return_inverse=True)
-    return (
-        Batch(
-            accuracy_BK=batch["accuracy_BK"][rows],
-            gap_BK=batch["gap_BK"][rows],
-            mask_BK=batch["mask_BK"][rows],
-            losses_CW=batch["losses_CW"][used_C],
-            loss_index_B=index_B,
-            target_B=batch["target_B"][rows],
-        ),
-        count,
-    )
+    order = generator.permutation(len(key_M))
+    order = order[np.argsort(key_M[order], kind="stable")]
+    keys = key_M[order]
+    new = np.diff(keys, prepend=keys[:1] - 1) != 0
+    first = np.flatnonzero(new)
+    place = np.arange(len(keys)) - np.repeat(first, np.diff(np.append(first, len(keys))))
+    chunk = np.cumsum(new | (place % group == 0)) - 1
+    rank = generator.permutation(int(chunk[-1]) + 1)
+    return order[np.argsort(rank[chunk], kind="stable")]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -105,4 +115,5 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         losses_CW=batch["losses_CW"].to(device),
         loss_index_B=batch["loss_index_B"].to(device),
         target_B=batch["target_B"].to(device),
+        noise_B=batch["noise_B"].to(device),
     )

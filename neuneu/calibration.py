@@ -73,6 +73,8 @@ class Calibration:
             quantiles_NQ: at this calibration's levels.
             names: the group of each row.
         """
+        if not len(quantiles_NQ):
+            return quantiles_NQ
         used = [self.group(name) for name in names]
         known = sorted(set(used))
         shifts = np.array([self.groups[name].shifts for name in known])

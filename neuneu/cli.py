@@ -6,9 +6,14 @@ from typing import Annotated, Final
 
 import typer
 
+from neuneu import logs
+from neuneu.answers_cli import place
+from neuneu.answers_cli import register as register_questions
 from neuneu.errors import UserError
 from neuneu.exit_codes import exit_codes, finish
+from neuneu.import_cli import import_
 from neuneu.store_cli import app as store_app
+from neuneu.tune_cli import tune_report
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,9 +33,29 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 
 _JOBS: Final = "Jobs (on this machine or a Ray cluster)"
 _START: Final = "Start here"
+_QUALITY: Final = "How good are forecasts?"
 
 
+@app.callback()
+def options(
+    log_level: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(logs.LEVELS)}; else ${logs.LEVEL_VARIABLE}, else warning."),
+    ] = None,
+    log_format: Annotated[
+        str | None,
+        typer.Option(help=f"text or json, on stderr; else ${logs.FORMAT_VARIABLE}, else text."),
+    ] = None,
+) -> None:
+    """What every command understands, before its name."""
+    with exit_codes():
+        logs.set_up(log_level, log_format)
+
+
+register_questions(app)
+app.command("import", rich_help_panel=_START)(import_)
 app.add_typer(store_app, name="store", rich_help_panel=_JOBS)
+app.command("tune-report", rich_help_panel=_JOBS)(tune_report)
 
 
 @app.command(rich_help_panel=_START)
@@ -152,6 +177,32 @@ def train(
 
 
 @app.command(rich_help_panel=_JOBS)
+def tune(
+    config: Config = None,
+    set_: Sets = None,
+    rerun: Annotated[
+        str, typer.Option(help="Trials (ids, by comma) to train to their end instead.")
+    ] = "",
+    address: Address = None,
+    json_: Json = False,
+) -> None:
+    """Search architecture and loss of a forecaster with Ray Tune, or go on with a search.
+
+    Example: neuneu tune --config jobs/configs/tune.yaml --set trials=16
+    """
+    with exit_codes():
+        from neuneu.config import load_config
+        from neuneu.tuning import TuneConfig, rerun_stopped
+        from neuneu.tuning import tune as run_tune
+
+        settings = load_config(TuneConfig, config, set_ or ())
+        if rerun:
+            finish({"histories": rerun_stopped(settings, rerun.split(","), address=address)}, json_)
+            return
+        finish(run_tune(settings, address=address), json_)
+
+
+@app.command(rich_help_panel=_JOBS)
 def pretrain(config: Config = None, set_: Sets = None, json_: Json = False) -> None:
     """Train a forecaster that reads finished runs, calibrate it, and write it to a folder.
 
@@ -165,61 +216,18 @@ def pretrain(config: Config = None, set_: Sets = None, json_: Json = False) -> N
         finish(run_pretrain(load_config(PretrainConfig, config, set_ or ())), json_)
 
 
-@app.command(rich_help_panel="Forecasts")
-def forecast(  # noqa: PLR0917 - options, not positions
-    accuracies: Annotated[Path, typer.Argument(help="A table (parquet, CSV) or a store of runs.")],
-    losses: Annotated[Path | None, typer.Option(help="Their validation losses.")] = None,
-    tasks: Annotated[Path | None, typer.Option(help="The task table: chance, groups.")] = None,
-    reference: Annotated[Path | None, typer.Option(help="Finished runs to compare with.")] = None,
-    reference_losses: Annotated[Path | None, typer.Option(help="Losses of those.")] = None,
-    context: Annotated[float | None, typer.Option(help="Share of checkpoints seen.")] = None,
-    context_step: Annotated[int | None, typer.Option(help="Last step seen.")] = None,
-    until: Annotated[float | None, typer.Option(help="How far, in tokens.")] = None,
-    until_flops: Annotated[float | None, typer.Option(help="How far, in FLOPs.")] = None,
-    until_step: Annotated[int | None, typer.Option(help="How far, in steps.")] = None,
-    model: Annotated[
-        Path | None, typer.Option(help="A trained forecaster; else that of the package.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where all goes.")] = None,
-    json_: Json = False,
-) -> None:
-    """Forecast what runs will score later, from a table of what they scored so far.
-
-    Example: neuneu forecast accuracies.csv --until 300e9 -o runs/forecast
-    """
-    with exit_codes():
-        from neuneu.config import build_config
-        from neuneu.forecast import ForecastConfig
-        from neuneu.forecast import forecast as run_forecast
-
-        given = {
-            "accuracies": accuracies, "losses": losses, "tasks": tasks, "reference": reference,
-            "reference_losses": reference_losses, "context": context,
-            "context_step": context_step, "until": until, "until_flops": until_flops,
-            "until_step": until_step, "model": model, "output": output,
-        }  # fmt: skip
-        settings = build_config(
-            ForecastConfig, {key: value for key, value in given.items() if value is not None}
-        )
-        result = run_forecast(settings)
-        if not json_:
-            from neuneu.forecast import show_forecasts
-
-            show_forecasts(result["forecasts"])
-        finish(result if json_ else {"output": output}, json_)
-
-
-@app.command(rich_help_panel="Forecasts")
+@app.command(rich_help_panel=_QUALITY)
 def backtest(  # noqa: PLR0917 - options, not positions
     accuracies: Annotated[
-        Path | None, typer.Argument(help="A table (parquet, CSV) or a store of finished runs.")
+        str | None,
+        typer.Argument(metavar="PATH", help="A table (parquet, CSV) or a store of finished runs."),
     ] = None,
-    losses: Annotated[Path | None, typer.Option(help="Their validation losses.")] = None,
-    tasks: Annotated[Path | None, typer.Option(help="The task table: chance, groups.")] = None,
+    losses: Annotated[str | None, place("Their validation losses.")] = None,
+    tasks: Annotated[str | None, place("The task table: chance, groups.")] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Other finished runs; else those of the same table.")
+        str | None, place("Other finished runs; else those of the same table.")
     ] = None,
-    reference_losses: Annotated[Path | None, typer.Option(help="Losses of those.")] = None,
+    reference_losses: Annotated[str | None, place("Losses of those.")] = None,
     context: Annotated[
         float | None, typer.Option(help="Share of the checkpoints that is seen.")
     ] = None,
@@ -227,7 +235,7 @@ def backtest(  # noqa: PLR0917 - options, not positions
         str | None,
         typer.Option(help="Comma-separated baselines; neuneu is the one of the package."),
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where all goes.")] = None,
+    output: Annotated[str | None, place("Where all goes.", "--output", "-o")] = None,
     config: Config = None,
     set_: Sets = None,
     json_: Json = False,
@@ -251,9 +259,7 @@ def backtest(  # noqa: PLR0917 - options, not positions
             "output": output,
         }
         overrides = [
-            f"{key}={json.dumps(value if isinstance(value, float) else str(value))}"
-            for key, value in given.items()
-            if value is not None
+            f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None
         ]
         if forecasters is not None:
             names = [name for name in forecasters.split(",") if name != "neuneu"]
@@ -265,19 +271,25 @@ def backtest(  # noqa: PLR0917 - options, not positions
         finish(run_backtest(settings), json_)
 
 
-@app.command(rich_help_panel="Forecasts")
+@app.command(rich_help_panel=_QUALITY)
 def report(
-    folder: Annotated[Path, typer.Argument(help="What `neuneu backtest` wrote.")],
+    folder: Annotated[
+        str,
+        typer.Argument(metavar="PATH", help="What a question or `neuneu backtest` wrote with -o."),
+    ],
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Also PNG and SVG of answers, for papers.")
+    ] = False,
     json_: Json = False,
 ) -> None:
-    """Write the HTML report of a backtest again from its folder.
+    """Write one HTML file from a folder of answers or of a backtest.
 
-    Example: neuneu report runs/demo
+    Example: neuneu report runs/forecast
     """
     with exit_codes():
-        from neuneu.report import write_report
+        from neuneu.report import rewrite_report
 
-        finish({"report": write_report(folder)}, json_)
+        finish(rewrite_report(folder, figures=figures), json_)
 
 
 def main() -> None:

@@ -11,15 +11,19 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform
 
 import pydantic
 import pydantic.dataclasses
 import yaml
 
 from neuneu.errors import UserError
+from neuneu.redaction import without_secrets
 
 T = TypeVar("T")
+
+Address = Annotated[str, pydantic.BeforeValidator(str)]
+"""A folder in a config: a local path, or s3://bucket/folder (`neuneu.storage.Folder`)."""
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -74,7 +78,7 @@ def build_config(cls: type[T], raw: Mapping[str, Any]) -> T:
         return pydantic.TypeAdapter(cls).validate_python(dict(raw))
     except pydantic.ValidationError as error:
         problems = [_describe(cls, dict(problem)) for problem in error.errors()]
-        raise UserError(f"{cls.__name__}: " + "; ".join(problems)) from error
+        raise UserError(without_secrets(f"{cls.__name__}: " + "; ".join(problems))) from error
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -90,11 +94,16 @@ def config_hash(config: Any) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+def config_text(config: Any) -> str:
+    """The resolved config as YAML."""
+    return str(yaml.safe_dump(config_to_dict(config), sort_keys=False))
+
+
 def save_config(config: Any, path: str | os.PathLike[str]) -> None:
     """Writes the resolved config as YAML, whole or not at all."""
     from neuneu.files import write_text_atomic
 
-    write_text_atomic(path, yaml.safe_dump(config_to_dict(config), sort_keys=False))
+    write_text_atomic(path, config_text(config))
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> None:

@@ -13,6 +13,7 @@ from neuneu.evaluation_table import EvaluationTable, read_evaluation
 from neuneu.plot_style import save_figure
 from neuneu.plots import ForecastPanel, plot_coverage, plot_horizon, plot_trajectories
 from neuneu.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
+from neuneu.storage import Folder
 from neuneu.trajectories import Trajectory
 
 FIGURES_FOLDER: Final = "figures"
@@ -44,8 +45,7 @@ def write_figures(
         The files written. Figures of an earlier backtest in the folder are removed first.
     """
     out = folder / FIGURES_FOLDER
-    for stale in (path for name in FIGURE_NAMES for path in out.glob(f"{name}*") if path.is_file()):
-        stale.unlink()
+    remove_figures(Folder(folder))
     drawn = _figures(read_evaluation(table), summary, trajectories, losses)
     written = []
     for name, draw in drawn.items():
@@ -55,6 +55,14 @@ def write_figures(
             save_figure(figure, path)
             written.append(path)
     return written
+
+
+def remove_figures(folder: Folder) -> None:
+    """Removes what `write_figures` wrote to a backtest's folder, and nothing else there."""
+    figures = folder / FIGURES_FOLDER
+    for name in figures.files():
+        if name.startswith(FIGURE_NAMES):
+            figures.delete(name)
 
 
 def _figures(

@@ -24,7 +24,8 @@ def identity_columns(
         return pa.array(values, kind).take(owner)
 
     def joined(name: str) -> pa.Array:
-        return pa.array(np.concatenate([getattr(truth, name) for truth in truths]))
+        values = np.concatenate([getattr(truth, name) for truth in truths])
+        return pa.array(values, from_pandas=True)  # what is not known is null
 
     names = ("family", "suite", "run", "task", "metric")
     columns = {name: spread([getattr(c, name) for c in contexts], pa.string()) for name in names}

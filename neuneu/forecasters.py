@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from neuneu.forecaster import Forecaster
-from neuneu.model.export import read_record
+from neuneu.local_copies import read_from
+from neuneu.model.export import CONFIG, WEIGHTS, read_record
+from neuneu.storage import Folder
 
 
-def load_forecaster(folder: Path | None, *, name: str) -> Forecaster:
+def load_forecaster(folder: "Path | str | Folder | None", *, name: str) -> Forecaster:
     """The forecaster of a folder; None takes the one that comes with the package.
 
     Args:
-        folder: what `neuneu train` or `neuneu pretrain` wrote.
+        folder: what `neuneu train` or `neuneu pretrain` wrote, local or on S3.
         name: what tables are to call it.
 
     Raises:
@@ -20,7 +22,9 @@ def load_forecaster(folder: Path | None, *, name: str) -> Forecaster:
     from neuneu.cross_run.forecaster import PRETRAINED, CrossRunForecaster
     from neuneu.forecasting import NeuralForecaster
 
-    place = folder or PRETRAINED
-    if read_record(place).get("kind") == KIND:
-        return CrossRunForecaster.load(place, name=name)
-    return NeuralForecaster.load(place, name=name)
+    source = Folder(folder or PRETRAINED)
+    kind = read_record(source).get("kind")
+    with read_from(source, (CONFIG, WEIGHTS)) as place:
+        if kind == KIND:
+            return CrossRunForecaster.load(place, name=name)
+        return NeuralForecaster.load(place, name=name)

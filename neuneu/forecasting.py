@@ -106,6 +106,7 @@ class NeuralForecaster:
             positions=series.positions,
             loss_rows=np.zeros_like(series.loss_rows),
             losses=np.zeros((1, 0), dtype=np.float32),
+            noise=series.noise,
         )
         prompt_row = series.loss_rows[series.starts[samples.trajectory] + samples.end]
         with torch.inference_mode():
@@ -155,6 +156,7 @@ class NeuralForecaster:
             positions=np.concatenate(positions),
             loss_rows=np.repeat(np.asarray(rows, dtype=np.int64), n + h),
             losses=losses,
+            noise=np.zeros(len(queries), dtype=np.float32),
         )
         trajectory = np.repeat(np.arange(len(queries)), h)
         place = np.arange(len(trajectory)) - (np.cumsum(h) - h)[trajectory]

@@ -1,15 +1,17 @@
 """Coherent futures: samples of whole trajectories whose margins are the forecast quantiles.
 
-A forecast that is too high at one checkpoint is too high at the next. Margins alone do not say
-so, and a mean over checkpoints, a first passage or a difference of two runs needs it. Each
-target's outcome is put on the scale of a standard normal by its forecast distribution; those
-scores are taken for a Gaussian process in ln tokens with an exponential covariance plus noise
-(a Gaussian copula; Nelsen 2006, An Introduction to Copulas), whose two parameters are fitted to
-the scores of runs that the forecaster had not learnt from.
-Shapes: N targets, Q levels, H targets of one query, S samples.
+A forecast that is too high at one checkpoint is too high at the next, on the run's other tasks and
+for other runs on the same task, to some extent. Margins alone do not say so, and a mean over
+checkpoints or tasks, a first passage or a difference of two runs needs it. Each target's outcome
+is put on the scale of a standard normal by its forecast distribution; those scores are taken for
+a Gaussian process (a Gaussian copula; Nelsen 2006, An Introduction to Copulas): the sum of a part
+that all tasks of a run share, one that all runs on a task share, one of the trajectory's own, all
+with an exponential covariance in ln tokens, and noise. Its parameters are fitted to the scores of
+runs that the forecaster had not learnt from.
+Shapes: N targets, Q levels, H targets of one query, S samples, T trajectories, K places.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,39 +29,70 @@ _RANGES: Final = np.geomspace(0.05, 50.0, 61)
 _PAIRS: Final = 200
 """Of a trajectory at most so many pairs of targets are read."""
 
+_CELL: Final = 0.2
+"""Scores of different trajectories are compared within cells of so many ln tokens."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Joint:
-    """How scores move together: correlation (1 - noise) exp(-d / reach) at distance d > 0.
+    """How scores move together.
 
-    `reach` is in ln tokens; `noise` is the share of the variance that is a checkpoint's own.
+    At distance d > 0 in ln tokens the correlation is (1 - noise) exp(-d / reach) within a
+    trajectory, run_share exp(-d / reach) between two tasks of a run, task_share exp(-d / reach)
+    between two runs on a task, and nothing otherwise. `noise` is a checkpoint's own share.
     """
 
     reach: float
     noise: float
+    run_share: float = 0.0
+    task_share: float = 0.0
 
-    def correlation(self, x_H: FloatArray) -> FloatArray:
-        """(H, H) correlation of the scores of targets at ln tokens `x_H`."""
-        distance = np.abs(x_H[:, None] - x_H[None, :])
-        shared = (1.0 - self.noise) * np.exp(-distance / self.reach)
-        np.fill_diagonal(shared, 1.0)
-        return shared
+    @property
+    def own_share(self) -> float:
+        """What is neither noise nor shared with other trajectories."""
+        return max(0.0, 1.0 - self.noise - self.run_share - self.task_share)
 
     def to_json(self) -> dict[str, float]:
         """JSON types; `Joint.from_json` reads them."""
-        return {"reach": self.reach, "noise": self.noise}
+        return {
+            "reach": self.reach,
+            "noise": self.noise,
+            "run_share": self.run_share,
+            "task_share": self.task_share,
+        }
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Joint":
-        """What `to_json` gave.
+        """What `to_json` gave; shares that are not there are 0.
 
         Raises:
             DataError: something else.
         """
         try:
-            return cls(reach=float(record["reach"]), noise=float(record["noise"]))
+            return cls(
+                reach=float(record["reach"]),
+                noise=float(record["noise"]),
+                run_share=float(record.get("run_share", 0.0)),
+                task_share=float(record.get("task_share", 0.0)),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not a joint distribution: {error}.") from error
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scored:
+    """Normal scores of N outcomes of runs that a forecaster had not learnt from.
+
+    `x` is ln tokens. `trajectories`, `runs` and `tasks` are codes. Two targets of the same run
+    code and other task codes are of one run, forecast from one place, and of other tasks; two
+    of the same task code are of one task, forecast from one place with the same references.
+    """
+
+    scores: FloatArray
+    x: FloatArray
+    trajectories: IntArray
+    runs: IntArray
+    tasks: IntArray
 
 
 def scores(quantiles_NQ: FloatArray, levels: tuple[float, ...], y: FloatArray) -> FloatArray:
@@ -75,23 +108,35 @@ def scores(quantiles_NQ: FloatArray, levels: tuple[float, ...], y: FloatArray) -
     return np.clip(_normal_quantile(place), -LARGEST_SCORE, LARGEST_SCORE)
 
 
-def fit_joint(
-    score_N: FloatArray, x_N: FloatArray, trajectories: IntArray, *, seed: int = 0
-) -> Joint:
-    """Fits reach and noise to the mean products of scores by distance, least squares.
+def fit_joint(known: Scored, *, seed: int = 0) -> Joint:
+    """Fits reach and noise to the mean products of scores by distance (least squares), and the
+    shares to the mean products of different trajectories at like tokens.
 
     Args:
-        score_N: normal scores.
-        x_N: ln tokens.
-        trajectories: (N,) codes; pairs lie within one.
+        known: scores.
         seed: of the choice of pairs.
 
     Raises:
         DataError: no trajectory of two targets.
     """
-    generator = np.random.default_rng(seed)
-    order = np.argsort(trajectories, kind="stable")
-    starts = np.flatnonzero(np.diff(trajectories[order], prepend=-1))
+    variance = float((known.scores**2).mean())
+    reach, noise = _fit_within(known, variance, np.random.default_rng(seed))
+    run_share = _between(known, known.runs) / variance
+    task_share = _between(known, known.tasks) / variance
+    # A share of two trajectories cannot exceed what is common to one.
+    total = max(run_share + task_share, 1e-9)
+    scale = min(1.0, (1.0 - noise) / total)
+    return Joint(
+        reach=reach, noise=noise, run_share=scale * run_share, task_share=scale * task_share
+    )
+
+
+def _fit_within(
+    known: Scored, variance: float, generator: np.random.Generator
+) -> tuple[float, float]:
+    """(reach, noise) from pairs of targets of one trajectory."""
+    order = np.argsort(known.trajectories, kind="stable")
+    starts = np.flatnonzero(np.diff(known.trajectories[order], prepend=-1))
     lengths = np.diff(np.append(starts, len(order)))
     products, distances, weights = [], [], []
     for start, length in zip(starts[lengths > 1], lengths[lengths > 1], strict=True):
@@ -99,8 +144,8 @@ def fit_joint(
         first = generator.integers(0, length, count)
         second = (first + generator.integers(1, length, count)) % length
         i, j = order[start + first], order[start + second]
-        products.append(score_N[i] * score_N[j])
-        distances.append(np.abs(x_N[i] - x_N[j]))
+        products.append(known.scores[i] * known.scores[j])
+        distances.append(np.abs(known.x[i] - known.x[j]))
         weights.append(np.full(count, 1.0 / count))
     if not products:
         raise DataError("joint distribution: expected trajectories of two targets, found none.")
@@ -108,7 +153,6 @@ def fit_joint(
     cell = np.searchsorted(_LAGS, distance, side="right")
     total = np.bincount(cell, weights=weight)
     used = total > 0
-    variance = float((score_N**2).mean())
     mean = np.bincount(cell, weights=weight * product)[used] / total[used] / variance
     lag = np.bincount(cell, weights=weight * distance)[used] / total[used]
     fits = []
@@ -118,34 +162,105 @@ def fit_joint(
         loss = float((total[used] * (mean - share * shape) ** 2).sum())
         fits.append((loss, float(reach), 1.0 - float(share)))
     _, reach, noise = min(fits)
-    return Joint(reach=reach, noise=noise)
+    return reach, noise
+
+
+def _between(known: Scored, owner: IntArray) -> float:
+    """Mean product of scores of different trajectories of one owner at like tokens, at least 0.
+
+    Every trajectory of a cell of n counts once: a pair weighs 2 / (n - 1).
+    """
+    place = np.floor(known.x / _CELL).astype(np.int64)
+    series, first, inverse = np.unique(
+        np.stack([known.trajectories, place]), axis=1, return_index=True, return_inverse=True
+    )
+    inverse = inverse.reshape(-1)
+    mean = np.bincount(inverse, weights=known.scores) / np.bincount(inverse)
+    cells, cell = np.unique(np.stack([owner[first], series[1]]), axis=1, return_inverse=True)
+    cell = cell.reshape(-1)
+    n = np.bincount(cell, minlength=cells.shape[1])
+    total = np.bincount(cell, weights=mean)
+    pairs = total**2 - np.bincount(cell, weights=mean**2)
+    many = n > 1
+    if not many.any():
+        return 0.0
+    return max(0.0, float((pairs[many] / (n[many] - 1)).sum() / n[many].sum()))
 
 
 def sample_futures(
-    quantiles_HQ: FloatArray,
+    quantiles: Sequence[FloatArray],
     levels: tuple[float, ...],
-    x_H: FloatArray,
+    x: Sequence[FloatArray],
     joint: Joint,
     *,
+    runs: Sequence[int],
+    tasks: Sequence[int],
     count: int,
     generator: np.random.Generator,
-) -> FloatArray:
-    """(S, H) accuracies in [0, 1]: each column has the forecast distribution of its target.
+) -> list[FloatArray]:
+    """(S, H) accuracies in [0, 1] of each query; a column has its target's distribution.
 
     Args:
-        quantiles_HQ: of one query; NaN gives NaN.
+        quantiles: (H, Q) of each of T queries; NaN gives NaN.
         levels: of the columns.
-        x_H: ln tokens of the targets.
+        x: (H,) ln tokens of the targets of each query, increasing.
         joint: how targets move together.
+        runs: (T,) codes; equal for the tasks of one run.
+        tasks: (T,) codes; equal for the runs on one task.
         count: S.
         generator: of the samples.
     """
+    of_runs = _shared(runs, x, joint, count, generator) if joint.run_share else {}
+    of_tasks = _shared(tasks, x, joint, count, generator) if joint.task_share else {}
+    drawn = []
+    for row, (answer, targets) in enumerate(zip(quantiles, x, strict=True)):
+        normal = np.sqrt(joint.own_share) * _paths(targets, joint.reach, count, generator)
+        normal += np.sqrt(joint.noise) * generator.standard_normal(normal.shape)
+        for share, shared, owner in (
+            (joint.run_share, of_runs, runs[row]),
+            (joint.task_share, of_tasks, tasks[row]),
+        ):
+            if shared:
+                places, paths = shared[owner]
+                normal += np.sqrt(share) * paths[:, np.searchsorted(places, targets)]
+        drawn.append(_at_shares(answer, levels, _normal_share(normal)))
+    return drawn
+
+
+def _shared(
+    owners: Sequence[int],
+    x: Sequence[FloatArray],
+    joint: Joint,
+    count: int,
+    generator: np.random.Generator,
+) -> dict[int, tuple[FloatArray, FloatArray]]:
+    """Owner -> ((K,) all its places, (S, K) one path over them)."""
+    found = {}
+    for owner in sorted(set(owners)):
+        mine = [targets for targets, of in zip(x, owners, strict=True) if of == owner]
+        places = np.unique(np.concatenate(mine))
+        found[owner] = (places, _paths(places, joint.reach, count, generator))
+    return found
+
+
+def _paths(x_K: FloatArray, reach: float, count: int, generator: np.random.Generator) -> FloatArray:
+    """(S, K) standard normal paths of correlation exp(-d / reach): Ornstein-Uhlenbeck, exactly."""
+    paths = generator.standard_normal((count, len(x_K)))
+    kept = np.exp(-np.diff(x_K) / reach)
+    for place, share in enumerate(kept, start=1):
+        paths[:, place] = share * paths[:, place - 1] + np.sqrt(1.0 - share**2) * paths[:, place]
+    return paths
+
+
+def _at_shares(
+    quantiles_HQ: FloatArray, levels: tuple[float, ...], uniform_SH: FloatArray
+) -> FloatArray:
+    """(S, H) accuracies at shares of the forecast distributions."""
     places, values = _support(quantiles_HQ, levels)
-    smallest = 1e-9 * np.eye(len(x_H))
-    root = np.linalg.cholesky(joint.correlation(x_H) + smallest)
-    normal = generator.standard_normal((count, len(x_H))) @ root.T
-    uniform = _normal_share(normal)
-    columns = [np.interp(uniform[:, target], places, values[target]) for target in range(len(x_H))]
+    columns = [
+        np.interp(uniform_SH[:, target], places, values[target])
+        for target in range(len(quantiles_HQ))
+    ]
     return np.clip(np.stack(columns, axis=1), 0.0, 1.0)
 
 

@@ -36,8 +36,6 @@ WIDE_INCHES: Final = 9.6
 NARROW_INCHES: Final = 3.7
 
 MAX_PANELS: Final = 12
-MAX_POINTS: Final = 80
-"""Longer curves are thinned: a figure is read, not measured."""
 
 _RC: Final[dict[str, Any]] = {
     "font.family": "sans-serif",
@@ -111,11 +109,13 @@ def size_colors(sizes: Sequence[float]) -> list[Any]:
 
 
 def shorten(name: str, limit: int) -> str:
-    """A long name with its middle left out: titles must not run into the next panel."""
-    if len(name) <= limit:
-        return name
+    """A long name with its middle left out: titles must not run into the next panel.
+
+    Dollars are escaped, or matplotlib takes what is between two of them for a formula.
+    """
     tail = (limit - 1) // 2
-    return f"{name[: limit - 1 - tail]}…{name[-tail:]}"
+    short = name if len(name) <= limit else f"{name[: limit - 1 - tail]}…{name[-tail:]}"
+    return short.replace("$", r"\$")
 
 
 def token_axis(axes: Axes, *, log: bool, label: str | None = "training tokens") -> None:
@@ -208,15 +208,10 @@ def draw_legend(figure: Figure, handles: Sequence[Any], *, narrow: bool) -> None
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
-    """As many columns as fit side by side in the wide layout: about 140 characters."""
+    """As many columns as fit side by side in the wide layout: about 125 characters."""
     widest = max((len(label) for label in labels), default=1) + 7
-    one_row = sum(len(label) + 6 for label in labels) <= 140
-    return len(labels) if one_row else max(1, min(len(labels), 140 // widest))
-
-
-def kept_points(n: int) -> np.ndarray:
-    """Indices of at most `MAX_POINTS` of n points, evenly spaced, both ends among them."""
-    return np.unique(np.linspace(0, n - 1, min(n, MAX_POINTS)).round().astype(np.int64))
+    one_row = sum(len(label) + 6 for label in labels) <= 125
+    return len(labels) if one_row else max(1, min(len(labels), 125 // widest))
 
 
 def settle_layout(figure: Figure) -> None:
@@ -264,4 +259,5 @@ def figure_svg(figure: Figure, *, name: str) -> str:
     text = re.sub(r"<!--.*?-->\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", text)
-    return re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
+    # Coordinates need no more than two decimals; numbers that are read stay as they are.
+    return re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d+\.\d{2})\d+", r"\1", tag[0]), text)

@@ -25,7 +25,6 @@ from neuneu.plot_style import (
     figure_style,
     forecaster_colors,
     forecaster_dash,
-    kept_points,
     label_line_ends,
     new_figure,
     panel_grid,
@@ -33,6 +32,7 @@ from neuneu.plot_style import (
     shorten,
     token_axis,
 )
+from neuneu.thinning import kept_points
 from neuneu.trajectories import FloatArray
 
 

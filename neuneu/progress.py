@@ -1,5 +1,9 @@
-"""Progress on the terminal: what stage, how far, how long. Lines instead of bars off a tty."""
+"""Progress on the terminal: what stage, how far, how long.
 
+Off a terminal lines instead of bars; where logs are JSON, lines of the log.
+"""
+
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +21,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from neuneu import logs
+
 console = Console(stderr=True, highlight=False)
+_log = logging.getLogger(__name__)
 
 
 class Bar(Protocol):
@@ -71,6 +78,10 @@ class _LineBar:
 
     def line(self, message: str | None = None) -> None:
         self._printed_done = self._done
+        if logs.as_json():
+            numbers = {"stage": self._title, "done": self._done, "total": self._total}
+            _log.info(message or "progress", extra=numbers)
+            return
         of = "" if self._total is None else f"/{self._total:g}"
         seconds = time.monotonic() - self._started
         note = f"  {message}" if message else ""
@@ -80,7 +91,7 @@ class _LineBar:
 @contextmanager
 def stage(title: str, total: float | None = None) -> Iterator[Bar]:
     """Shows one stage while its block runs: a live bar on a terminal, lines elsewhere."""
-    if not console.is_terminal:
+    if not console.is_terminal or logs.as_json():
         line_bar = _LineBar(total, title)
         yield line_bar
         line_bar.close()

@@ -1,5 +1,6 @@
 """Quantile levels and the one pinball loss that training, calibration and evaluation share."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -13,6 +14,16 @@ PAPER_LEVELS: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 """Levels of the published forecaster (arXiv 2601.19831)."""
 
 MEDIAN: Final = 0.5
+
+
+def common_levels(levels: Sequence[float]) -> list[int]:
+    """Places of the published levels, by which networks of different levels are compared.
+
+    All places where a network lacks one of them.
+    """
+    if not set(PAPER_LEVELS) <= set(levels):
+        return list(range(len(levels)))
+    return [list(levels).index(level) for level in PAPER_LEVELS]
 
 
 def column(level: float) -> str:

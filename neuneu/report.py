@@ -5,15 +5,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 from markupsafe import Markup
 
 from neuneu.errors import UserError
+from neuneu.extras import require
 from neuneu.figures import FIGURE_NAMES, FIGURES_FOLDER, leading_forecaster
 from neuneu.files import write_text_atomic
+from neuneu.local_copies import read_from
+from neuneu.pages import render_page
+from neuneu.storage import Folder
 
 REPORT_FILE: Final = "report.html"
-_TEMPLATES: Final = Path(__file__).parent / "templates"
 _WORST_TASKS: Final = 12
 FEW_RUNS: Final = 5
 """Fewer run groups than this make an interval that says little; the report warns."""
@@ -45,25 +47,19 @@ def write_report(folder: Path, out: Path | None = None, *, title: str = "Backtes
     except (OSError, json.JSONDecodeError) as error:
         raise UserError(
             f"{summary_path}: expected a backtest's summary ({error}); "
-            "make one with `neuneu backtest`."
+            "make one with `neuneu backtest`, or ask a question with -o."
         ) from error
     config_path = folder / "config.yaml"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"points": points, "percent": percent, "interval": interval}
-    page = environment.get_template("report.html.j2").render(
+    page = render_page(
+        "report.html.j2",
+        filters={"points": points, "percent": percent, "interval": interval},
         title=title,
         summary=summary,
         lead=leading_forecaster(summary),
         headline=headline(summary),
         caveats=caveats(summary),
         worst=worst_tasks(summary),
-        figures=_figures(folder / FIGURES_FOLDER),
+        figures=read_figures(folder),
         sees_in_words=SEES_IN_WORDS,
         banded=any(e["overall"]["coverage_80"] for e in summary["forecasters"].values()),
         config=config_path.read_text(encoding="utf-8") if config_path.exists() else "",
@@ -71,6 +67,54 @@ def write_report(folder: Path, out: Path | None = None, *, title: str = "Backtes
     path = out or folder / REPORT_FILE
     write_text_atomic(path, page)
     return path
+
+
+def rewrite_report(address: str, *, figures: bool = False) -> dict[str, Any]:
+    """Writes the report of a folder of answers or of a backtest again, local or `s3://`.
+
+    Args:
+        address: of the folder.
+        figures: also draw the answers for papers.
+
+    Returns:
+        `report`, the address of the file, and `figures` where they were asked for.
+
+    Raises:
+        UserError: the folder holds neither.
+    """
+    from neuneu.answer_folder import QUESTIONS
+
+    require("a report", "jinja2", "matplotlib", extra="analysis")
+    folder = Folder(address)
+    sources = [
+        name for name in folder.files() if name.endswith((".json", ".yaml", ".svg", ".parquet"))
+    ]
+    answers = any(f"{question}.json" in sources for question in QUESTIONS)
+    if not answers and "summary.json" not in sources:
+        raise UserError(
+            f"{folder}: expected answers or a backtest's summary.json; write them with "
+            "`neuneu forecast -o` or `neuneu backtest -o`."
+        )
+    with read_from(folder, sources) as place:
+        written = [_write_either(place, answers=answers)]
+        if answers and figures:
+            from neuneu.answer_plots import write_answer_figures
+
+            written += write_answer_figures(place)
+        names = [str(path.relative_to(place)) for path in written]
+        if not folder.is_local:
+            for name in names:
+                folder.write(name, (place / name).read_bytes())
+    found: dict[str, Any] = {"report": f"{folder}/{names[0]}"}
+    return found | ({"figures": [f"{folder}/{name}" for name in names[1:]]} if figures else {})
+
+
+def _write_either(place: Path, *, answers: bool) -> Path:
+    if not answers:
+        return write_report(place)
+    from neuneu.answer_report import write_answer_report
+
+    return write_answer_report(place)
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
@@ -192,11 +236,14 @@ def _plural(noun: str, n: int) -> str:
     return noun if n == 1 else f"{noun}s"
 
 
-def _figures(folder: Path) -> dict[str, dict[str, Markup]]:
-    """Figure name -> its wide and narrow SVG, as markup that `plots` escaped already."""
+def read_figures(folder: Path) -> dict[str, dict[str, Markup]]:
+    """A backtest's figures: name -> wide and narrow SVG, as markup that `plots` escaped already."""
     found: dict[str, dict[str, Markup]] = {}
     for name in FIGURE_NAMES:
-        files = {"wide": folder / f"{name}.svg", "narrow": folder / f"{name}-narrow.svg"}
+        files = {
+            layout: folder / FIGURES_FOLDER / f"{name}{suffix}.svg"
+            for layout, suffix in (("wide", ""), ("narrow", "-narrow"))
+        }
         if all(path.exists() for path in files.values()):
             found[name] = {
                 layout: Markup(path.read_text(encoding="utf-8")) for layout, path in files.items()

@@ -1,5 +1,6 @@
 """Transfers that fail for a while: tried again, a bounded number of times, with growing waits."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -9,6 +10,7 @@ from neuneu.errors import CheckpointError
 T = TypeVar("T")
 
 LONGEST_WAIT_S: Final = 30.0
+_log = logging.getLogger(__name__)
 
 
 class TransientError(CheckpointError):
@@ -29,8 +31,10 @@ def retried(action: Callable[[], T], *, attempts: int, wait_s: float) -> T:
     for attempt in range(1, attempts):
         try:
             return action()
-        except TransientError:
-            time.sleep(min(wait_s * 2 ** (attempt - 1), LONGEST_WAIT_S))
+        except TransientError as error:
+            wait = min(wait_s * 2 ** (attempt - 1), LONGEST_WAIT_S)
+            _log.info("asked again: %s", error, extra={"attempt": attempt, "wait_s": wait})
+            time.sleep(wait)
     try:
         return action()
     except TransientError as error:

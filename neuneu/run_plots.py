@@ -18,7 +18,6 @@ from neuneu.plot_style import (
     WIDE_INCHES,
     draw_legend,
     figure_style,
-    kept_points,
     label_line_ends,
     new_figure,
     panel_grid,
@@ -27,6 +26,7 @@ from neuneu.plot_style import (
     size_colors,
     token_axis,
 )
+from neuneu.thinning import kept_points
 from neuneu.trajectories import FloatArray
 
 

@@ -5,10 +5,10 @@ Endpoint, region and credentials come from the usual AWS variables and files.
 
 import functools
 import os
-import re
 from typing import Any, Final
 
 from neuneu.errors import NeuneuError, StorageError, UserError
+from neuneu.redaction import without_secrets
 
 # HTTP: conflict (another writes it now) and precondition failed (another wrote it).
 TAKEN: Final = (409, 412)
@@ -16,7 +16,6 @@ _TOO_MANY_REQUESTS: Final = 429
 # A server that answers 503 for a minute is waited for: waits double up to 20 s.
 _ATTEMPTS: Final = 10
 _POOL_CONNECTIONS: Final = 32
-_SECRETS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 def file_system() -> Any:
@@ -40,6 +39,8 @@ def _file_system(aws: frozenset[tuple[str, str]]) -> Any:  # noqa: ARG001 - the 
         use_listings_cache=False,
         skip_instance_cache=True,
         max_concurrency=1,
+        # botocore itself reads AWS_DEFAULT_REGION and the config file only.
+        client_kwargs={"region_name": os.environ.get("AWS_REGION") or None},
         config_kwargs={
             "retries": {"mode": "standard", "max_attempts": _ATTEMPTS},
             "max_pool_connections": _POOL_CONNECTIONS,
@@ -91,10 +92,3 @@ def http_status(error: BaseException) -> int:
     """The HTTP status of a request's error; 0 if there was no answer."""
     response = getattr(error.__cause__, "response", None) or {}
     return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def without_secrets(text: str) -> str:
-    """A text with the credentials of the AWS variables and of URLs blotted out."""
-    for value in filter(None, map(os.environ.get, _SECRETS)):
-        text = text.replace(value, "***")
-    return re.sub(r"://[^/@\s]*@", "://***@", text)

@@ -3,15 +3,20 @@
 Tidy tables, one observation a row. `docs/data-contract.md` explains the columns.
 """
 
+import difflib
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from neuneu.cells import as_type, listed
 from neuneu.errors import DataError
 from neuneu.quantiles import FORECAST_LEVELS, column
+from neuneu.row_checks import check_accuracies, check_losses, check_order, check_tasks
 
 SCHEMA_VERSION: Final = "1"
 _VERSION_KEY: Final = b"neuneu_schema_version"
@@ -112,9 +117,42 @@ FORECASTS: Final = _schema(
 )
 """One forecast of one later checkpoint; y is null when the future is not known."""
 
-_PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__")
+_PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__|Unnamed: 0")
+_OPTIONAL: Final = frozenset({"stderr", "planned_tokens", "revision", "error"})
+_OTHER_NAMES: Final = {
+    "accuracy": "value", "acc": "value", "score": "value", "metric_value": "value",
+    "model": "run", "model_name": "run", "name": "run", "benchmark": "task", "dataset": "task",
+    "parameters": "params", "n_params": "params", "size": "params", "iteration": "step",
+    "global_step": "step", "checkpoint": "step", "tokens_seen": "tokens", "shots": "num_fewshot",
+    "compute": "flops",
+}  # fmt: skip
+"""What others call our columns."""
 
 TRAJECTORY_KEY: Final = ("suite", "run", "num_fewshot", "task", "metric")
+
+
+def known_columns(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
+    """The table without an index that pandas wrote, once all its columns are of `schema`.
+
+    Raises:
+        DataError: a column that the schema does not have, with the nearest that it has, or one
+            that stands there twice.
+    """
+    table = table.drop_columns([c for c in table.column_names if _PANDAS_INDEX.fullmatch(c)])
+    found = table.column_names
+    twice = [column for column, count in Counter(found).items() if count > 1]
+    if twice:
+        raise DataError(f"{name}: column {listed(twice)} stands there twice; drop or rename one.")
+    unknown = [column for column in found if column not in schema.names]
+    if unknown:
+        several = "columns" if len(unknown) > 1 else "column"
+        meant = _nearest(unknown[0], [c for c in schema.names if c not in found])
+        hint = f"; did you mean {meant!r}" + (f" by {unknown[0]!r}?" if len(unknown) > 1 else "?")
+        raise DataError(
+            f"{name}: unknown {several} {listed(unknown)}{hint if meant else ';'} "
+            f"Expected {', '.join(schema.names)}. Rename or drop what is not among them."
+        )
+    return table
 
 
 def conform(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
@@ -130,27 +168,20 @@ def conform(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
     Raises:
         DataError: unknown or missing columns, or a value that does not fit its type.
     """
-    table = table.drop_columns([c for c in table.column_names if _PANDAS_INDEX.fullmatch(c)])
-    unknown = sorted(set(table.column_names) - set(schema.names))
-    if unknown:
-        raise DataError(
-            f"{name}: unknown columns {unknown}; expected {schema.names}. Drop or rename them."
-        )
-    optional = {"stderr", "planned_tokens", "revision", "error"}
-    missing = [c for c in schema.names if c not in table.column_names and c not in optional]
+    table = known_columns(table, schema, name=name)
+    missing = [c for c in schema.names if c not in table.column_names and c not in _OPTIONAL]
     if missing:
-        raise DataError(f"{name}: missing columns {missing}; found {table.column_names}.")
-    columns = []
-    for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(table.num_rows, field.type))
-            continue
-        try:
-            columns.append(table.column(field.name).cast(field.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(
-                f"{name}: column {field.name!r}: expected {field.type}, found {error}."
-            ) from error
+        several = "columns" if len(missing) > 1 else "column"
+        raise DataError(
+            f"{name}: missing {several} {listed(missing)}; found {listed(table.column_names)}. "
+            "Add what is missing (docs/data-contract.md says what it means)."
+        )
+    columns = [
+        _column(table, field, name)
+        if field.name in table.column_names
+        else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
     return pa.Table.from_arrays(columns, schema=schema)
 
 
@@ -158,39 +189,56 @@ def validate_accuracies(table: pa.Table, *, name: str) -> pa.Table:
     """Conforms an accuracy table and checks its values; returns it sorted by trajectory, tokens.
 
     Raises:
-        DataError: with the row: null or NaN value, value outside [0, 1], tokens that do not
-            grow with step within a trajectory, or a checkpoint given twice.
+        DataError: with the row: something missing or not finite, a value outside [0, 1], tokens
+            that do not grow with step within a trajectory, a checkpoint given twice, a run of
+            several sizes or families.
     """
     table = conform(table, ACCURACIES, name=name)
-    for key in ("run", "task", "metric", "step", "tokens", "value"):
-        if table.column(key).null_count:
-            row = pc.index(pc.is_null(table.column(key)), True).as_py()
-            raise DataError(f"{name}: row {row}: {key} is missing; give it or drop the row.")
-    value = table.column("value").to_numpy()
-    bad = ~((value >= 0.0) & (value <= 1.0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise DataError(
-            f"{name}: row {row}: value is {value[row]:g}; expected a fraction in [0, 1] "
-            "(divide percentages by 100)."
-        )
+    check_accuracies(table, name=name)
     order = [(key, "ascending") for key in (*TRAJECTORY_KEY, "tokens")]
-    table = table.append_column("_row", pa.array(np.arange(table.num_rows))).sort_by(order)
-    starts = trajectory_starts(table)
-    same = np.ones(table.num_rows, dtype=bool)
-    same[starts] = False
-    for key in ("tokens", "step"):
-        values = table.column(key).to_numpy()
-        stuck = same & (np.diff(values, prepend=values[:1]) <= 0)
-        if stuck.any():
-            at = int(np.argmax(stuck))
-            row = table.column("_row")[at].as_py()
-            where = {k: table.column(k)[at].as_py() for k in TRAJECTORY_KEY}
-            raise DataError(
-                f"{name}: row {row}: {key} {values[at]:g} of {where} does not exceed the "
-                f"{values[at - 1]:g} before it; give each checkpoint of a trajectory once."
-            )
+    rows = pa.array(np.arange(table.num_rows))
+    table = table.append_column("_row", rows).sort_by(order)
+    check_order(table, trajectory_starts(table), name=name)
     return table.drop_columns(["_row"])
+
+
+def validate(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
+    """Conforms a table of `schema` that came from outside, and checks its values.
+
+    Raises:
+        DataError: a table that breaks the contract, with the row.
+    """
+    if schema is ACCURACIES:
+        return validate_accuracies(table, name=name)
+    table = conform(table, schema, name=name)
+    if schema is LOSSES:
+        check_losses(table, name=name)
+    if schema is TASKS:
+        check_tasks(table, name=name)
+    return table
+
+
+def _column(table: pa.Table, field: pa.Field, name: str) -> pa.Array:
+    found = table.column(field.name)
+    if not pa.types.is_list(field.type):
+        return as_type(found, field.type, title=field.name, name=name)
+    try:
+        return found.cast(field.type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DataError(
+            f"{name}: column {field.name!r}: expected {field.type}, found {error}."
+        ) from error
+
+
+def _nearest(column: str, free: Iterable[str]) -> str | None:
+    plain = column.strip().lower().replace(" ", "_").replace("-", "_")
+    if plain in free:
+        return plain
+    other = _OTHER_NAMES.get(plain)
+    if other in set(free):
+        return other
+    near = difflib.get_close_matches(plain, list(free), n=1, cutoff=0.6)
+    return near[0] if near else None
 
 
 def trajectory_starts(table: pa.Table) -> np.ndarray:

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final, cast
 from neuneu import s3
 from neuneu.errors import NeuneuError, StorageError, UserError
 from neuneu.files import atomic_path
+from neuneu.redaction import without_secrets
 
 THREADS: Final = 16
 """How many files to read or delete at a time: enough to hide an object store's latency."""
@@ -47,7 +48,7 @@ class Folder:
         bucket = text.removeprefix(_SCHEME).partition("/")[0]
         if not text.startswith(_SCHEME) or not re.fullmatch(r"[A-Za-z0-9][\w.:-]+", bucket):
             raise UserError(
-                f"{s3.without_secrets(text)}: expected a local path or s3://bucket/folder "
+                f"{without_secrets(text)}: expected a local path or s3://bucket/folder "
                 "(credentials come from the AWS variables), found another address."
             )
 
@@ -66,6 +67,10 @@ class Folder:
     def __hash__(self) -> int:
         """Of the address."""
         return hash(self.address)
+
+    def absolute(self) -> "Folder":
+        """The same folder wherever it is asked from: a local path from the root on."""
+        return Folder(Path(self.address).resolve()) if self.is_local else self
 
     def __truediv__(self, name: str) -> "Folder":
         """A folder in this one."""

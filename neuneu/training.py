@@ -3,62 +3,67 @@
 import csv
 import io
 import json
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import pydantic
 
-from neuneu.config import config_dataclass, config_hash, config_to_dict, save_config
+from neuneu import logs
+from neuneu.config import Address, config_dataclass, config_hash, config_text, config_to_dict
+from neuneu.cross_run.fitting import FitConfig
 from neuneu.errors import NeuneuError, UserError
 from neuneu.files import write_text_atomic
+from neuneu.local_copies import written_to
 from neuneu.model.config import ModelConfig, resolve_preset
-from neuneu.model.export import CONFIG, WEIGHTS, Provenance, read_record, save_model
+from neuneu.model.export import CONFIG, WEIGHTS, read_record
+from neuneu.objective import ObjectiveConfig
+from neuneu.optimisation import OptimConfig
 from neuneu.progress import stage
-from neuneu.training_data import TrainingData, load_training_data
+from neuneu.storage import Folder
+from neuneu.subjects import Subject, load_subject
+from neuneu.tracking import TrackingConfig, check_tracking
+from neuneu.training_data import Source
+from neuneu.training_loop import Loop
+from neuneu.training_observer import PROGRESS
 
 HISTORY: Final = "history.csv"
-PROGRESS: Final = "progress.json"
 SETTINGS: Final = "train.yaml"
 IDENTITY: Final = "identity.txt"
-
-
-@config_dataclass
-class OptimConfig:
-    """AdamW with warm-up and cosine decay; the defaults are the published ones."""
-
-    learning_rate: pydantic.PositiveFloat = 6e-4
-    weight_decay: pydantic.NonNegativeFloat = 0.033
-    batch_size: pydantic.PositiveInt = 256
-    epochs: pydantic.PositiveInt = 3
-    max_steps: pydantic.PositiveInt | None = None
-    warmup_fraction: float = pydantic.Field(default=0.1, ge=0.0, le=1.0)
-    clip_norm: pydantic.PositiveFloat = 1.0
+STATES: Final = "ray"
+_log = logging.getLogger(__name__)
 
 
 @config_dataclass
 class TrainConfig:
     """One training of a forecaster.
 
-    `output` is the folder of the result, shared by all machines of a cluster. The source is a
-    `store`, or tables: `accuracies` and optionally `losses` (parquet or CSV). `loss_names` are
-    the validation sets that the encoder `mean` reads, in order of preference; `metrics` the
-    accuracy metrics to learn (empty: all). Runs and tasks are named as in the table;
-    `held_out_tasks` are base tasks. `model` is a `ModelConfig`, a preset's name, or a mapping
-    with the key `preset` and changes to it. `max_ahead`: how many checkpoints a target may lie
-    after the context (null: any). `drop`: chance that an inner context point is left out.
-    `keep`: the weights of the last epoch, or of the epoch with the best validation pinball
-    loss. State is saved after every epoch and every `checkpoint_steps` steps.
+    `output` is the folder of the result: on s3://, or local and shared by all machines of a
+    cluster. The source is a `store`, or tables: `accuracies` and optionally `losses` and `tasks`
+    (parquet or CSV). `loss_names` are the validation sets that the encoder `mean` reads, in order
+    of preference; `metrics` the accuracy metrics to learn (empty: all). Runs and tasks are named as
+    in the table; `held_out_tasks` are base tasks. `model` is a `ModelConfig`, a preset's name, or a
+    mapping with the key `preset` and changes to it. `max_ahead`: how many checkpoints a target may
+    lie after the context (null: any). `drop`: chance that an inner context point is left out.
+    `keep`: the weights of the last epoch, or of the epoch with the best validation pinball loss
+    (`patience`: also stop after so many epochs without a better one). State is saved after every
+    epoch and every `checkpoint_steps` steps. `checkpoint_group`: samples of one checkpoint come in
+    groups of so many, which share its word losses in a batch. `cross_run` trains the network that
+    leans on other runs; it brings its own network, optimiser and objective, so that `model`,
+    `optim`, `objective`, `max_ahead` and `drop` say nothing then. `workers`: how many, or (least,
+    most) of a cluster that grows and shrinks; what is learnt does not depend on it. `tracking`:
+    where else to log each epoch's metrics (docs/observability.md).
     """
 
-    output: Path
-    store: Path | None = None
-    accuracies: Path | None = None
-    losses: Path | None = None
+    output: Address
+    store: Address | None = None
+    accuracies: Address | None = None
+    losses: Address | None = None
+    tasks: Address | None = None
     loss_names: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     validation_runs: tuple[str, ...] = ()
@@ -66,17 +71,23 @@ class TrainConfig:
     held_out_tasks: tuple[str, ...] = ()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    cross_run: FitConfig | None = None
+    checkpoint_group: pydantic.PositiveInt = 16
     max_ahead: pydantic.PositiveInt | None = 10
     drop: float = pydantic.Field(default=0.4, ge=0.0, lt=1.0)
     max_validation_samples: pydantic.PositiveInt = 20_000
     keep: Literal["last", "best"] = "last"
+    patience: pydantic.PositiveInt | None = None
     checkpoint_steps: pydantic.PositiveInt | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: pydantic.NonNegativeInt = 0
-    workers: pydantic.PositiveInt = 1
+    workers: pydantic.PositiveInt | tuple[pydantic.PositiveInt, pydantic.PositiveInt] = 1
     cpus_per_worker: pydantic.PositiveInt = 1
     use_gpu: bool = False
+    gpus_per_worker: Annotated[float, pydantic.Field(gt=0.0)] = 1.0
     max_failures: pydantic.NonNegativeInt = 2
+    tracking: TrackingConfig | None = None
 
     @pydantic.field_validator("model", mode="before")
     @classmethod
@@ -87,12 +98,36 @@ class TrainConfig:
     def _check(self) -> "TrainConfig":
         if self.keep == "best" and not self.validation_runs:
             raise ValueError("keep=best chooses by validation loss: name validation_runs")
+        if self.patience is not None and not self.validation_runs:
+            raise ValueError("patience watches the validation loss: name validation_runs")
+        if isinstance(self.workers, tuple) and self.workers[0] > self.workers[1]:
+            raise ValueError(f"workers {self.workers} must be (least, most)")
+        if self.cross_run is not None and (
+            (self.model, self.optim, self.objective)
+            != (ModelConfig(), OptimConfig(), ObjectiveConfig())
+        ):
+            raise ValueError(
+                "model, optim and objective are of the network without cross_run; "
+                "set cross_run.network, cross_run.optim and cross_run.objective"
+            )
         return self
+
+    @property
+    def loop(self) -> Loop:
+        """What the training loop is told."""
+        return Loop(
+            optim=self.optim if self.cross_run is None else self.cross_run.optim,
+            seed=self.seed,
+            precision=self.precision,
+            keep=self.keep,
+            checkpoint_steps=self.checkpoint_steps,
+            patience=self.patience,
+        )
 
 
 _NOT_IDENTITY: Final = frozenset(
-    {"output", "store", "accuracies", "losses", "workers", "cpus_per_worker", "use_gpu"}
-    | {"max_failures", "checkpoint_steps"}
+    {"output", "store", "accuracies", "losses", "tasks", "workers", "cpus_per_worker", "use_gpu"}
+    | {"gpus_per_worker", "max_failures", "checkpoint_steps", "tracking"}
 )
 """Where and on what it runs; the data counts by its contents."""
 
@@ -101,14 +136,19 @@ _NOT_IDENTITY: Final = frozenset(
 class TrainResult:
     """What a training left in `folder`; `finished_before` is true when nothing was done."""
 
-    folder: Path
+    folder: Folder
     metrics: dict[str, float]
     history: list[dict[str, float]]
     finished_before: bool
 
 
 def train(
-    config: TrainConfig, *, address: str | None = None, callbacks: Sequence[Any] = ()
+    config: TrainConfig,
+    *,
+    address: str | None = None,
+    callbacks: Sequence[Any] = (),
+    source: Source | None = None,
+    start: Any = None,
 ) -> TrainResult:
     """Trains a forecaster on Ray, or returns the finished one; resumes an interrupted one.
 
@@ -116,33 +156,39 @@ def train(
         config: what to train.
         address: a Ray cluster; None: the one there is, else a small one on this machine.
         callbacks: `ray.train.UserCallback`s, such as Ray Tune's report callback.
+        source: what the config's source holds, where it was read before.
+        start: a `ray.train.Checkpoint` of another training of the same network, to go on from.
 
     Raises:
         UserError: nothing to train on, unknown runs, or an output folder of another training.
         NeuneuError: training diverged, or workers failed more often than `max_failures`.
     """
-    data = load_training_data(config)
-    identity = training_identity(config, data)
-    output = config.output.resolve()
+    if config.tracking is not None:
+        check_tracking(config.tracking, Folder(config.output).absolute())
+    subject = load_subject(config, source)
+    identity = training_identity(config, subject.digest)
+    output = Folder(config.output).absolute()
     finished = _finished(output, identity)
     if finished is not None:
+        _log.info("finished before", extra={"output": str(output), "identity": identity})
         return finished
+    _log.info("training", extra={"output": str(output), "identity": identity})
     _claim(output, config, identity)
     from neuneu.ray_session import ray_session
 
     with ray_session(address), _progress(output):
-        payload = _run_on_ray(config, data, output, callbacks)
-    return _export(output, config, data, identity, payload)
+        payload = _run_on_ray(config, subject, output, callbacks, start)
+    return _export(output, config, subject, identity, payload)
 
 
-def training_identity(config: TrainConfig, data: TrainingData) -> str:
+def training_identity(config: TrainConfig, digest: str) -> str:
     """Sixteen hex digits that change with anything the weights depend on, data included."""
     settings = {k: v for k, v in config_to_dict(config).items() if k not in _NOT_IDENTITY}
-    return config_hash({"settings": settings, "data": data.digest})
+    return config_hash({"settings": settings, "data": digest})
 
 
-def _finished(output: Path, identity: str) -> TrainResult | None:
-    if not (output / CONFIG).exists() or not (output / WEIGHTS).exists():
+def _finished(output: Folder, identity: str) -> TrainResult | None:
+    if not output.exists(CONFIG) or not output.exists(WEIGHTS):
         return None
     found = read_record(output)["provenance"]
     if found["identity"] != identity:
@@ -150,24 +196,22 @@ def _finished(output: Path, identity: str) -> TrainResult | None:
     return TrainResult(
         folder=output,
         metrics=dict(found["evaluation"]),
-        history=_read_history(output / HISTORY),
+        history=_read_history(output),
         finished_before=True,
     )
 
 
-def _claim(output: Path, config: TrainConfig, identity: str) -> None:
+def _claim(output: Folder, config: TrainConfig, identity: str) -> None:
     """Marks the folder as this training's, so that no other resumes from its state."""
-    path = output / IDENTITY
-    if path.exists():
-        found = path.read_text(encoding="utf-8").strip()
-        if found != identity:
-            _refuse(output, found, identity)
+    if output.create(IDENTITY, f"{identity}\n".encode()):
+        output.write(SETTINGS, config_text(config).encode())
         return
-    save_config(config, output / SETTINGS)
-    write_text_atomic(path, identity + "\n")
+    found = output.read(IDENTITY).decode().strip()
+    if found != identity:
+        _refuse(output, found, identity)
 
 
-def _refuse(output: Path, found: str, identity: str) -> None:
+def _refuse(output: Folder, found: str, identity: str) -> None:
     raise UserError(
         f"{output}: holds another training (identity {found}, this one {identity}: the config "
         f"or the data differ; see {SETTINGS} there). Choose another output or delete it."
@@ -175,7 +219,7 @@ def _refuse(output: Path, found: str, identity: str) -> None:
 
 
 def _run_on_ray(
-    config: TrainConfig, data: TrainingData, output: Path, callbacks: Sequence[Any]
+    config: TrainConfig, subject: Subject, output: Folder, callbacks: Sequence[Any], start: Any
 ) -> dict[str, Any]:
     """The final state of the worker loop."""
     import ray
@@ -186,18 +230,24 @@ def _run_on_ray(
 
     trainer = ray.train.torch.TorchTrainer(
         worker,
-        train_loop_config={"config": config, "data": ray.put(data), "output": str(output)},
+        train_loop_config={
+            "config": config,
+            "learner": ray.put(subject.learner),
+            "output": output,
+            "start": start,
+            "logs": logs.environment(),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
             resources_per_worker={"CPU": config.cpus_per_worker}
-            | ({"GPU": 1} if config.use_gpu else {}),
+            | ({"GPU": config.gpus_per_worker} if config.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
             name="state",
-            storage_path=str(output / "ray"),
+            storage_path=str(output / STATES),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=list(callbacks),
         ),
     )
@@ -207,17 +257,17 @@ def _run_on_ray(
     except ray.exceptions.RayActorError as error:
         raise NeuneuError(
             f"training was interrupted ({error}). Run it again to resume from the state in "
-            f"{output / 'ray'}."
+            f"{output / STATES}."
         ) from error
     except ray.train.TrainingFailedError as error:
         raise NeuneuError(
             f"training failed after {config.max_failures} retries: {error}. "
-            f"Run it again to resume from the state in {output / 'ray'}."
+            f"Run it again to resume from the state in {output / STATES}."
         ) from error
     if result.return_value:
         raise NeuneuError(str(result.return_value))
     if result.checkpoint is None:
-        raise NeuneuError(f"training was stopped before its first state; see {output / 'ray'}.")
+        raise NeuneuError(f"training was stopped before its first state; see {output / STATES}.")
     return load_state(result.checkpoint)
 
 
@@ -235,41 +285,38 @@ def _own_interrupt_handler() -> Iterator[None]:
 
 
 def _export(
-    output: Path, config: TrainConfig, data: TrainingData, identity: str, payload: dict[str, Any]
+    output: Folder, config: TrainConfig, subject: Subject, identity: str, payload: dict[str, Any]
 ) -> TrainResult:
     history: list[dict[str, float]] = payload["history"]
     best = payload["best"]
-    if payload["step"] < payload["total"]:
+    if payload["step"] < payload["total"] and not payload["stopped"]:
         raise NeuneuError(
             f"training was stopped at step {payload['step']} of {payload['total']}; "
             "run it again to resume."
         )
-    if best is None:
-        weights, row, selection = payload["model"], history[-1], "those of the last epoch"
-    else:
+    row = history[-1]
+    if best is not None:
         weights = best["weights"]
         row = next(row for row in history if row["step"] == best["step"])
         selection = (
             f"those of epoch {row['epoch']:g} of {len(history)}, which has the best pinball loss "
             "on the validation runs"
         )
+    elif payload["average"] is not None:
+        weights, selection = payload["average"], f"the mean of the last {payload['averaged']} steps"
+    else:
+        weights, selection = payload["model"], "those of the last epoch"
     prefix = "validation_"
     metrics = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
-    write_text_atomic(output / HISTORY, _history_csv(history))
-    provenance = Provenance(
-        identity=identity,
-        training_runs=data.runs,
-        validation_runs=list(config.validation_runs),
-        held_out_runs=list(config.held_out_runs),
-        metrics=data.metrics,
-        corpus_hash=data.corpus_hash,
-        loss_names=list(config.loss_names),
-        selection=selection,
-        evaluation=metrics,
-        training=config_to_dict(config),
-    )
-    save_model(output, data.model, weights, provenance)
-    (output / PROGRESS).unlink(missing_ok=True)
+    with written_to(output, last=CONFIG) as folder:
+        write_text_atomic(folder / HISTORY, _history_csv(history))
+        subject.save(
+            folder, weights,
+            {"identity": identity, "selection": selection, "evaluation": metrics,
+             "validation_runs": list(config.validation_runs),
+             "held_out_runs": list(config.held_out_runs), "training": config_to_dict(config)},
+        )  # fmt: skip
+    output.delete(PROGRESS)
     return TrainResult(folder=output, metrics=metrics, history=history, finished_before=False)
 
 
@@ -281,23 +328,26 @@ def _history_csv(history: list[dict[str, float]]) -> str:
     return text.getvalue()
 
 
-def _read_history(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
+def _read_history(folder: Folder) -> list[dict[str, float]]:
+    try:
+        text = folder.read(HISTORY).decode()
+    except FileNotFoundError:
         return []
-    with path.open(encoding="utf-8", newline="") as lines:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(lines)]
+    rows = csv.DictReader(io.StringIO(text))
+    return [{key: float(value) for key, value in row.items()} for row in rows]
 
 
 @contextmanager
-def _progress(output: Path) -> Iterator[None]:
+def _progress(output: Folder) -> Iterator[None]:
     """Shows what the first worker writes to `progress.json` while the block runs."""
     stop = threading.Event()
+    seconds = 0.5 if output.is_local else 10.0  # each look at S3 is a request
     with stage("Training the forecaster") as bar:
 
         def poll() -> None:
-            while not stop.wait(0.5):
+            while not stop.wait(seconds):
                 try:
-                    now = json.loads((output / PROGRESS).read_text(encoding="utf-8"))
+                    now = json.loads(output.read(PROGRESS))
                 except (OSError, json.JSONDecodeError):
                     continue
                 bar.set(now["step"], now["total"], f"pinball loss {now['loss']:.4f}")

@@ -1,19 +1,17 @@
 """What a forecaster learns from: tables in, flat samples split by run out, with provenance."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
+from neuneu.backtest_inputs import read_observations
 from neuneu.errors import DataError, UserError
 from neuneu.model.config import EncoderConfig, ModelConfig
 from neuneu.model.encoders import READS
-from neuneu.schemas import LOSSES, conform
 from neuneu.store import Store
 from neuneu.trajectories import (
     IntArray,
@@ -37,6 +35,8 @@ if TYPE_CHECKING:
     from neuneu.training import TrainConfig
 
 FINGERPRINT_POINTS = 3
+SEEN_SHARE: Final = 0.5
+"""A run counts as seen when a forecaster was trained on more of its trajectories than this."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,17 +58,11 @@ class TrainingData:
     digest: str
 
 
-def load_training_data(config: "TrainConfig") -> TrainingData:
-    """Reads the source that a config names and prepares it.
-
-    Raises:
-        UserError: no source or two of them, unknown runs, or nothing left to train on.
-    """
-    trajectories, words = read_source(config)
-    return prepare(config, trajectories, words)
+Source = tuple[list[Trajectory], TokenLossTable | None]
+"""Trajectories (step 0 included) and word losses, where an encoder reads them."""
 
 
-def read_source(config: "TrainConfig") -> tuple[list[Trajectory], TokenLossTable | None]:
+def read_source(config: "TrainConfig") -> Source:
     """Trajectories (step 0 included) and word losses of a store or of tables.
 
     Raises:
@@ -86,29 +80,8 @@ def read_source(config: "TrainConfig") -> tuple[list[Trajectory], TokenLossTable
         words = TokenLossTable.from_table(store.token_losses()) if needs_words else None
         return build_trajectories(*tables, name=str(config.store)), words
     assert config.accuracies is not None
-    losses = None
-    if config.losses is not None:
-        losses = conform(read_table(config.losses), LOSSES, name=str(config.losses))
-    accuracies = read_table(config.accuracies)
-    return build_trajectories(accuracies, losses, name=str(config.accuracies)), None
-
-
-def read_table(path: Path) -> pa.Table:
-    """A parquet or CSV file, by its ending.
-
-    Raises:
-        DataError: another ending, or a file that cannot be read as what its ending says.
-    """
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    readers = {".parquet": pyarrow.parquet.read_table, ".csv": pyarrow.csv.read_csv}
-    if path.suffix not in readers:
-        raise DataError(f"{path}: expected a .parquet or .csv table, found {path.suffix!r}.")
-    try:
-        return readers[path.suffix](path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read ({error}).") from error
+    observed = read_observations(config.accuracies, config.losses, config.tasks)
+    return observed.trajectories, None
 
 
 def prepare(
@@ -124,9 +97,7 @@ def prepare(
     Raises:
         UserError: unknown runs or tasks, missing losses, or no sample left.
     """
-    chosen = _select(config, trajectories)
-    chosen, _ = hold_out(chosen, config.held_out_runs)
-    train, validation = hold_out(chosen, config.validation_runs)
+    train, validation = split_by_run(config, trajectories)
     model, series, corpus_hash = _lay_out(config, [*train, *validation], len(train), words)
     samples = enumerate_samples(series, config.max_ahead)
     is_train = samples.trajectory < len(train)
@@ -172,6 +143,21 @@ def share_known(trajectories: Sequence[Trajectory], marks: frozenset[str]) -> fl
     return sum(known) / len(known) if known else 0.0
 
 
+def runs_learnt(
+    seen_share: Callable[[Sequence[Trajectory]], float], trajectories: Sequence[Trajectory]
+) -> frozenset[tuple[str, str]]:
+    """Run groups most of whose trajectories were learnt from; flat ones coincide, so not any.
+
+    Args:
+        seen_share: of a forecaster, the share of trajectories that it was trained on.
+        trajectories: of any runs.
+    """
+    by_run: dict[tuple[str, str], list[Trajectory]] = {}
+    for trajectory in trajectories:
+        by_run.setdefault(trajectory.run_group, []).append(trajectory)
+    return frozenset(run for run, members in by_run.items() if seen_share(members) > SEEN_SHARE)
+
+
 def fingerprints(trajectories: Sequence[Trajectory]) -> dict[str, list[str]]:
     """`family/run` -> sorted fingerprints of its trajectories."""
     found: dict[str, set[str]] = {}
@@ -181,6 +167,18 @@ def fingerprints(trajectories: Sequence[Trajectory]) -> dict[str, list[str]]:
         if mark is not None:
             of_run.add(mark)
     return {run: sorted(marks) for run, marks in sorted(found.items())}
+
+
+def split_by_run(
+    config: "TrainConfig", trajectories: Sequence[Trajectory]
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """(those to learn from, those to validate on), without step 0; held-out runs are in neither.
+
+    Raises:
+        UserError: unknown metrics, tasks or runs, or a run in both roles.
+    """
+    chosen, _ = hold_out(_select(config, trajectories), config.held_out_runs)
+    return hold_out(chosen, config.validation_runs)
 
 
 def _select(config: "TrainConfig", trajectories: Sequence[Trajectory]) -> list[Trajectory]:

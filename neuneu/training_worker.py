@@ -1,38 +1,31 @@
 """The edge between the training loop and Ray Train: one process of a data-parallel training."""
 
-import json
 import tempfile
-import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from neuneu.files import write_text_atomic
-from neuneu.model.network import Network
-from neuneu.training_data import TrainingData
-from neuneu.training_loop import (
-    DivergedError,
-    FitState,
-    Ranks,
-    bare_network,
-    fit,
-    make_optimizer,
-    total_steps,
-)
+from neuneu import logs
+from neuneu.learner import Learner, Ranks
+from neuneu.optimisation import load_optimizer, make_optimizer, total_steps
+from neuneu.training_loop import DivergedError, FitState, bare_network, fit
+from neuneu.training_observer import TrainingObserver
 
 if TYPE_CHECKING:
     from neuneu.training import TrainConfig
 
 STATE = "state.pt"
-TICK_SECONDS = 0.5
 
 
 def worker(loop: dict[str, Any]) -> str | None:
     """What every Ray Train worker runs.
 
     Args:
-        loop: `config` (TrainConfig), `data` (a Ray reference to TrainingData), `output` (path).
+        loop: `config` (TrainConfig), `learner` (a Ray reference to one), `output` (Folder), and
+            optionally `start`, the `ray.train.Checkpoint` to go on from where there is no own,
+            and `logs`, the driver's `logs.environment`.
 
     Returns:
         None, or why training cannot go on: a retry would diverge again, so it is no exception.
@@ -41,8 +34,9 @@ def worker(loop: dict[str, Any]) -> str | None:
     import ray.train
     import ray.train.torch
 
+    logs.follow(loop.get("logs", {}))
     config: TrainConfig = loop["config"]
-    data: TrainingData = ray.get(loop["data"])
+    learner: Learner = ray.get(loop["learner"])
     context = ray.train.get_context()
     ranks = Ranks(
         rank=context.get_world_rank(),
@@ -52,24 +46,27 @@ def worker(loop: dict[str, Any]) -> str | None:
     if not config.use_gpu:
         torch.set_num_threads(config.cpus_per_worker)
     torch.manual_seed(config.seed)
-    bare = Network(data.model)
-    checkpoint = ray.train.get_checkpoint()
+    bare = learner.build()
+    own = ray.train.get_checkpoint()
+    checkpoint = own or loop.get("start")
     payload = load_state(checkpoint) if checkpoint is not None else None
     if payload is not None:
         bare.load_state_dict(payload["model"])
     network = ray.train.torch.prepare_model(bare)
-    optimizer = make_optimizer(config, network)
+    settings = config.loop
+    optimizer = make_optimizer(settings.optim, network)
     state = FitState()
     if payload is not None:
-        optimizer.load_state_dict(payload["optimizer"])
-        state = FitState(**{key: payload[key] for key in ("step", "history", "epoch_loss", "best")})
+        load_optimizer(optimizer, payload["optimizer"])
+        state = FitState(**{field.name: payload[field.name] for field in fields(FitState)})
+    total = total_steps(settings.optim, learner.steps_per_epoch(settings.optim.batch_size))
 
     def save(state: FitState) -> None:
         with tempfile.TemporaryDirectory() as folder:
             reported = None
             if ranks.rank == 0:
                 contents = vars(state) | {
-                    "total": total_steps(config, data),
+                    "total": total,
                     "model": bare_network(network).state_dict(),
                     "optimizer": optimizer.state_dict(),
                 }
@@ -77,12 +74,22 @@ def worker(loop: dict[str, Any]) -> str | None:
                 reported = ray.train.Checkpoint.from_directory(folder)
             row = state.history[-1] if state.history else {}
             ray.train.report(row | {"step": state.step}, checkpoint=reported)
+        observer.saved(state)
 
-    ticker = _Ticker(Path(loop["output"]) / "progress.json", enabled=ranks.rank == 0)
+    observer = TrainingObserver(config, loop["output"], rank=ranks.rank, state=state)
+    finished = False
     try:
-        fit(network, optimizer, data, config, state, save=save, tick=ticker.tick, ranks=ranks)
+        fit(
+            network, optimizer, learner, settings, state,
+            save=save, tick=observer.tick, ranks=ranks,
+        )  # fmt: skip
+        if own is None and payload is not None and state.step == payload["step"]:
+            save(state)  # taken over at its end, as from a trial that had finished
+        finished = True
     except DivergedError as error:
         return str(error)
+    finally:
+        observer.close(finished=finished)
     return None
 
 
@@ -90,16 +97,3 @@ def load_state(checkpoint: Any) -> dict[str, Any]:
     """The contents of a `ray.train.Checkpoint` that a worker saved (no code is unpickled)."""
     with checkpoint.as_directory() as folder:
         return dict(torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True))
-
-
-class _Ticker:
-    """Writes a small JSON about twice a second, for whoever shows the progress."""
-
-    def __init__(self, path: Path, *, enabled: bool) -> None:
-        self._path, self._enabled, self._last = path, enabled, 0.0
-
-    def tick(self, step: int, total: int, loss: float) -> None:
-        due = step == total or time.monotonic() - self._last >= TICK_SECONDS
-        if self._enabled and due:
-            self._last = time.monotonic()
-            write_text_atomic(self._path, json.dumps({"step": step, "total": total, "loss": loss}))

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.errors import DataError
+from neuneu.ranking import value_noise
 from neuneu.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
 
 NO_LOSS = -1
@@ -24,7 +25,8 @@ class Series:
     Trajectory t owns checkpoints `starts[t]` .. `starts[t + 1] - 1`. `starts` (T + 1,) int64;
     `values` (N,) float32 accuracies (NaN where unknown: a forecast's targets); `positions` (N,)
     float64 places on the axis of gaps (checkpoints, or ln tokens); `loss_rows` (N,) int64
-    rows of `losses`, -1 where a checkpoint has none; `losses` (R, W) in nats.
+    rows of `losses`, -1 where a checkpoint has none; `losses` (R, W) in nats; `noise` (T,)
+    float32 standard deviations of one accuracy, 0 where not known.
     """
 
     starts: IntArray
@@ -32,6 +34,7 @@ class Series:
     positions: FloatArray
     loss_rows: IntArray
     losses: npt.NDArray[np.floating]
+    noise: npt.NDArray[np.float32]
 
     @property
     def lengths(self) -> IntArray:
@@ -108,6 +111,7 @@ def build_series(
         positions=_join([gap_positions(t, gap_unit) for t in trajectories], np.float64),
         loss_rows=_join(loss_rows, np.int64),
         losses=losses,
+        noise=np.nan_to_num([value_noise(t) for t in trajectories]).astype(np.float32),
     )
 
 

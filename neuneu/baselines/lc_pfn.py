@@ -8,18 +8,15 @@ level is subtracted.
 """
 
 from collections.abc import Callable
-from pathlib import Path
-
-import torch
 
 from neuneu.curve_prior import sample_trajectories
 from neuneu.forecasting import NeuralForecaster
 from neuneu.model.config import ModelConfig
 from neuneu.model.export import Provenance
-from neuneu.model.network import Network
-from neuneu.training import OptimConfig, TrainConfig
+from neuneu.optimisation import OptimConfig
+from neuneu.training import TrainConfig
 from neuneu.training_data import prepare
-from neuneu.training_loop import FitState, fit, make_optimizer
+from neuneu.window_learner import train_here
 
 
 def train_lc_pfn(
@@ -38,26 +35,16 @@ def train_lc_pfn(
         tick: called after each step.
     """
     config = TrainConfig(
-        output=Path("unused"),
+        output="unused",
         model=ModelConfig(width=64, layers=2, feed_forward=256),
         optim=OptimConfig(learning_rate=1e-3, epochs=1000, max_steps=steps),
         max_ahead=None,
         seed=seed,
     )
     data = prepare(config, sample_trajectories(curves, seed=seed), None)
-    torch.manual_seed(seed)
-    network = Network(data.model)
-    fit(
-        network,
-        make_optimizer(config, network),
-        data,
-        config,
-        FitState(),
-        save=lambda _: None,
-        tick=lambda *_: None if tick is None else tick(),
-    )
+    network = train_here(data, config, tick=lambda *_: None if tick is None else tick())
     provenance = Provenance(
         identity=f"lc-pfn-{seed}", training_runs={}, validation_runs=[], held_out_runs=[],
         metrics=[], corpus_hash=None, loss_names=[], selection="last", evaluation={}, training={},
     )  # fmt: skip
-    return NeuralForecaster(network=network.eval(), provenance=provenance, name="lc-pfn")
+    return NeuralForecaster(network=network, provenance=provenance, name="lc-pfn")

@@ -73,7 +73,7 @@ def ask(
         if len(query.context.without_step_zero()) and len(query.target_steps)
     ]
     contexts = build_curves([queries[place].context for place in asked], codes)
-    references = _references(contexts, library, index, n_references)
+    references = nearest_references(contexts, library, index, n_references)
     planned = contexts.end
     if assume_end:
         last = np.log([float(queries[place].target_tokens[-1]) for place in asked])
@@ -110,9 +110,10 @@ def ask(
         )
 
 
-def _references(
+def nearest_references(
     contexts: Curves, library: Curves, index: ReferenceIndex | None, count: int
 ) -> IntArray:
+    """(N, R <= count) rows of the library to compare each context with, nearest first; -1 pads."""
     rows = np.arange(len(contexts))
     if not len(library) or not len(rows):
         return np.full((len(rows), 1), NONE, dtype=np.int64)

@@ -3,7 +3,8 @@
 Shapes: N targets, Q levels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,8 +12,8 @@ import numpy as np
 from neuneu.calibration import Calibration, CalibrationSet, calibrate
 from neuneu.cross_run.curves import Codes
 from neuneu.forecaster import Forecaster, Query
-from neuneu.joint import Joint, fit_joint, scores
-from neuneu.trajectories import Trajectory
+from neuneu.joint import Joint, Scored, fit_joint, scores
+from neuneu.trajectories import FloatArray, IntArray, Trajectory
 
 HORIZONS: Final = (1.0, 2.5)
 """Edges in ln(target tokens / context tokens) between near, middle and far."""
@@ -44,15 +45,39 @@ def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> li
     return names
 
 
-def has_references(queries: Sequence[Query], references: Sequence[Trajectory]) -> list[bool]:
-    """Whether any of the references is of a query's task, metric and shots, and another run."""
+RunsByCell = Mapping[tuple[str, str, int], Set[tuple[str, str]]]
+"""(task, metric, num_fewshot) -> run groups."""
+
+
+def runs_by_cell(references: Sequence[Trajectory]) -> RunsByCell:
+    """The run groups that have each task, metric and number of shots."""
     runs: dict[tuple[str, str, int], set[tuple[str, str]]] = {}
     for t in references:
         runs.setdefault((t.task, t.metric, t.num_fewshot), set()).add(t.run_group)
+    return runs
+
+
+def has_references(queries: Sequence[Query], runs: RunsByCell) -> list[bool]:
+    """Whether any of the runs has a query's task, metric and shots, and is another run."""
     contexts = [query.context for query in queries]
     return [
         bool(runs.get((c.task, c.metric, c.num_fewshot), set()) - {c.run_group}) for c in contexts
     ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answered:
+    """One query, its (h, Q) answer, and the (h,) outcomes at ln tokens `x`.
+
+    `call` is shared by queries that were asked from like places with the same references.
+    """
+
+    context: Trajectory
+    answer: FloatArray
+    outcomes: FloatArray
+    x: FloatArray
+    groups: list[str]
+    call: object
 
 
 class OutOfFold:
@@ -61,15 +86,15 @@ class OutOfFold:
     def __init__(self, levels: tuple[float, ...]) -> None:
         """Nothing collected yet."""
         self._levels = levels
-        self._quantiles: list[np.ndarray] = []
-        self._outcomes: list[np.ndarray] = []
-        self._runs: list[np.ndarray] = []
-        self._trajectories: list[np.ndarray] = []
-        self._groups: list[str] = []
-        self._x: list[np.ndarray] = []
-        self._families: set[str] = set()
-        self._largest = 0.0
-        self._codes = Codes()
+        self._answered: list[Answered] = []
+
+    @classmethod
+    def merged(cls, parts: Sequence["OutOfFold"]) -> "OutOfFold":
+        """What several collected, all of the same levels."""
+        together = cls(parts[0]._levels)
+        for part in parts:
+            together._answered += part._answered
+        return together
 
     def add(
         self,
@@ -78,36 +103,34 @@ class OutOfFold:
         truths: Sequence[Trajectory],
         with_references: Sequence[bool],
     ) -> None:
-        """Forecasts `queries` and keeps what came of them in `truths`."""
+        """Forecasts `queries`, all from like places, and keeps what came of them in `truths`."""
+        call = object()
         groups = group_names(queries, with_references)
         answers = forecaster.predict(queries)
-        for query, truth, answer, names in zip(queries, truths, answers, groups, strict=True):
-            if np.isnan(answer).any():
-                continue
-            context, n = query.context, len(truth)
-            self._quantiles.append(answer)
-            self._outcomes.append(truth.values)
-            self._runs.append(np.full(n, self._codes(("run", *context.run_group))))
-            key = ("trajectory", context.run_group, context.key, int(context.steps[-1]))
-            self._trajectories.append(np.full(n, self._codes(key)))
-            self._groups += names
-            self._x.append(np.log(truth.tokens))
-            self._families.add(context.family)
-            self._largest = max(self._largest, context.params)
+        self._answered += [
+            Answered(
+                context=query.context, answer=answer, outcomes=truth.values,
+                x=np.log(truth.tokens), groups=names, call=call,
+            )
+            for query, truth, answer, names in zip(queries, truths, answers, groups, strict=True)
+            if not np.isnan(answer).any()
+        ]  # fmt: skip
 
     def joint(self, calibration: Calibration) -> Joint:
-        """How outcomes of one run move together under the calibrated forecasts.
+        """How outcomes move together under the calibrated forecasts.
 
         Raises:
             DataError: no trajectory of two targets.
         """
-        quantiles = np.concatenate([np.zeros((0, len(self._levels))), *self._quantiles])
-        adjusted = calibration.apply(quantiles, self._groups)
-        outcomes = np.concatenate([np.zeros(0), *self._outcomes])
+        adjusted = calibration.apply(self._quantiles(), self._groups())
         return fit_joint(
-            scores(adjusted, self._levels, outcomes),
-            np.concatenate([np.zeros(0), *self._x]),
-            np.concatenate([np.zeros(0, int), *self._trajectories]),
+            Scored(
+                scores=scores(adjusted, self._levels, self._outcomes()),
+                x=np.concatenate([np.zeros(0), *(a.x for a in self._answered)]),
+                trajectories=self._coded(lambda a: (a.call, a.context.run_group, a.context.key)),
+                runs=self._coded(lambda a: (a.call, a.context.run_group, _kind(a.context))),
+                tasks=self._coded(lambda a: (a.call, a.context.task, _kind(a.context))),
+            )
         )
 
     def calibrate(self, *, surcharge: bool = False) -> Calibration:
@@ -118,14 +141,34 @@ class OutOfFold:
         """
         return calibrate(
             CalibrationSet(
-                quantiles=np.concatenate([np.zeros((0, len(self._levels))), *self._quantiles]),
-                outcomes=np.concatenate([np.zeros(0), *self._outcomes]),
-                runs=np.concatenate([np.zeros(0, int), *self._runs]),
-                trajectories=np.concatenate([np.zeros(0, int), *self._trajectories]),
-                groups=np.array(self._groups),
+                quantiles=self._quantiles(),
+                outcomes=self._outcomes(),
+                runs=self._coded(lambda a: a.context.run_group),
+                trajectories=self._coded(lambda a: (a.context.key, int(a.context.steps[-1]))),
+                groups=np.array(self._groups()),
             ),
             self._levels,
-            families=sorted(self._families),
-            largest_params=self._largest,
+            families=sorted({a.context.family for a in self._answered}),
+            largest_params=max((a.context.params for a in self._answered), default=0.0),
             surcharge=surcharge,
         )
+
+    def _quantiles(self) -> FloatArray:
+        empty = np.zeros((0, len(self._levels)))
+        return np.concatenate([empty, *(a.answer for a in self._answered)])
+
+    def _outcomes(self) -> FloatArray:
+        return np.concatenate([np.zeros(0), *(a.outcomes for a in self._answered)])
+
+    def _groups(self) -> list[str]:
+        return [name for a in self._answered for name in a.groups]
+
+    def _coded(self, name: Callable[[Answered], object]) -> IntArray:
+        """(N,) the code of each target's name."""
+        codes = Codes()
+        counts = [len(a.outcomes) for a in self._answered]
+        return np.repeat(np.array([codes(name(a)) for a in self._answered], dtype=np.int64), counts)
+
+
+def _kind(context: Trajectory) -> tuple[str, int]:
+    return (context.metric, context.num_fewshot)

@@ -126,7 +126,9 @@ def build_curves(trajectories: Sequence[Trajectory], codes: Codes) -> Curves:
         losses=_flat([values for _, values in picked]),
         grid=grid,
         loss_grid=loss_grid,
-        log_params=np.log([max(t.params, 1.0) for t in trained]).astype(np.float32),
+        log_params=np.log([t.params if t.params > 1.0 else 1.0 for t in trained]).astype(
+            np.float32
+        ),
         noise=np.maximum(noise, stderr).astype(np.float32),
         end=np.array([_planned(t) for t in trained], dtype=np.float32),
         chance=np.array(

@@ -1,24 +1,33 @@
-"""Training of the cross-run network in one process, on arrays, seeded."""
+"""Training of the cross-run network: what is drawn for a step, and a loop in one process.
+
+Shapes: B questions, H targets, Q levels.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Annotated, Final
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pydantic
 import torch
-from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuneu.config import config_dataclass
 from neuneu.cross_run.curves import Codes, Curves, build_curves
 from neuneu.cross_run.features import make_features
 from neuneu.cross_run.network import CrossRunConfig, CrossRunNetwork, sizes_of, to_tensors
+from neuneu.cross_run.questions import Questions
 from neuneu.cross_run.references import index_references
 from neuneu.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.curve_prior import sample_varied
 from neuneu.errors import DataError
-from neuneu.quantiles import pinball_torch
+from neuneu.learner import Part, Ranks
+from neuneu.objective import ObjectiveConfig, objective, sample_weights
+from neuneu.optimisation import OptimConfig, Share, make_optimizer
+from neuneu.training_loop import FitState, Loop
+from neuneu.training_loop import fit as run_loop
 from neuneu.trajectories import Trajectory
 
 MADE_UP: Final = 5000
@@ -26,23 +35,33 @@ MADE_UP: Final = 5000
 
 
 @config_dataclass
+class CrossRunOptim(OptimConfig):
+    """The optimiser of the cross-run network; an epoch is `FitConfig.report_steps` steps."""
+
+    learning_rate: pydantic.PositiveFloat = 2e-3
+    weight_decay: pydantic.NonNegativeFloat = 0.05
+    batch_size: pydantic.PositiveInt = 128
+    epochs: pydantic.PositiveInt = 1000
+    max_steps: pydantic.PositiveInt | None = 3000
+    warmup_fraction: Share = 0.05
+    final_fraction: Share = 0.02
+    average_from: Share | None = 0.7
+
+
+@config_dataclass
 class FitConfig:
     """Network, questions and optimiser of one training.
 
-    `average_from` is the share of the steps after which weights are averaged into those that
-    are kept. `task_dropout` of the questions are asked as if their task were unknown.
+    `task_dropout` of the questions are asked as if their task were unknown. Every `report_steps`
+    steps held-out runs are forecast, where there are any.
     """
 
     network: CrossRunConfig = CrossRunConfig()
     sampling: SamplingConfig = SamplingConfig()
-    steps: Annotated[int, Field(ge=1)] = 3000
-    batch_size: Annotated[int, Field(ge=1)] = 128
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    average_from: Annotated[float, Field(ge=0, lt=1)] = 0.7
-    task_dropout: Annotated[float, Field(ge=0, le=1)] = 0.3
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    optim: CrossRunOptim = CrossRunOptim()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    task_dropout: Share = 0.3
+    report_steps: pydantic.PositiveInt = 250
     seed: int = 0
 
 
@@ -50,6 +69,11 @@ def task_places(curves: Curves, config: CrossRunConfig) -> torch.Tensor:
     """(T,) what the network calls each trajectory's task: 1 + its place in `tasks`, 0 unknown."""
     place = {task: index + 1 for index, task in enumerate(config.tasks)}
     return torch.tensor([place.get(t.base_task, 0) for t in curves.trajectories])
+
+
+def unfamiliar(curves: Curves, config: CrossRunConfig) -> npt.NDArray[np.bool_]:
+    """(T,) whether each trajectory is of a family that the network did not learn from."""
+    return np.array([t.family not in config.families for t in curves.trajectories], dtype=bool)
 
 
 def with_tasks(config: CrossRunConfig, trajectories: Sequence[Trajectory]) -> CrossRunConfig:
@@ -61,9 +85,128 @@ def with_tasks(config: CrossRunConfig, trajectories: Sequence[Trajectory]) -> Cr
     )
 
 
-def unfamiliar(curves: Curves, config: CrossRunConfig) -> npt.NDArray[np.bool_]:
-    """(T,) whether each trajectory is of a family that the network did not learn from."""
-    return np.array([t.family not in config.families for t in curves.trajectories], dtype=bool)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CrossRunLearner:
+    """Questions about finished runs; see `neuneu.learner.Learner`.
+
+    `validation` trajectories are asked about after a fifth of their checkpoints, beside those
+    learnt from and without them.
+    """
+
+    learn: Sequence[Trajectory]
+    config: FitConfig
+    validation: Sequence[Trajectory] = ()
+
+    def check(self) -> None:
+        """Raises DataError where there is nothing to learn from."""
+        _ = self._usable
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Steps between two evaluations; questions are drawn without end."""
+        del batch_size
+        return self.config.report_steps
+
+    def build(self) -> nn.Module:
+        """A fresh network."""
+        first, _ = self._sampler.draw(np.random.default_rng((self.config.seed, 0)), 2)
+        features = make_features(first, general=self.config.network.general)
+        return CrossRunNetwork(self._network_config, sizes_of(features))
+
+    def draw(self, epoch: int, index: int, ranks: Ranks) -> tuple[list[Part], int]:
+        """This rank's share of the questions of a step; all ranks draw all, and keep theirs."""
+        config = self.config
+        step = epoch * config.report_steps + index
+        generator = np.random.default_rng((config.seed, step))
+        size = config.optim.batch_size
+        questions, values = self._sampler.draw(generator, size)
+        known = generator.random(size) >= config.task_dropout
+        mine = np.arange(size)[ranks.share(size)]
+        limit = config.optim.micro_batch or size
+        parts = [
+            self._part(questions.take(rows), values[rows], known[rows])
+            for rows in (mine[start : start + limit] for start in range(0, len(mine), limit))
+        ]
+        if not parts:
+            rows = np.arange(1)
+            part = self._part(questions.take(rows), values[rows], known[rows])
+            parts = [replace(part, count=0)]
+        return parts, size
+
+    def losses(self, network: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(what is minimised, the pinball loss) of each question: means over its targets."""
+        device = next(network.parameters()).device
+        batch = {name: value.to(device) for name, value in inputs.items()}
+        predicted_BHQ, _ = network(batch)
+        return question_losses(
+            self.config.objective, predicted_BHQ.float(), batch,
+            torch.tensor(self._network_config.levels, device=device),
+        )  # fmt: skip
+
+    def evaluate(self, network: nn.Module, ranks: Ranks) -> dict[str, float]:
+        """Of the validation trajectories, with references and (`own_`) without."""
+        from neuneu.cross_run.validation import validate
+
+        return validate(network, self.validation, self.learn, ranks)
+
+    def _part(
+        self,
+        questions: Questions,
+        values: npt.NDArray,
+        known: npt.NDArray[np.bool_],
+    ) -> Part:
+        inputs = to_tensors(make_features(questions, general=self.config.network.general))
+        inputs["task"] = self._tasks[questions.rows] * torch.from_numpy(known)
+        inputs["values"] = torch.from_numpy(values)
+        now = questions.asked.x[questions.asked.starts[questions.rows] + questions.end]
+        inputs["ahead"] = torch.from_numpy(questions.targets - now[:, None])
+        inputs["noise"] = torch.from_numpy(questions.asked.noise[questions.rows])
+        return Part(inputs=inputs, count=len(questions))
+
+    @cached_property
+    def _network_config(self) -> CrossRunConfig:
+        return with_tasks(self.config.network, self._usable)
+
+    @cached_property
+    def _usable(self) -> list[Trajectory]:
+        usable = [t for t in self.learn if len(t.without_step_zero()) >= 2]
+        if not usable:
+            raise DataError("expected trajectories of at least two checkpoints, found none.")
+        return usable
+
+    @cached_property
+    def _curves(self) -> Curves:
+        made_up = (
+            sample_varied(MADE_UP, seed=self.config.seed) if self.config.sampling.synthetic else []
+        )
+        return build_curves([*self._usable, *made_up], Codes())
+
+    @cached_property
+    def _sampler(self) -> Sampler:
+        return Sampler(self._curves, index_references(self._curves), self.config.sampling)
+
+    @cached_property
+    def _tasks(self) -> Tensor:
+        return task_places(self._curves, self._network_config)
+
+
+def question_losses(
+    config: ObjectiveConfig, predicted_BHQ: Tensor, batch: dict[str, Tensor], levels_Q: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(what is minimised, the pinball loss) of B questions: means over levels, then targets."""
+    values_BH = batch["values"]
+    known_BH = values_BH.isfinite()
+    B, H = values_BH.shape
+    loss, pinball = objective(
+        config, predicted_BHQ.reshape(B * H, -1), values_BH.nan_to_num().reshape(-1), levels_Q
+    )
+    weight = sample_weights(
+        config,
+        batch["ahead"].nan_to_num(1.0).reshape(-1),
+        batch["noise"][:, None].expand(B, H).reshape(-1),
+    )
+    count_B = known_BH.sum(1).clamp(min=1)
+    loss_BH, pinball_BH = (loss * weight).view(B, H), pinball.view(B, H)
+    return (loss_BH * known_BH).sum(1) / count_B, (pinball_BH * known_BH).sum(1) / count_B
 
 
 def fit(
@@ -72,66 +215,26 @@ def fit(
     *,
     tick: Callable[[int, float], None] | None = None,
 ) -> CrossRunNetwork:
-    """A network trained on finished runs.
+    """A network trained on finished runs, in this process.
 
     Args:
         trajectories: of all of them at least one has two checkpoints.
         config: everything else.
-        tick: called after each step with the step and its loss.
+        tick: called after each step with the steps done and the pinball loss.
 
     Raises:
         DataError: nothing to learn from.
     """
-    usable = [t for t in trajectories if len(t.without_step_zero()) >= 2]
-    if not usable:
-        raise DataError("expected trajectories of at least two checkpoints, found none.")
-    made_up = sample_varied(MADE_UP, seed=config.seed) if config.sampling.synthetic else []
-    curves = build_curves([*usable, *made_up], Codes())
-    network_config = with_tasks(config.network, usable)
-    sampler = Sampler(curves, index_references(curves), config.sampling)
-    tasks = task_places(curves, network_config)
+    learner = CrossRunLearner(learn=trajectories, config=config)
     torch.manual_seed(config.seed)
-    first, _ = sampler.draw(np.random.default_rng((config.seed, 0)), 2)
-    network = CrossRunNetwork(
-        network_config, sizes_of(make_features(first, general=config.network.general))
-    )
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-    )
-    levels_Q = torch.tensor(network_config.levels)
-    average = torch.optim.swa_utils.AveragedModel(network)
-    network.train()
-    for step in range(config.steps):
-        generator = np.random.default_rng((config.seed, step))
-        questions, values = sampler.draw(generator, config.batch_size)
-        batch = to_tensors(make_features(questions, general=config.network.general))
-        known = torch.from_numpy(generator.random(len(questions)) >= config.task_dropout)
-        batch["task"] = tasks[questions.rows] * known
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config)
-        predicted_BHQ, _ = network(batch)
-        loss = pinball_loss(predicted_BHQ, torch.from_numpy(values), levels_Q)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-        optimizer.step()
-        if step >= min(config.average_from * config.steps, config.steps - 1):
-            average.update_parameters(network)
-        if tick is not None:
-            tick(step, loss.item())
-    network.load_state_dict(average.module.state_dict())
+    network = learner.build()
+    assert isinstance(network, CrossRunNetwork)
+    state = FitState()
+    run_loop(
+        network, make_optimizer(config.optim, network), learner,
+        Loop(optim=config.optim, seed=config.seed), state,
+        tick=lambda step, _, loss, __: None if tick is None else tick(step, loss),
+    )  # fmt: skip
+    if state.average is not None:
+        network.load_state_dict(state.average)
     return network.eval()
-
-
-def pinball_loss(predicted_BHQ: Tensor, values_BH: Tensor, levels_Q: Tensor) -> Tensor:
-    """Mean over levels, then over the targets of a question, then over questions."""
-    known = values_BH.isfinite()
-    loss_BH = pinball_torch(predicted_BHQ, values_BH.nan_to_num(), levels_Q).mean(-1) * known
-    return (loss_BH.sum(1) / known.sum(1).clamp(min=1)).mean()
-
-
-def _schedule(step: int, config: FitConfig) -> float:
-    warm = max(1, round(config.warmup * config.steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.02 + 0.98 * 0.5 * (1.0 + np.cos(np.pi * (step - warm) / (config.steps - warm)))

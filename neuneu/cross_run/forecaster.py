@@ -1,6 +1,7 @@
 """The cross-run network as a `Forecaster`; several networks answer with their mean quantiles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -9,15 +10,15 @@ import numpy.typing as npt
 import torch
 
 from neuneu.calibration import Calibration
-from neuneu.cross_run.asking import ask
-from neuneu.cross_run.calibrating import group_names, has_references
+from neuneu.cross_run.asking import ask, nearest_references
+from neuneu.cross_run.calibrating import group_names, has_references, runs_by_cell
 from neuneu.cross_run.curves import Codes, build_curves
 from neuneu.cross_run.export import load_networks
 from neuneu.cross_run.features import make_features
 from neuneu.cross_run.fitting import task_places, unfamiliar
 from neuneu.cross_run.network import CrossRunNetwork, to_tensors
 from neuneu.cross_run.questions import Questions
-from neuneu.cross_run.references import index_references
+from neuneu.cross_run.references import NONE, index_references
 from neuneu.cross_run.unfamiliar import cautious, compared_within_family
 from neuneu.errors import DataError
 from neuneu.forecaster import Query, Sees
@@ -28,6 +29,17 @@ from neuneu.trajectories import FloatArray, Trajectory
 MAX_REFERENCES: Final = 24
 PRETRAINED: Final = Path(__file__).parents[1] / "pretrained"
 """The forecaster that comes with the package."""
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A network this small gains nothing from a second thread, and beside other work loses much."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class CrossRunForecaster:
@@ -71,6 +83,7 @@ class CrossRunForecaster:
         self._library = build_curves([], self._codes)
         self._index = index_references(self._library)
         self._references: Sequence[Trajectory] = ()
+        self._by_cell = runs_by_cell([])
 
     @classmethod
     def load(
@@ -104,6 +117,22 @@ class CrossRunForecaster:
         self._library = build_curves(usable, self._codes)
         self._index = index_references(self._library)
         self._references = usable
+        self._by_cell = runs_by_cell(self.references)
+
+    @property
+    def references(self) -> Sequence[Trajectory]:
+        """The finished runs that it compares with."""
+        return self._references if self.sees == "reference" else ()
+
+    def compared_with(self, queries: Sequence[Query]) -> list[list[tuple[str, str]]]:
+        """The run groups that each query is compared with, nearest first."""
+        asked = [query.context for query in queries]
+        if not self.references or not asked:
+            return [[] for _ in asked]
+        curves = build_curves(asked, self._codes)
+        found = nearest_references(curves, self._library, self._index, MAX_REFERENCES)
+        groups = [t.run_group for t in self._references]
+        return [[groups[row] for row in rows if row != NONE] for rows in found]
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """Quantiles (h, Q) in [0, 1]; NaN where nothing but step 0 was observed.
@@ -142,7 +171,7 @@ class CrossRunForecaster:
                 continue
             asked = questions.take(rows)
             batch = to_tensors(make_features(asked, general=general))
-            with torch.inference_mode():
+            with torch.inference_mode(), one_thread():
                 for network in networks:
                     place = task_places(asked.asked, network.config)[asked.rows]
                     batch["task"] = place * (not general)
@@ -158,8 +187,7 @@ class CrossRunForecaster:
         if not self._general:
             return answers
         families = self._general[0].config.families
-        known = self._references if self.sees == "reference" else ()
-        compared = compared_within_family(queries, known)
+        compared = compared_within_family(queries, self.references)
         return [
             answer
             if query.context.family in families or np.isnan(answer).any()
@@ -172,6 +200,8 @@ class CrossRunForecaster:
     ) -> list[FloatArray]:
         """Coherent futures (S, h) of each query, each column with its forecast distribution.
 
+        Queries of one run, and queries of one task, metric and shots, move together.
+
         Args:
             queries: any.
             count: S samples of each.
@@ -180,26 +210,40 @@ class CrossRunForecaster:
         Raises:
             DataError: the forecaster has no joint distribution, or as `predict`.
         """
+        return self.draw(queries, self.predict(queries), count=count, seed=seed)
+
+    def draw(
+        self,
+        queries: Sequence[Query],
+        answers: Sequence[FloatArray],
+        *,
+        count: int = 1000,
+        seed: int = 0,
+    ) -> list[FloatArray]:
+        """As `sample`, from `answers` that `predict` gave."""
         if self.joint is None:
             raise DataError(
                 f"forecaster {self.name!r}: expected a joint distribution, found none; train it "
                 "with `neuneu pretrain`."
             )
-        generator = np.random.default_rng(seed)
-        return [
-            sample_futures(
-                answer, self.levels, np.log(query.target_tokens), self.joint,
-                count=count, generator=generator,
-            )
-            for query, answer in zip(queries, self.predict(queries), strict=True)
-        ]  # fmt: skip
+        codes = Codes()
+        contexts = [query.context for query in queries]
+        return sample_futures(
+            answers,
+            self.levels,
+            [np.log(query.target_tokens) for query in queries],
+            self.joint,
+            runs=[codes(("run", c.run_group)) for c in contexts],
+            tasks=[codes(("task", c.task, c.metric, c.num_fewshot)) for c in contexts],
+            count=count,
+            generator=np.random.default_rng(seed),
+        )
 
     def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
         """The group that adjusts every target of every query; None without a calibration."""
         if self.calibration is None:
             return None
-        known = self._references if self.sees == "reference" else ()
-        names = group_names(queries, has_references(queries, known))
+        names = group_names(queries, has_references(queries, self._by_cell))
         return [[self.calibration.group(name) for name in of] for of in names]
 
     def _calibrated(self, queries: Sequence[Query], answers: list[FloatArray]) -> list[FloatArray]:

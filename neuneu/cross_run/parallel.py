@@ -51,7 +51,7 @@ def fit_all(
     workers = min(workers or _cpus(), len(trainings))
     context = multiprocessing.get_context("spawn")
     steps = context.Value("q", 0)
-    total = sum(training.config.steps for training in trainings)
+    total = sum(training.config.optim.max_steps or 0 for training in trainings)
     with (
         stage(title, total) as bar,
         ProcessPoolExecutor(workers, context, _start, (list(trajectories), steps)) as pool,

@@ -7,7 +7,6 @@ learn from all runs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -15,8 +14,8 @@ from pydantic import Field
 from neuneu.backtest import make_queries
 from neuneu.backtest_inputs import RunGroup, deal_by_size, read_observations
 from neuneu.calibration import Calibration
-from neuneu.config import config_dataclass, config_hash, config_to_dict
-from neuneu.cross_run.calibrating import OutOfFold, has_references
+from neuneu.config import Address, config_dataclass, config_hash, config_to_dict
+from neuneu.cross_run.calibrating import OutOfFold, has_references, runs_by_cell
 from neuneu.cross_run.card import write_card
 from neuneu.cross_run.export import save_networks
 from neuneu.cross_run.fitting import FitConfig
@@ -25,7 +24,10 @@ from neuneu.cross_run.network import CrossRunNetwork
 from neuneu.cross_run.parallel import Training, fit_all
 from neuneu.cross_run.unfamiliar import general_config
 from neuneu.joint import Joint
+from neuneu.local_copies import written_to
+from neuneu.model.export import CONFIG
 from neuneu.splits import Anchored
+from neuneu.storage import Folder
 from neuneu.training_data import fingerprints
 from neuneu.trajectories import Trajectory
 
@@ -35,17 +37,17 @@ CALIBRATION_CONTEXTS = (0.1, 0.2, 0.4)
 
 @config_dataclass
 class PretrainConfig:
-    """Tables to learn from, and the folder of the result.
+    """Tables or a store to learn from, and the folder of the result; local or `s3://`.
 
     `networks` are trained on everything, with seeds from that of `fit` on; their mean answers.
     `folds` of runs are held out in turn for calibration. `general` networks answer for families
     that were not learnt from.
     """
 
-    accuracies: Path
-    output: Path
-    losses: Path | None = None
-    tasks: Path | None = None
+    accuracies: Address
+    output: Address
+    losses: Address | None = None
+    tasks: Address | None = None
     fit: FitConfig = field(default_factory=FitConfig)
     networks: Annotated[int, Field(ge=1)] = 3
     general: Annotated[int, Field(ge=0)] = 1
@@ -76,6 +78,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     Raises:
         UserError: tables that cannot be read, or too few runs.
     """
+    output = Folder(config.output)
+    output.exists(CONFIG)  # a place that cannot be used is told before the work
     observed = read_observations(config.accuracies, config.losses, config.tasks)
     trajectories = observed.trajectories
     trained = train_calibrated(
@@ -83,21 +87,22 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         general=config.general,
     )  # fmt: skip
     runs = fingerprints(trajectories)
-    save_networks(
-        config.output,
-        trained.networks,
-        general=trained.general,
-        calibration=trained.calibration.to_json(),
-        joint=trained.joint.to_json(),
-        provenance={
-            "identity": config_hash(config.fit),
-            "data_digest": observed.digest,
-            "training_runs": runs,
-            "training": config_to_dict(config.fit),
-        },
-    )
-    write_card(config.output)
-    return {"output": config.output, "runs": len(runs), "trajectories": len(trajectories)}
+    with written_to(output, last=CONFIG) as folder:
+        save_networks(
+            folder,
+            trained.networks,
+            general=trained.general,
+            calibration=trained.calibration.to_json(),
+            joint=trained.joint.to_json(),
+            provenance={
+                "identity": config_hash(config.fit),
+                "data_digest": observed.digest,
+                "training_runs": runs,
+                "training": config_to_dict(config.fit),
+            },
+        )
+        write_card(folder)
+    return {"output": str(output), "runs": len(runs), "trajectories": len(trajectories)}
 
 
 def train_calibrated(
@@ -157,18 +162,30 @@ def calibrate_folds(
     networks: Sequence[CrossRunNetwork],
 ) -> tuple[Calibration, Joint]:
     """From forecasts of every fold by the network that did not learn from it."""
-    collected = OutOfFold(networks[0].config.levels)
+    collected = OutOfFold.merged(collect_folds(trajectories, folds, networks))
+    calibration = collected.calibrate()
+    return calibration, collected.joint(calibration)
+
+
+def collect_folds(
+    trajectories: Sequence[Trajectory],
+    folds: Sequence[Sequence[RunGroup]],
+    networks: Sequence[CrossRunNetwork],
+) -> list[OutOfFold]:
+    """Forecasts of every fold by the network that did not learn from it, and what came."""
+    found = []
     for fold, network in zip(folds, networks, strict=True):
+        collected = OutOfFold(network.config.levels)
         held = set(fold)
         others = [t for t in trajectories if t.run_group not in held]
         targets = [t for t in trajectories if t.run_group in held]
         for share in CALIBRATION_CONTEXTS:
             queries, truths = make_queries(targets, Anchored(fraction=share), None)
-            compared = has_references(queries, others)
+            compared = has_references(queries, runs_by_cell(others))
             for sees in ("own", "reference"):
                 forecaster = CrossRunForecaster([network], sees=sees)
                 forecaster.fit(others)
                 shown = compared if sees == "reference" else [False] * len(queries)
                 collected.add(forecaster, queries, truths, shown)
-    calibration = collected.calibrate()
-    return calibration, collected.joint(calibration)
+        found.append(collected)
+    return found

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from neuneu.errors import CheckpointError, DataError, UserError
 from neuneu.extraction.words import token_words, word_spans, word_sums
+from neuneu.local_copies import copy_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -104,7 +105,7 @@ class EncodedCorpus:
         )
 
 
-def load_corpus(path: Path, *, max_words: int) -> Corpus:
+def load_corpus(path: str | Path, *, max_words: int) -> Corpus:
     """Reads the first `max_words` whitespace words of a corpus, documents in order.
 
     The document in which the limit falls is cut after its last word; documents without a word
@@ -136,24 +137,30 @@ def load_corpus(path: Path, *, max_words: int) -> Corpus:
     return Corpus(name=Path(path).stem, documents=tuple(documents), n_words=n_words)
 
 
-def read_documents(path: Path) -> Iterator[str]:
+def read_documents(path: str | Path) -> Iterator[str]:
     """Yields the documents of a text source in order.
 
     Args:
-        path: a parquet file with a string column `text` (others are ignored), a UTF-8 `.txt`
-            file, which is one document, or a folder, whose `.parquet` and `.txt` files are
-            taken in the order of their paths.
+        path: a parquet file with a string column `text` (others are ignored) or a UTF-8 `.txt`
+            file, which is one document, local or `s3://`; or a local folder, whose `.parquet` and
+            `.txt` files are taken in the order of their paths.
 
     Raises:
         DataError: absent, unreadable, or of another layout.
     """
-    path = Path(path)
+    with copy_of(path) as local:
+        if "://" in str(path) and not local.is_file():
+            raise DataError(f"text {path}: no such file.")
+        yield from _read(local)
+
+
+def _read(path: Path) -> Iterator[str]:
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix in {".parquet", ".txt"})
         if not files:
             raise DataError(f"text {path}: expected .parquet or .txt files, found none.")
         for file in files:
-            yield from read_documents(file)
+            yield from _read(file)
     elif not path.is_file():
         raise DataError(f"text {path}: no such file or folder.")
     elif path.suffix == ".parquet":

@@ -1,12 +1,13 @@
 """Checkpoints over a cluster: one Ray Dataset a placement, whose actors hold the engines."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from neuneu import logs, ray_metrics
 from neuneu.errors import UserError
 from neuneu.extraction.corpus import Corpus
 from neuneu.extraction.grouping import Pending
@@ -59,7 +60,7 @@ def fan_out(
         ),
         num_cpus=worker.threads,
         num_gpus=gpus or None,
-        runtime_env={"env_vars": {"OMP_NUM_THREADS": str(worker.threads)}},
+        runtime_env={"env_vars": logs.environment() | {"OMP_NUM_THREADS": str(worker.threads)}},
     )
     for row in dataset.iter_rows():
         seconds = {phase: row.pop(f"{phase}_s") for phase in PHASES}
@@ -72,30 +73,54 @@ class _ScoringActor:
     def __init__(self, shared: list[Any]) -> None:
         import ray
 
+        logs.set_up()
         worker, tasks, corpus, self._pending = ray.get(shared[0])
         self._worker = Worker(worker, tasks, corpus)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Scores one checkpoint."""
-        row = asdict(self._worker.run(self._pending[int(batch["index"][0])]))
+        outcome = self._worker.run(self._pending[int(batch["index"][0])])
+        count(outcome)
+        row = asdict(outcome)
         seconds = row.pop("seconds")
         row |= {f"{phase}_s": seconds[phase] for phase in PHASES}
         return {key: [value] for key, value in row.items()}
 
 
-def slots(resources: dict[str, float], *, cpus: int, gpus: float) -> int:
-    """How many workers of `cpus` CPUs and `gpus` GPUs a cluster holds.
+def count(outcome: Outcome) -> None:
+    """Adds what became of a checkpoint to Ray's metrics; what another job did is that job's."""
+    suite = outcome.suite
+    if outcome.status == "quarantined":
+        ray_metrics.CHECKPOINTS_QUARANTINED.record(1, suite=suite, run=outcome.run)
+    elif outcome.status == "done" and outcome.engine:
+        ray_metrics.CHECKPOINTS_DONE.record(1, suite=suite)
+    ray_metrics.TOKENS_SCORED.record(outcome.tokens, suite=suite)
+    for _ in range(outcome.swaps):
+        ray_metrics.SWAP_SECONDS.record(outcome.seconds["swap"] / outcome.swaps, suite=suite)
+
+
+def slots(nodes: Sequence[Mapping[str, float]], *, cpus: int, gpus: float) -> int:
+    """How many workers of `cpus` CPUs and `gpus` GPUs nodes hold; none is on two of them.
+
+    Args:
+        nodes: what Ray may use of each, `CPU` and `GPU`.
+        cpus: of one worker.
+        gpus: of one worker.
 
     Raises:
         UserError: not one.
     """
-    count = int(resources.get("CPU", 0) // cpus)
-    if gpus:
-        count = min(count, int(resources.get("GPU", 0) / gpus))
+
+    def on(node: Mapping[str, float]) -> int:
+        count = int(node.get("CPU", 0) // cpus)
+        return min(count, int(node.get("GPU", 0) / gpus)) if gpus else count
+
+    count = sum(map(on, nodes))
     if count < 1:
+        have = [f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes]
         raise UserError(
-            f"the cluster has {resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} "
-            f"GPUs; expected {cpus} CPUs and {gpus:g} GPUs for one worker; lower cpus_per_actor "
-            "or gpus_per_actor, or use a larger cluster."
+            f"the cluster's nodes have {'; '.join(have) or 'nothing'}; expected {cpus} CPUs and "
+            f"{gpus:g} GPUs on one of them for a worker; lower cpus_per_actor or gpus_per_actor, "
+            "use larger nodes, or set actors if the cluster grows with its work."
         )
     return count

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 from neuneu.checkpoints import CheckpointRef
 from neuneu.errors import CheckpointError
@@ -23,14 +24,16 @@ Run = tuple[str, str]
 class Pending:
     """A checkpoint to score. Those of equal `config_hash` are one architecture.
 
-    `dtype` is what its weights are saved in, as its config says; `earlier_attempts` were made by
-    invocations before this one.
+    `cache_values` are the keys and values of one token; 0 where its config does not say. `dtype` is
+    what its weights are saved in, as its config says; `earlier_attempts` were made by invocations
+    before this one.
     """
 
     ref: CheckpointRef
     config_hash: str
     vocab_size: int
     max_positions: int | None
+    cache_values: int
     dtype: str
     earlier_attempts: int = 0
 
@@ -128,8 +131,18 @@ def _try_read(ref: CheckpointRef) -> Pending | tuple[CheckpointRef, CheckpointEr
         config_hash=config_hash(config),
         vocab_size=int(config.get("vocab_size") or 0),
         max_positions=config.get("max_position_embeddings"),
+        cache_values=_cache_values(config),
         dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
     )
+
+
+def _cache_values(config: Mapping[str, Any]) -> int:
+    heads = int(config.get("num_attention_heads") or 0)
+    if not heads:
+        return 0
+    size = int(config.get("head_dim") or config.get("hidden_size", 0) // heads)
+    kept = int(config.get("num_key_value_heads") or heads)
+    return 2 * int(config.get("num_hidden_layers") or 0) * kept * size
 
 
 def _run(ref: CheckpointRef) -> Run:

@@ -5,6 +5,7 @@ run loses at most the checkpoints that were in flight, and the next run goes on 
 """
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -13,28 +14,30 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
+from neuneu import logs
 from neuneu.checkpoints import CheckpointRef
-from neuneu.config import config_dataclass, config_to_dict
+from neuneu.config import Address, config_dataclass, config_to_dict
 from neuneu.extraction.attempts import ATTEMPTS, AttemptLedger
 from neuneu.extraction.corpus import Corpus, load_corpus
 from neuneu.extraction.engines import EngineConfig, engine_version
 from neuneu.extraction.evaluation import quarantined
 from neuneu.extraction.fan_out import fan_out, slots
-from neuneu.extraction.grouping import Pending, group
-from neuneu.extraction.placement import Placement, place
+from neuneu.extraction.grouping import Groups, Pending, group
+from neuneu.extraction.placement import Placement, need, place
 from neuneu.extraction.requests import Task
 from neuneu.extraction.summary import ExtractSummary, repeated_weights
 from neuneu.extraction.tasks import load_tasks, task_rows, tasks_hash
 from neuneu.extraction.worker import Outcome, WorkerConfig
 from neuneu.progress import Bar, stage
-from neuneu.ray_session import ray_session
+from neuneu.ray_metrics import CHECKPOINTS_QUARANTINED
+from neuneu.ray_session import cluster_address, ray_session
 from neuneu.sources import list_checkpoints
 from neuneu.store import Store
 
 SUMMARY_FILE: Final = "extraction.json"
-Address = Annotated[str, BeforeValidator(str)]
+_log = logging.getLogger(__name__)
 
 
 @config_dataclass
@@ -43,22 +46,22 @@ class ExtractConfig:
 
     `checkpoints` is a folder of checkpoints, local or `s3://`, or a suite file
     (`neuneu.sources.list_checkpoints`); `store` is the output, local or `s3://`. `task_text` is
-    text for generated tasks; `limit` the most documents a task.
+    text for generated tasks; `limit` the most documents a task. Both texts may lie on `s3://`.
 
-    `actors` of None means as many as the cluster holds. `gpus_per_actor` of None takes what the
-    model needs of GPUs of `gpu_memory_gb`, and none where the cluster has none; 2, 4 or 8 split
-    one model. `staging` is where each node keeps remote checkpoints while they are scored, at
-    most `staging_gb` of them. A checkpoint that takes longer than `checkpoint_timeout_s`, the
-    start of an engine included, counts as failed. More than `max_failures` failed checkpoints
-    end the extraction; None goes on to the end.
+    `actors` of None means as many as the cluster holds now: on one that grows with its work say
+    how many. `gpus_per_actor` of None takes what the model needs of GPUs of `gpu_memory_gb`, and
+    none where the cluster has none now; 2, 4 or 8 split one model. `staging` is where each node
+    keeps remote checkpoints while they are scored, at most `staging_gb` of them. A checkpoint that
+    takes longer than `checkpoint_timeout_s`, the start of an engine included, counts as failed.
+    More than `max_failures` failed checkpoints end the extraction; None goes on to the end.
     """
 
     checkpoints: Address
     store: Address
-    corpus: Path
+    corpus: Address
     corpus_words: Annotated[int, Field(ge=1)] = 256_000
     tasks: tuple[str, ...] = ("generated",)
-    task_text: Path | None = None
+    task_text: Address | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     seed: int = 0
     engine: EngineConfig = EngineConfig()
@@ -100,9 +103,13 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
     summary.listed = len(refs)
     summary.skipped_done = sum(status.get(ref.key) == "done" for ref in refs)
     summary.skipped_quarantined = len(refs) - len(todo) - summary.skipped_done
+    _log.info(
+        "checkpoints to score",
+        extra={"store": config.store, "listed": len(refs), "to_score": len(todo)},
+    )
     if todo:
-        pending = _group(store, rows, todo, summary)
-        _score(config, pending, tasks=tasks, corpus=corpus, summary=summary, address=address)
+        groups = _group(store, rows, todo, summary)
+        _score(config, groups, tasks=tasks, corpus=corpus, summary=summary, address=address)
     assert summary.listed == (
         summary.skipped_done
         + summary.skipped_quarantined
@@ -143,8 +150,8 @@ def _group(
     rows: Sequence[dict[str, Any]],
     todo: Sequence[CheckpointRef],
     summary: ExtractSummary,
-) -> list[Pending]:
-    """Quarantines what has no usable config; returns the rest, sorted by architecture."""
+) -> Groups:
+    """Quarantines what has no usable config."""
     started = time.perf_counter()
     known: dict[tuple[str, str], list[str]] = {}
     earlier_attempts: dict[tuple[str, str, int], int] = {}
@@ -158,25 +165,30 @@ def _group(
     for ref, error in groups.failed:
         attempts = earlier_attempts.get(ref.key, 0) + 1
         store.commit(quarantined(ref, error, attempts=attempts))
+        with logs.checkpoint(*ref.key):
+            _log.warning("quarantined: %s", error)
         summary.count_quarantined(ref.key, error)
     for ref, error in groups.unreached:
+        with logs.checkpoint(*ref.key):
+            _log.warning("left: %s", error)
         summary.count_left(ref.key, error)
     summary.seconds["group"] = time.perf_counter() - started
     summary.architectures = len({item.config_hash for item in groups.pending})
     looked_at = len(groups.pending) + len(groups.failed) + len(groups.unreached)
     assert looked_at == len(todo), "grouping lost checkpoints"
-    return groups.pending
+    return groups
 
 
 def _score(
     config: ExtractConfig,
-    pending: list[Pending],
+    groups: Groups,
     *,
     tasks: Sequence[Task],
     corpus: Corpus,
     summary: ExtractSummary,
     address: str | None,
 ) -> None:
+    pending = groups.pending
     ledger = AttemptLedger(
         Store(config.store).folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s
     )
@@ -188,14 +200,21 @@ def _score(
     started = time.perf_counter()
     outcomes: list[Outcome] = []
     with ray_session(address), stage("score checkpoints", len(pending)) as bar:
-        for outcome in _outcomes(config, pending, tasks=tasks, corpus=corpus, summary=summary):
+        for ref, _ in groups.failed:
+            CHECKPOINTS_QUARANTINED.record(1, suite=ref.suite, run=ref.run)
+        grows = cluster_address(address) is not None
+        for outcome in _outcomes(
+            config, pending, grows=grows, tasks=tasks, corpus=corpus, summary=summary
+        ):
             outcomes.append(outcome)
+            _tell(outcome)
             failures += outcome.status == "quarantined"
             _show(bar, outcomes, seconds=time.perf_counter() - started)
             if failures > allowed:
                 summary.stopped = (
                     f"{failures} checkpoints failed; at most {allowed} may (max_failures)."
                 )
+                _log.warning(summary.stopped)
                 break
     ledger.clear()
     keys = sorted((outcome.suite, outcome.run, outcome.step) for outcome in outcomes)
@@ -210,16 +229,24 @@ def _outcomes(
     config: ExtractConfig,
     pending: list[Pending],
     *,
+    grows: bool,
     tasks: Sequence[Task],
     corpus: Corpus,
     summary: ExtractSummary,
 ) -> Iterator[Outcome]:
-    """Outcomes as they come, one placement after the other."""
+    """Outcomes as they come, one placement after the other.
+
+    A cluster that `grows` need not have yet what `actors` asks of it.
+    """
     import ray
 
-    resources = ray.cluster_resources()
-    for placement, items in _placed(config, pending, resources):
-        count = slots(resources, cpus=config.cpus_per_actor, gpus=placement.gpus)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has_gpus = any(node.get("GPU") for node in nodes)
+    for placement, items in _placed(config, pending, has_gpus=has_gpus):
+        if grows and config.actors:
+            count = config.actors
+        else:
+            count = slots(nodes, cpus=config.cpus_per_actor, gpus=placement.gpus)
         actors = min(len(items), count, config.actors or count)
         summary.actors = max(summary.actors, actors)
         worker = _worker_config(config, placement)
@@ -229,7 +256,7 @@ def _outcomes(
 
 
 def _placed(
-    config: ExtractConfig, pending: list[Pending], resources: dict[str, float]
+    config: ExtractConfig, pending: list[Pending], *, has_gpus: bool
 ) -> list[tuple[Placement, list[Pending]]]:
     """The checkpoints by what an engine of their model takes, small models first.
 
@@ -240,9 +267,10 @@ def _placed(
     def placement(item: Pending) -> Placement:
         if config.gpus_per_actor is not None:
             return Placement(gpus=config.gpus_per_actor)
-        if not resources.get("GPU"):
+        if not has_gpus:
             return Placement(gpus=0.0)
-        return place(item.ref.params, item.vocab_size, config.engine, gpu_gb=config.gpu_memory_gb)
+        needed = need(item.ref.params, item.vocab_size, item.cache_values, config.engine)
+        return place(needed, gpu_gb=config.gpu_memory_gb)
 
     ordered = sorted(pending, key=placement)
     return [(key, list(items)) for key, items in groupby(ordered, key=placement)]
@@ -266,6 +294,16 @@ def _worker_config(config: ExtractConfig, placement: Placement) -> WorkerConfig:
         checkpoint_timeout_s=config.checkpoint_timeout_s,
         max_attempts=config.max_attempts,
     )
+
+
+def _tell(outcome: Outcome) -> None:
+    with logs.checkpoint(outcome.suite, outcome.run, outcome.step):
+        numbers: dict[str, float] = {"attempts": outcome.attempts, "tokens": outcome.tokens}
+        if outcome.status == "done":
+            numbers |= {f"{phase}_s": seconds for phase, seconds in outcome.seconds.items()}
+            _log.info("done", extra=numbers)
+        else:
+            _log.warning("%s: %s", outcome.status, outcome.error, extra=numbers)
 
 
 def _show(bar: Bar, outcomes: Sequence[Outcome], *, seconds: float) -> None:

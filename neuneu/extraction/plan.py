@@ -119,7 +119,6 @@ def make_plan(
     fixed = 0.0
     if profile is not None:
         fixed = (len(groups.pending) * profile.overhead_s + len(by_hash) * profile.start_s) / 3600
-    unit = _BYTES_A_UNIT + _BYTES_A_WORD * corpus.n_words + _BYTES_A_ROW * len(METRICS) * len(tasks)
     return Plan(
         listed=len(refs),
         to_score=len(groups.pending),
@@ -134,7 +133,7 @@ def make_plan(
         task_tokens=int(totals[1]),
         task_tokens_shared=int(totals[2]),
         gigabytes_to_move=gigabytes,
-        store_gigabytes=len(groups.pending) * unit / 1e9,
+        store_gigabytes=len(groups.pending) * unit_bytes(corpus.n_words, len(tasks)) / 1e9,
         profile=profile.name if profile else None,
         engine_hours=float(hours[0] + hours[2] + fixed) if profile else None,
         engine_hours_corpus=float(hours[0]) if profile else None,
@@ -143,6 +142,11 @@ def make_plan(
         gpus_per_engine=profile.gpus_per_engine if profile else None,
         move_hours=gigabytes * 1000 / profile.download_mb_s / 3600 if profile else None,
     )
+
+
+def unit_bytes(words: int, tasks: int) -> float:
+    """Bytes of a checkpoint in the store, before compaction."""
+    return _BYTES_A_UNIT + _BYTES_A_WORD * words + _BYTES_A_ROW * len(METRICS) * tasks
 
 
 def _count(

@@ -15,6 +15,7 @@ space is needed, and whoever stages that checkpoint again goes on with the files
 import errno
 import hashlib
 import json
+import logging
 import re
 import shutil
 import time
@@ -28,6 +29,7 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from neuneu import logs
 from neuneu.checkpoints import CheckpointRef, StoredFile
 from neuneu.errors import CheckpointError
 from neuneu.extraction import hf_olmo
@@ -37,6 +39,7 @@ from neuneu.files import write_text_atomic
 from neuneu.retries import TransientError, retried
 from neuneu.sources import fetch, list_files, read_small
 
+_log = logging.getLogger(__name__)
 _FILES_AT_ONCE: Final = 4
 _LOOK_AGAIN_S: Final = 0.5
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -182,6 +185,7 @@ class Stager:
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + self._space_timeout_s
+        waits = False
         while True:
             with self._alone():
                 lock = _try_lock(entry)
@@ -192,6 +196,9 @@ class Stager:
                     if not (entry / "bytes").exists():
                         shutil.rmtree(entry)
                     lock.release()
+            if not waits:
+                waits = True
+                _log.info("waits for staging space", extra={"bytes": plan.n_bytes})
             if time.monotonic() >= deadline:
                 raise TransientError(
                     f"{ref.uri}: no staging space of {_gb(plan.n_bytes)} within "
@@ -286,7 +293,7 @@ class Stager:
                 raise CheckpointError(f"{ref.uri}/{name}: {difference}; save it again.")
 
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-            list(pool.map(copy, missing))
+            list(pool.map(logs.carried(copy), missing))
         shutil.rmtree(part / ".cache", ignore_errors=True)
         return sum(file.size for file in missing.values())
 

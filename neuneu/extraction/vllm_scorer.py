@@ -27,15 +27,19 @@ from vllm.platforms import current_platform
 
 from neuneu.errors import CheckpointError, EngineError
 from neuneu.extraction import swap
-from neuneu.extraction.engines import EngineConfig, read_model_config, window
+from neuneu.extraction.engines import (
+    LARGEST_BLOCK_TOKENS,
+    EngineConfig,
+    cache_tokens,
+    read_model_config,
+    window,
+)
 from neuneu.extraction.prefixes import in_calls, sharing_order
 from neuneu.extraction.scorer import TokenIds
 
 # Of a call all results are held as Python objects, some 100 bytes a token.
 _CALL_TOKENS: Final = 2**15
 _CANARY_TOKENS: Final = 24
-# The smallest block of the CPU kernels: contexts are shared in whole blocks.
-_CPU_BLOCK_TOKENS: Final = 32
 # Products differ by rounding only; packed bfloat16 kernels round each product.
 _EXACT: Final = 1e-4
 _ROUNDED: Final = 2e-2
@@ -76,7 +80,7 @@ class VllmScorer:
                 enforce_eager=True,
                 use_tqdm_on_load=False,
                 enable_prefix_caching=True,
-                **({"block_size": _CPU_BLOCK_TOKENS} if current_platform.is_cpu() else {}),
+                **({"block_size": LARGEST_BLOCK_TOKENS} if current_platform.is_cpu() else {}),
                 generation_config="vllm",
                 max_model_len=self._window,
                 max_num_batched_tokens=max(config.max_num_batched_tokens, self._window),
@@ -90,7 +94,7 @@ class VllmScorer:
             raise EngineError(f"vLLM does not start with {folder}: {_first_line(error)}") from error
         try:
             self._block_tokens = int(
-                self._llm.llm_engine.vllm_config.cache_config.block_size or _CPU_BLOCK_TOKENS
+                self._llm.llm_engine.vllm_config.cache_config.block_size or LARGEST_BLOCK_TOKENS
             )
             # Of architectures that store matrices the other way round products say nothing.
             # Freshly loaded weights are right, so agreement now tells whether products apply.
@@ -300,14 +304,12 @@ def _check_head_size(model: Any) -> None:
 
 
 def _kv_cache_bytes(config: EngineConfig, model: Any, tokens: int) -> int:
-    """Room for one batch and one more sequence; nothing is ever generated."""
     if config.kv_cache_mb is not None:
         return config.kv_cache_mb * 2**20
     kv_heads = getattr(model, "num_key_value_heads", None) or model.num_attention_heads
     element = torch.finfo(getattr(torch, config.dtype)).bits // 8
     a_token = 2 * model.num_hidden_layers * kv_heads * _head_size(model) * element
-    blocks = max(config.max_num_batched_tokens, tokens) + tokens
-    return a_token * (blocks + config.max_num_seqs * _CPU_BLOCK_TOKENS)
+    return a_token * cache_tokens(config, tokens)
 
 
 def _first_line(error: Exception) -> str:

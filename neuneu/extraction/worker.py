@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import logging
 import os
 import resource
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from neuneu import logs
 from neuneu.errors import CheckpointError, EngineError
 from neuneu.extraction.attempts import ATTEMPTS, AttemptLedger
 from neuneu.extraction.corpus import Corpus
@@ -27,6 +29,7 @@ from neuneu.extraction.turns import Turns
 from neuneu.retries import TransientError
 from neuneu.store import Store, Unit
 
+_log = logging.getLogger(__name__)
 ENGINE_FAILURES_TO_GIVE_UP: Final = 2
 # Two tokenizers at a time: the one in use and that of the next architecture.
 WORKLOADS_KEPT: Final = 2
@@ -82,7 +85,9 @@ class Outcome:
         try:
             yield
         finally:
-            self.seconds[phase] += time.perf_counter() - started
+            seconds = time.perf_counter() - started
+            self.seconds[phase] += seconds
+            _log.debug(phase, extra={"seconds": seconds})
 
 
 class Worker:
@@ -127,6 +132,10 @@ class Worker:
         One that another job has done is not scored again; one whose source does not answer is
         `left` for a later run, with the error, and not committed.
         """
+        with logs.checkpoint(*pending.ref.key):
+            return self._run(pending)
+
+    def _run(self, pending: Pending) -> Outcome:
         ref = pending.ref
         outcome = Outcome(suite=ref.suite, run=ref.run, step=ref.step)
         if self._store.has(ref.key) == "done":
@@ -177,7 +186,7 @@ class Worker:
                     workload = self._workload(checked, staged.folder)
                 self._turns.wait_for(turn)
                 scoring = self._engine_thread.submit(
-                    self._score, pending, checked, staged.folder, workload, outcome
+                    logs.carried(self._score), pending, checked, staged.folder, workload, outcome
                 )
                 self._turns.leave(turn)
                 return scoring.result()
@@ -232,6 +241,7 @@ class Worker:
             except CheckpointError as failure:
                 return quarantined(ref, str(failure), attempts=number, checked=checked)
             except EngineError as failure:
+                _log.warning("engine failed: %s", failure, extra={"attempt": number})
                 self._close_engine()
                 self._ledger.fail(ref, attempt.number, str(failure))
                 continue

@@ -17,6 +17,7 @@ from neuneu.errors import DataError, UserError
 from neuneu.files import atomic_path, write_text_atomic
 from neuneu.model.config import ModelConfig
 from neuneu.model.network import Network, parameter_counts
+from neuneu.storage import Folder
 
 FORMAT_VERSION: Final = "1"
 WEIGHTS: Final = "model.safetensors"
@@ -66,15 +67,15 @@ def save_model(
     write_text_atomic(folder / CONFIG, json.dumps(record, indent=1) + "\n")
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(place: Path | Folder) -> dict[str, Any]:
     """The contents of a folder's `config.json`.
 
     Raises:
         UserError: no such file, or one that another version of the format wrote.
     """
-    path = folder / CONFIG
+    folder = place if isinstance(place, Folder) else Folder(place)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(folder.read(CONFIG))
         found = record["format_version"]
     except FileNotFoundError as error:
         raise UserError(
@@ -82,10 +83,13 @@ def read_record(folder: Path) -> dict[str, Any]:
             "make one with `neuneu train`."
         ) from error
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not readable as a forecaster's record ({error}).") from error
+        raise DataError(
+            f"{folder}/{CONFIG}: not readable as a forecaster's record ({error})."
+        ) from error
     if found != FORMAT_VERSION:
         raise DataError(
-            f"{path}: format version {found}, this neuneu reads {FORMAT_VERSION}; train again."
+            f"{folder}/{CONFIG}: format version {found}, this neuneu reads {FORMAT_VERSION}; "
+            "train again."
         )
     return dict(record)
 

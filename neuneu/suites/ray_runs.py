@@ -14,13 +14,12 @@ import ray
 from neuneu.errors import NeuneuError, UserError
 from neuneu.files import write_text_atomic
 from neuneu.progress import stage
+from neuneu.ray_session import TRAIN_ENV
 from neuneu.suites.folders import SuiteFolder
 from neuneu.suites.runs import ResourcesConfig, RunPlan, balanced_shares
 
 _POLL_SECONDS: Final = 0.5
-_RAY_TRAIN_ENV: Final = {
-    # Ray Train asks its workers every 2 seconds whether they have finished; small runs are short.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+_RAY_TRAIN_ENV: Final = TRAIN_ENV | {
     # Importing torch on a busy machine can take longer than the default minute.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
 }

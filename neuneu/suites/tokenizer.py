@@ -81,7 +81,7 @@ def load_tokenizer(folder: Path) -> Any:
     """The fast tokenizer of a folder."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
 
 
 def tokenize_recipe(train_text: Path, tokenizer: Path, out: Path) -> Path:

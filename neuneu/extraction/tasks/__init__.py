@@ -64,7 +64,7 @@ class _Spec:
 
 
 def load_tasks(
-    specs: Sequence[str], *, limit: int | None, seed: int, text: Path | None
+    specs: Sequence[str], *, limit: int | None, seed: int, text: str | Path | None
 ) -> list[Task]:
     """Loads the tasks that the specs name, in the order of the specs.
 
@@ -182,7 +182,7 @@ def _parse(text: str) -> _Spec:
     return _Spec(text, source, regime, match["name"], path)
 
 
-def _load(spec: _Spec, *, seed: int, text: Path | None) -> list[Task]:
+def _load(spec: _Spec, *, seed: int, text: str | Path | None) -> list[Task]:
     def wanted(name: str) -> bool:
         return spec.name is None or fnmatch.fnmatchcase(name, spec.name)
 

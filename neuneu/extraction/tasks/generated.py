@@ -55,7 +55,7 @@ _KINDS: Final = {
 GENERATED_TASKS: Final = tuple(_KINDS)
 
 
-def load_generated(text: Path, *, seed: int, wanted: Callable[[str], bool]) -> list[Task]:
+def load_generated(text: str | Path, *, seed: int, wanted: Callable[[str], bool]) -> list[Task]:
     """Makes tasks from a text, each of at most `N_DOCUMENTS` documents.
 
     Args:
@@ -73,7 +73,7 @@ def load_generated(text: Path, *, seed: int, wanted: Callable[[str], bool]) -> l
     return [_task(name, _KINDS[name], phrases, seed=seed, text=text) for name in names]
 
 
-def _task(name: str, kind: _Kind, phrases: Phrases, *, seed: int, text: Path) -> Task:
+def _task(name: str, kind: _Kind, phrases: Phrases, *, seed: int, text: str | Path) -> Task:
     rng = random.Random(hashlib.sha256(f"{seed}\0{name}".encode()).digest())
     kept = _mirrored(_draw(kind.make, phrases, rng))
     if len(kept) < MIN_DOCUMENTS:

@@ -1,0 +1,209 @@
+"""Writes the sizing tables of docs/cluster.md from the suites' sizes and the cost model.
+
+    .venv/bin/python benchmarks/sizing.py
+
+Nothing is typed by hand and nothing is measured: GPU memory is `neuneu.extraction.placement`'s sum,
+store sizes are `neuneu.extraction.plan`'s. The shapes below are published ones; each must give,
+weight by weight, the count in its suite file, or the script refuses.
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from neuneu.config import load_config
+from neuneu.errors import UserError
+from neuneu.extraction.engines import EngineConfig
+from neuneu.extraction.pipeline import ExtractConfig
+from neuneu.extraction.placement import Placement, need, place
+from neuneu.extraction.plan import unit_bytes
+from neuneu.files import write_text_atomic
+from neuneu.suite_file import ByRun, SuiteFile
+
+ROOT: Final = Path(__file__).parents[1]
+PAGE: Final = ROOT / "docs" / "cluster.md"
+SUITES: Final = ROOT / "jobs" / "configs" / "suites"
+ENGINE: Final = EngineConfig(dtype="bfloat16")
+WORDS: Final = int(ExtractConfig.corpus_words)
+TASKS: Final = 66  # the paper's
+GPUS_GB: Final = (24, 48, 80)
+# A worker scores one checkpoint while it stages the next.
+_STAGED: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A dense decoder with untied embeddings; `mlp` and `kept` are widths in columns.
+
+    `kind` says which matrices, biases and norms there are beside those.
+    """
+
+    kind: str
+    layers: int
+    width: int
+    mlp: int
+    kept: int
+    vocabulary: int
+
+    @property
+    def cache_values(self) -> int:
+        """Keys and values of one token in all layers."""
+        return 2 * self.layers * self.kept
+
+    @property
+    def params(self) -> int:
+        """Every distinct weight."""
+        d, attention = self.width, 2 * self.width * (self.width + self.kept)
+        layer, last = {
+            "neox": (attention + 2 * d * self.mlp + 9 * d + self.mlp, 2 * d),  # biases, LayerNorms
+            "llama": (attention + 3 * d * self.mlp + 2 * d, d),
+            "olmo2": (attention + 3 * d * self.mlp + 3 * d + self.kept, d),  # norms of q and k
+        }[self.kind]
+        return 2 * self.vocabulary * d + self.layers * layer + last
+
+
+def _neox(layers: int, width: int, vocabulary: int = 50_304) -> Shape:
+    return Shape(
+        kind="neox", layers=layers, width=width, mlp=4 * width, kept=width, vocabulary=vocabulary
+    )
+
+
+def _datadecide(layers: int, width: int) -> Shape:
+    return Shape(
+        kind="llama", layers=layers, width=width, mlp=4 * width, kept=width, vocabulary=50_304
+    )
+
+
+def _olmo2(layers: int, width: int, mlp: int, kept: int) -> Shape:
+    return Shape(kind="olmo2", layers=layers, width=width, mlp=mlp, kept=kept, vocabulary=100_352)
+
+
+# Biderman et al. 2023 (arXiv 2304.01373), table 1, and the models' config.json for the vocabulary;
+# Magnusson et al. 2025 (arXiv 2504.11393), table of configurations; config.json of OLMo 2.
+SHAPES: Final = {
+    "pythia": {
+        "14m": _neox(6, 128), "31m": _neox(6, 256), "70m": _neox(6, 512), "160m": _neox(12, 768),
+        "410m": _neox(24, 1024), "1b": _neox(16, 2048), "1.4b": _neox(24, 2048),
+        "2.8b": _neox(32, 2560), "6.9b": _neox(32, 4096, 50_432), "12b": _neox(36, 5120, 50_688),
+    },
+    "datadecide": {
+        "4M": _datadecide(8, 64), "6M": _datadecide(8, 96), "8M": _datadecide(8, 128),
+        "10M": _datadecide(8, 144), "14M": _datadecide(8, 192), "16M": _datadecide(8, 208),
+        "20M": _datadecide(16, 192), "60M": _datadecide(16, 384), "90M": _datadecide(16, 528),
+        "150M": _datadecide(12, 768), "300M": _datadecide(16, 1024),
+        "530M": _datadecide(16, 1344), "750M": _datadecide(16, 1536), "1B": _datadecide(16, 2048),
+    },
+    "olmo2": {
+        "OLMo-2-0425-1B": _olmo2(16, 2048, 8192, 2048),
+        "OLMo-2-1124-7B": _olmo2(32, 4096, 11_008, 4096),
+        "OLMo-2-1124-13B": _olmo2(40, 5120, 13_824, 5120),
+        "OLMo-2-0325-32B": _olmo2(64, 5120, 27_648, 1024),
+    },
+}  # fmt: skip
+
+
+def sizes(suite: str) -> dict[str, Shape]:
+    """The models of a suite file, in its order, by shape.
+
+    Raises:
+        UserError: a shape that does not give the file's count.
+    """
+    params = load_config(SuiteFile, SUITES / f"{suite}.yaml").params
+    assert isinstance(params, ByRun)
+    for name, count in params.values.items():
+        found = SHAPES[suite][name].params
+        if found != count:
+            raise UserError(
+                f"{suite} {name}: its shape gives {found:,} weights, the suite file {count:,.0f}."
+            )
+    return {name: SHAPES[suite][name] for name in params.values}
+
+
+def gpu_table() -> Iterator[str]:
+    """Memory of an engine, how many share a GPU, and staging, for every model of the suites."""
+    yield (
+        "| suite | model | weights | cache | logits | other activations | with runtime, GB | "
+        + " | ".join(f"{gpu} GB" for gpu in GPUS_GB)
+        + " | float32 file, GB |"
+    )
+    yield "|---|---|" + "---:|" * (6 + len(GPUS_GB))
+    for suite in SHAPES:
+        for name, shape in sizes(suite).items():
+            needed = need(shape.params, shape.vocabulary, shape.cache_values, ENGINE)
+            parts = (needed.weights, needed.cache, needed.logits, needed.activations)
+            cells = [
+                suite,
+                name.removeprefix("OLMo-2-"),
+                *map(_gigabytes, (*parts, needed.a_gpu())),
+            ]
+            cells += [_share(place(needed, gpu_gb=gpu)) for gpu in GPUS_GB]
+            yield "| " + " | ".join([*cells, _gigabytes(4 * shape.params / 1e9)]) + " |"
+
+
+def store_table() -> Iterator[str]:
+    """What checkpoints take in the store and in the memory of the job that reads it."""
+    yield "| checkpoints | store before compaction, GB | word losses in memory, GB |"
+    yield "|---:|---:|---:|"
+    for checkpoints in (154, 3_000, 30_000):
+        stored = checkpoints * unit_bytes(WORDS, TASKS) / 1e9
+        yield f"| {checkpoints:,} | {stored:.2g} | {checkpoints * WORDS * 2 / 1e9:.2g} |"
+
+
+def staging_gb(shape: Shape, gpu_gb: float, *, converted: bool) -> float:
+    """Disk that the engines of one GPU fill with float32 checkpoints."""
+    placed = place(need(shape.params, shape.vocabulary, shape.cache_values, ENGINE), gpu_gb=gpu_gb)
+    engines = max(1, round(1 / placed.gpus))
+    return engines * _STAGED * (2 if converted else 1) * 4 * shape.params / 1e9
+
+
+def staging_table() -> Iterator[str]:
+    """The most that the engines of a GPU stage, by suite."""
+    yield "| suite | " + " | ".join(f"{gpu} GB GPU" for gpu in GPUS_GB) + " |"
+    yield "|---|" + "---:|" * len(GPUS_GB)
+    for suite in SHAPES:
+        shapes = sizes(suite).values()
+        converted = suite == "datadecide"
+        most = [max(staging_gb(s, gpu, converted=converted) for s in shapes) for gpu in GPUS_GB]
+        yield f"| {suite} | " + " | ".join(f"{value:.0f}" for value in most) + " |"
+
+
+def _share(placed: Placement) -> str:
+    if placed.gpus > 1:
+        return f"{placed.gpus:.0f} GPUs"
+    return f"{round(1 / placed.gpus)} a GPU"
+
+
+def _gigabytes(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+TABLES: Final = {"gpu": gpu_table, "staging": staging_table, "store": store_table}
+
+
+def fill(page: str) -> str:
+    """A page with the tables between their markers made anew.
+
+    Raises:
+        UserError: a table whose markers are not there.
+    """
+    for name, table in TABLES.items():
+        start, end = f"<!-- sizing:{name} -->\n", f"<!-- /sizing:{name} -->"
+        before, found_start, rest = page.partition(start)
+        _, found_end, after = rest.partition(end)
+        if not (found_start and found_end):
+            raise UserError(f"expected {start.strip()} and {end} in the page, found none.")
+        page = "".join([before, start, *(f"{line}\n" for line in table()), end, after])
+    return page
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--page", type=Path, default=PAGE)
+    page = parser.parse_args().page
+    write_text_atomic(page, fill(page.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The best config of a search against the defaults, on runs that no trial of it saw.
+
+    .venv/bin/neuneu tune --config jobs/configs/tune.yaml --set output=runs/search
+    .venv/bin/neuneu tune-report runs/search --export runs/search/best.yaml
+    .venv/bin/python benchmarks/tuned.py ../shared/trajectories runs/search
+
+Both learn from what the standard split learns from (every Pythia 12b and OLMo 3B run held out, the
+runs that trials were judged by among the others), with the same seeds and as many steps as the
+shipped forecaster; single networks, not calibrated. Differences are seed by seed.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import yaml
+
+from neuneu.backtest_inputs import read_observations
+from neuneu.config import build_config, config_to_dict
+from neuneu.cross_run.fitting import FitConfig
+from neuneu.cross_run.parallel import Training, fit_all
+from neuneu.cross_run.validation import validate
+from neuneu.files import write_text_atomic
+from neuneu.progress import stage
+from neuneu.run_splits import SPLITS
+from neuneu.tune_analysis import analyse
+from neuneu.tune_report import summary
+from neuneu.tune_results import read_results
+
+SPLIT: Final = "standard"
+MEASURES: Final = ("mae", "pinball", "coverage_80", "own_mae", "own_pinball", "own_coverage_80")
+
+
+def searched(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the search's report says, and the best trial's values of what was searched."""
+    analysis = analyse(read_results(str(folder)))
+    assert analysis.best is not None, "no trial finished"
+    return summary(analysis), dict(analysis.best.trial.parameters)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path, help="folder of the public trajectories")
+    parser.add_argument("search", type=Path, help="folder of the search, with its best.yaml")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--output", type=Path, default=Path("docs/results/tuning.json"))
+    arguments = parser.parse_args()
+    data: Path = arguments.data
+    observed = read_observations(
+        data / "accuracies.parquet", data / "losses.parquet", data / "tasks.csv"
+    )
+    parts = SPLITS[SPLIT].apply(observed.trajectories)
+    raw = yaml.safe_load((arguments.search / "best.yaml").read_text(encoding="utf-8"))
+    kinds = {"defaults": FitConfig(), "best": build_config(FitConfig, raw["cross_run"])}
+    everything = tuple(range(len(parts.learn)))
+    trainings = [
+        Training(
+            learn=everything,
+            config=replace(
+                config, seed=seed, optim=replace(config.optim, max_steps=arguments.steps)
+            ),
+        )
+        for seed in range(arguments.seeds)
+        for config in kinds.values()
+    ]
+    networks = fit_all(parts.learn, trainings, title="defaults and best")
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
+    with stage("judging", len(networks)) as bar:
+        for place, network in enumerate(networks):
+            name = list(kinds)[place % len(kinds)]
+            results[name].append(validate(network, parts.test, parts.references))
+            bar.advance()
+    report, parameters = searched(arguments.search)
+    differences = {
+        measure: [
+            b[measure] - d[measure]
+            for b, d in zip(results["best"], results["defaults"], strict=True)
+            if measure in b and measure in d
+        ]
+        for measure in MEASURES
+    }
+    record = {
+        "split": SPLIT, "seeds": arguments.seeds, "steps": arguments.steps,
+        "trajectories": len(parts.test), "runs": len({t.run_group for t in parts.test}),
+        "cpus": os.cpu_count(), "torch": torch.__version__, "data_digest": observed.digest,
+        "search": report, "parameters": parameters,
+        "configs": {name: config_to_dict(config) for name, config in kinds.items()},
+        "results": results,
+        "means": {
+            name: {m: float(np.mean([row[m] for row in rows])) for m in MEASURES if m in rows[0]}
+            for name, rows in results.items()
+        },
+        "differences": differences,
+    }  # fmt: skip
+    write_text_atomic(arguments.output, json.dumps(record, indent=1) + "\n")
+    print(json.dumps(record["means"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

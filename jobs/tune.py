@@ -1,0 +1,13 @@
+"""Searches hyperparameters, on this machine or under `ray job submit`.
+
+    python jobs/tune.py --config FILE --set a.b=c
+
+The command `neuneu tune`, with its result as one JSON object on the last line.
+"""
+
+import sys
+
+from neuneu.cli import app
+
+if __name__ == "__main__":
+    app(["tune", *sys.argv[1:], "--json"])

@@ -1,0 +1,109 @@
+"""What an answer rests on: how far it is calibrated, which runs it was compared with, and what
+simple rules say beside it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from neuneu.answers import merged, plain
+from neuneu.baselines import make_forecaster
+from neuneu.cells import listed
+from neuneu.cross_run.forecaster import CrossRunForecaster
+from neuneu.forecaster import Query
+from neuneu.training_data import runs_learnt
+from neuneu.trajectories import Trajectory
+
+FEW_POINTS: Final = 3
+"""Fewer checkpoints than this are doubted."""
+
+SIMPLE: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
+"""Baselines shown beside an answer; none of them needs more than the core."""
+
+NAMED: Final = 5
+"""So many of the runs compared with are named."""
+
+
+class Grounds:
+    """Says what the answers of a fitted forecaster rest on."""
+
+    def __init__(self, forecaster: CrossRunForecaster) -> None:
+        """Takes the forecaster as it is, with its references."""
+        self._forecaster = forecaster
+
+    def calibration(self, queries: Sequence[Query]) -> dict[str, Any]:
+        """`calibration_group` of the ends, the fewest runs that one rests on, and `doubts`."""
+        groups = self._forecaster.calibration_groups(queries)
+        known = self._forecaster.calibration
+        doubts = [_own_doubts(query) for query in queries]
+        if known is None or not groups:
+            if queries:
+                doubts.append(["the bands of this forecaster are not calibrated"])
+            return {
+                "calibration_group": None,
+                "calibrated_on": None,
+                "doubts": list(merged(doubts)),
+            }
+        ends = [names[-1] for names in groups]
+        for query, name in zip(queries, ends, strict=True):
+            context = query.context
+            doubts.append(known.doubts(family=context.family, params=context.params, group=name))
+        return {
+            "calibration_group": Counter(ends).most_common(1)[0][0],
+            "calibrated_on": min(known.groups[name].n_runs for name in ends),
+            "doubts": list(merged(doubts)),
+        }
+
+    def explain(self, queries: Sequence[Query]) -> dict[str, Any]:
+        """`compared_with` (runs, those of most tasks first), how many, and `baselines` at the end,
+        means over the queries."""
+        compared = self._forecaster.compared_with(queries)
+        often = Counter("/".join(run) for runs in compared for run in runs)
+        baselines = {}
+        for name in SIMPLE:
+            rule = make_forecaster(name)
+            if rule.sees != "own":
+                rule.fit(self._forecaster.references)
+            answers = rule.predict(queries) if queries else []
+            middle = rule.levels.index(0.5)
+            ends = [answer[-1, middle] for answer in answers]
+            baselines[name] = plain(float(np.mean(ends))) if ends else None
+        return {
+            "compared_with": [name for name, _ in often.most_common(NAMED)],
+            "n_compared_with": len(often),
+            "baselines": baselines,
+        }
+
+
+def about(
+    forecaster: CrossRunForecaster, asked: Sequence[Trajectory], *, token_losses: bool
+) -> list[str]:
+    """Notes on a forecaster and a question: runs it was trained on, losses that it does not read.
+
+    Args:
+        forecaster: the one that answers.
+        asked: trajectories whose future is asked for.
+        token_losses: whether losses word by word were given.
+    """
+    notes = []
+    learnt = sorted("/".join(run) for run in runs_learnt(forecaster.seen_share, asked))
+    if learnt:
+        notes.append(
+            f"the forecaster was trained on {listed(learnt, NAMED)}: it has seen how they went on, "
+            "so that this answer shows nothing of how good it is"
+        )
+    if token_losses:
+        notes.append("token losses change nothing: this forecaster reads no losses word by word")
+    return notes
+
+
+def _own_doubts(query: Query) -> list[str]:
+    context = query.context
+    doubts = []
+    if len(context) < FEW_POINTS:
+        doubts.append(f"fewer than {FEW_POINTS} checkpoints were evaluated")
+    level = float(context.values[-3:].mean())
+    if context.chance is not None and level <= context.chance + 0.03:
+        doubts.append("some tasks are near chance, where little can be told apart")
+    return doubts

@@ -1,0 +1,125 @@
+"""Which curves a question is about: tasks, one metric and one number of shots for each."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from neuneu.errors import UserError
+from neuneu.trajectories import Trajectory
+
+Cell = tuple[str, str, int]
+"""(task, metric, num_fewshot)."""
+
+RunName = tuple[str, str, str]
+"""(family, suite, run)."""
+
+_PREFERRED: Final = ("acc_norm", "acc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """`cells` to average over, and what was chosen where there was a choice (`notes`)."""
+
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What the average is called."""
+        names = [task for task, _, _ in self.cells]
+        return names[0] if len(names) == 1 else f"mean of {len(names)} tasks"
+
+
+def run_name(trajectory: Trajectory) -> RunName:
+    """The run of a trajectory, in one suite."""
+    return (trajectory.family, trajectory.suite, trajectory.run)
+
+
+def run_labels(runs: Sequence[RunName]) -> dict[RunName, str]:
+    """A short name for each run: its own, with the suite where two runs share it."""
+    often = Counter(run for _, _, run in runs)
+    pairs = Counter((suite, run) for _, suite, run in runs)
+    labels = {}
+    for family, suite, run in runs:
+        label = run if often[run] == 1 else f"{suite}/{run}"
+        labels[family, suite, run] = label if pairs[suite, run] == 1 else f"{family}/{label}"
+    return labels
+
+
+def find_runs(names: Sequence[str], known: Sequence[RunName]) -> list[RunName]:
+    """Runs by their name, `suite/run` or `family/suite/run`.
+
+    Raises:
+        UserError: a name that no run has, or that several have.
+    """
+    found = []
+    for name in names:
+        hits = [r for r in known if name in {r[2], "/".join(r[1:]), "/".join(r)}]
+        if not hits:
+            labels = sorted(run_labels(known).values())
+            raise UserError(f"run {name!r} is not in the table; it has {', '.join(labels[:20])}.")
+        if len(hits) > 1:
+            raise UserError(
+                f"run {name!r} is in several suites: {['/'.join(h[1:]) for h in hits]}; "
+                "say which, as suite/run."
+            )
+        found.append(hits[0])
+    return found
+
+
+def select(
+    trajectories: Sequence[Trajectory],
+    *,
+    tasks: Sequence[str] = (),
+    metric: str | None = None,
+    num_fewshot: int | None = None,
+) -> Selection:
+    """The curves of some tasks, or of all.
+
+    Args:
+        trajectories: what there is.
+        tasks: names of tasks, base tasks or task groups; none means all.
+        metric: of every task; None takes, task by task, the one that most runs have.
+        num_fewshot: likewise.
+
+    Raises:
+        UserError: a task, metric or number of shots that nothing has.
+    """
+    chosen = [
+        t for t in trajectories if not tasks or {t.task, t.base_task, t.group}.intersection(tasks)
+    ]
+    names = {name for t in trajectories for name in (t.task, t.base_task, t.group) if name}
+    if missing := sorted(set(tasks) - names):
+        some = sorted({t.task for t in trajectories})
+        raise UserError(
+            f"task {', '.join(missing)}: not in the table; it has {', '.join(some[:20])}"
+            f"{' ...' if len(some) > 20 else ''}."
+        )
+    fitting = [
+        t for t in chosen if metric in {None, t.metric} and num_fewshot in {None, t.num_fewshot}
+    ]
+    if not fitting:
+        kinds = sorted({f"{t.metric} ({t.num_fewshot}-shot)" for t in chosen})
+        shots = "any" if num_fewshot is None else num_fewshot
+        raise UserError(
+            f"expected metric {metric or 'any'} with {shots} shots; the table has "
+            f"{', '.join(kinds)}."
+        )
+    cells, choices = [], Counter[str]()
+    for task in sorted({t.task for t in fitting}):
+        often = Counter((t.metric, t.num_fewshot) for t in fitting if t.task == task)
+        best = min(often, key=lambda kind: (-often[kind], _preference(kind[0]), kind))
+        cells.append((task, *best))
+        if len(often) > 1:
+            choices[f"{best[0]} ({best[1]}-shot)"] += 1
+    notes = tuple(
+        f"{kind} was taken for {count} task{'s' if count > 1 else ''} that have more than one "
+        "metric or number of shots; --metric and --num-fewshot choose another"
+        for kind, count in sorted(choices.items())
+    )
+    return Selection(cells=tuple(cells), notes=notes)
+
+
+def _preference(metric: str) -> int:
+    return _PREFERRED.index(metric) if metric in _PREFERRED else len(_PREFERRED)
