@@ -1,8 +1,14 @@
-"""A synthetic family of accuracy curves: power laws above chance with a little noise."""
+"""Synthetic families of accuracy curves, and their table."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from neuneu.forecaster import Query
+from neuneu.schemas import ACCURACIES
 from neuneu.trajectories import Trajectory
 
 
@@ -48,3 +54,36 @@ def ask(full: Trajectory, end: int, *, oracle: bool = False) -> Query:
         target_flops=truth.flops,
         future_losses=dict(truth.losses) if oracle else None,
     )
+
+
+def ladder(
+    n_runs: int = 6, *, n: int = 20, tasks: int = 4, seed: int = 0, prefix: str = "r"
+) -> list[Trajectory]:
+    """Runs of growing size whose tasks jump at a place that only other runs can tell."""
+    generator = np.random.default_rng(seed)
+    jumps = generator.uniform(0.35, 0.8, tasks)
+    result = []
+    for index in range(n_runs):
+        for task, jump in enumerate(jumps):
+            share = np.arange(1, n + 1) / n
+            values = 0.25 + 0.3 / (1 + np.exp(-30 * (share - jump))) + 0.02 * index
+            noisy = (values + generator.normal(0, 0.004, n)).clip(0, 1)
+            run = trajectory(noisy, run=f"{prefix}{index}", task=f"t{task}")
+            result.append(replace(run, params=1e6 * 2.0**index))
+    return result
+
+
+def write_table(path: Path, trajectories: list[Trajectory], **columns: object) -> Path:
+    rows = []
+    for t in trajectories:
+        for step, tokens, flops, value in zip(t.steps, t.tokens, t.flops, t.values, strict=True):
+            row = {
+                "family": t.family, "suite": t.suite, "run": t.run, "params": t.params,
+                "num_fewshot": 0, "step": int(step), "tokens": tokens, "flops": flops,
+                "task": t.task, "metric": "acc", "value": float(value), "stderr": None,
+                "planned_tokens": None,
+            } | columns  # fmt: skip
+            rows.append(row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows, schema=ACCURACIES), path)
+    return path

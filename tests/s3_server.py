@@ -103,8 +103,7 @@ class S3Server:
         self._thread.join()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
-        assert "chunked" not in request.headers.get("Transfer-Encoding", ""), "not supported here"
-        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        body = _body(request)
         method, path = request.command, request.path
         with self._lock:
             self.requests.append((method, path))
@@ -148,7 +147,8 @@ class S3Server:
     ) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(*self._upstream, timeout=60)
         try:
-            kept = {key: value for key, value in headers.items() if key.lower() != "expect"}
+            gone = {"expect", "transfer-encoding"}
+            kept = {key: value for key, value in headers.items() if key.lower() not in gone}
             connection.request(method, path, body=body, headers=kept)
             response = connection.getresponse()
             content = response.read()
@@ -240,3 +240,16 @@ def s3(s3_upstream: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setenv(name, value)
     yield server
     server.close()
+
+
+def _body(request: BaseHTTPRequestHandler) -> bytes:
+    """The body, also of a request that sends it in chunks, as Arrow's client sends parts."""
+    if "chunked" not in request.headers.get("Transfer-Encoding", ""):
+        return request.rfile.read(int(request.headers.get("Content-Length", 0)))
+    parts = []
+    while size := int(request.rfile.readline().split(b";")[0], 16):
+        parts.append(request.rfile.read(size))
+        request.rfile.readline()
+    while request.rfile.readline().strip():  # trailers, and the empty line at the end
+        pass
+    return b"".join(parts)

@@ -398,12 +398,12 @@ def test_backtest_marks_runs_that_a_trained_forecaster_saw(
 def test_backtest_bad_inputs_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="no such file"):
         backtest(BacktestConfig(accuracies=tmp_path / "none.parquet"))
-    (tmp_path / "table.txt").write_text("x")
-    with pytest.raises(UserError, match=r"\.parquet or a \.csv"):
-        backtest(BacktestConfig(accuracies=tmp_path / "table.txt"))
+    (tmp_path / "table.docx").write_text("x")
+    with pytest.raises(UserError, match=r"a file \.parquet"):
+        backtest(BacktestConfig(accuracies=tmp_path / "table.docx"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"neuneu\[analysis\]"):
-        backtest(BacktestConfig(accuracies=tmp_path / "table.txt"))
+        backtest(BacktestConfig(accuracies=tmp_path / "table.docx"))
     with pytest.raises(UserError, match="held_out"):
         build_config(BacktestConfig, {"accuracies": "x", "held_outs": "all"})
 

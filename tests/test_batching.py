@@ -5,7 +5,7 @@ import pytest
 import torch
 from curves import family, trajectory
 
-from neuneu.batching import make_batch, shard
+from neuneu.batching import drop_inner, grouped_order, make_batch
 from neuneu.windows import NO_LOSS, Samples, Series, build_series, enumerate_samples, no_loss_rows
 
 
@@ -36,14 +36,15 @@ def test_batch_hand_worked() -> None:
 def test_batch_equals_a_naive_gathering(unit: str, drop: float) -> None:
     series = make_series(unit)
     samples = enumerate_samples(series, None)
-    batch = make_batch(series, samples, drop=drop, generator=np.random.default_rng(5))
+    kept = drop_inner(samples, drop, np.random.default_rng(5))
+    batch = make_batch(series, samples, kept_BK=kept)
     draws = np.random.default_rng(5).random((len(samples), int(samples.end.max()) + 1))
     for b, (t, end, target) in enumerate(
         zip(samples.trajectory, samples.end, samples.target, strict=True)
     ):
-        kept = [p for p in range(end + 1) if p in (0, end) or draws[b, p] >= drop]
-        at = series.starts[t] + np.array([*kept, target])
-        k = len(kept)
+        places = [p for p in range(end + 1) if p in (0, end) or draws[b, p] >= drop]
+        at = series.starts[t] + np.array([*places, target])
+        k = len(places)
         np.testing.assert_array_equal(batch["accuracy_BK"][b, :k], series.values[at[:-1]])
         np.testing.assert_allclose(batch["gap_BK"][b, :k], np.diff(series.positions[at]), rtol=1e-6)
         assert batch["mask_BK"][b].sum() == k
@@ -58,7 +59,8 @@ def test_batch_equals_a_naive_gathering(unit: str, drop: float) -> None:
 def test_gaps_sum_to_the_distance_whatever_is_dropped() -> None:
     series = make_series()
     samples = enumerate_samples(series, 4)
-    batch = make_batch(series, samples, drop=0.7, generator=np.random.default_rng(0))
+    kept = drop_inner(samples, 0.7, np.random.default_rng(0))
+    batch = make_batch(series, samples, kept_BK=kept)
     first = series.starts[samples.trajectory]
     distance = series.positions[first + samples.target] - series.positions[first]
     np.testing.assert_allclose(batch["gap_BK"].sum(dim=1), distance, rtol=1e-5)
@@ -82,6 +84,7 @@ def test_nothing_after_the_context_changes_the_input() -> None:
         positions=series.positions,
         loss_rows=np.where(future, NO_LOSS, series.loss_rows),
         losses=series.losses,
+        noise=series.noise,
     )
     before, after = make_batch(series, chosen), make_batch(changed, chosen)
     for name in ("accuracy_BK", "gap_BK", "mask_BK", "losses_CW", "loss_index_B"):
@@ -89,18 +92,24 @@ def test_nothing_after_the_context_changes_the_input() -> None:
     assert after["target_B"].isnan().all()
 
 
-def test_shards_partition_the_batch() -> None:
+def test_grouped_order_is_a_permutation_in_groups_of_one_key() -> None:
+    keys = np.random.default_rng(1).integers(0, 7, 200)
+    order = grouped_order(keys, 5, np.random.default_rng(0))
+    assert sorted(order.tolist()) == list(range(200))
+    changes = np.count_nonzero(np.diff(keys[order]))
+    groups = sum(-(-count // 5) for count in np.bincount(keys))
+    assert changes < groups
+    again = grouped_order(keys, 5, np.random.default_rng(0))
+    assert np.array_equal(order, again)
+    other = grouped_order(keys, 5, np.random.default_rng(1))
+    assert not np.array_equal(order, other)
+    batches = [len(set(keys[order[start : start + 20]])) for start in range(0, 200, 20)]
+    assert max(batches) <= 6
+
+
+def test_vectors_of_a_bank_are_those_of_the_series() -> None:
     series = make_series()
-    batch = make_batch(series, enumerate_samples(series, None).take(np.arange(11)))
-    parts = [shard(batch, rank, 3) for rank in range(3)]
-    assert [count for _, count in parts] == [4, 4, 3]
-    for rank, (part, _) in enumerate(parts):
-        assert torch.equal(part["target_B"], batch["target_B"][rank::3])
-        assert torch.equal(
-            part["losses_CW"][part["loss_index_B"]],
-            batch["losses_CW"][batch["loss_index_B"]][rank::3],
-        )
-    empty, count = shard(
-        make_batch(series, enumerate_samples(series, None).take(np.arange(1))), 2, 3
-    )
-    assert (len(empty["target_B"]), count) == (1, 0)
+    samples = enumerate_samples(series, 3)
+    bank = torch.from_numpy(series.losses)
+    one, other = make_batch(series, samples), make_batch(series, samples, bank=bank)
+    assert torch.equal(one["losses_CW"], other["losses_CW"])

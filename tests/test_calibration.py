@@ -7,6 +7,7 @@ from neuneu.calibration import (
     POOLED,
     Calibration,
     CalibrationSet,
+    GroupAdjustment,
     calibrate,
     conformal_quantile,
     run_weights,
@@ -168,3 +169,11 @@ def test_round_trip_and_bad_input() -> None:
     empty.outcomes[0] = np.nan
     with pytest.raises(DataError, match="found NaN"):
         fitted(empty)
+
+
+def test_no_forecasts_stay_none() -> None:
+    adjusted = GroupAdjustment(shifts=(0.1, 0.0, 0.1), reached=(True,) * 3, n_runs=20)
+    calibration = Calibration(
+        levels=(0.1, 0.5, 0.9), groups={"all": adjusted}, families=("f",), largest_params=1e9
+    )
+    assert calibration.apply(np.zeros((0, 3)), []).shape == (0, 3)

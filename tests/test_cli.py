@@ -1,27 +1,62 @@
 """The command line as a shell sees it: help, exit codes, one-line errors, JSON."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from neuneu.cli import app
 from neuneu.errors import NeuneuError
-from neuneu.exit_codes import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR
+from neuneu.exit_codes import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_TERMINATED,
+    EXIT_USER_ERROR,
+)
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "suite", "extract", "train", "backtest", "report")
 runner = CliRunner()
+HEAVY = (
+    "ray", "vllm", "torch", "transformers", "numpy", "pyarrow", "pandas", "scipy", "sklearn",
+    "matplotlib", "jinja2", "optuna", "s3fs", "huggingface_hub", "safetensors", "lm_eval",
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example(command: str) -> None:
-    result = runner.invoke(app, [command, "--help"])
+def commands(group: Any = None, *before: str) -> dict[tuple[str, ...], Any]:
+    """Every command by its words."""
+    found = {}
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        if hasattr(command, "commands"):
+            found |= commands(command, *before, name)
+        else:
+            found[*before, name] = command
+    return found
+
+
+COMMANDS = commands()
+
+
+def test_all_commands_are_walked() -> None:
+    assert {("forecast",), ("backtest",), ("store", "check"), ("tune-report",)} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_has_an_example(words: tuple[str, ...]) -> None:
+    result = runner.invoke(app, [*words, "--help"])
     assert result.exit_code == 0
-    assert f"Example: neuneu {command}" in result.output
+    assert f"Example: neuneu {' '.join(words)}" in result.output
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_speaks_json(words: tuple[str, ...]) -> None:
+    options = [option for parameter in COMMANDS[words].params for option in parameter.opts]
+    assert "--json" in options
 
 
 @pytest.mark.parametrize(
@@ -62,16 +97,48 @@ def test_failures_are_one_line_with_their_exit_code(
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_help_imports_no_heavy_library() -> None:
-    code = (
-        "import sys, neuneu.cli\n"
-        "print([m for m in ('torch', 'ray', 'vllm', 'pyarrow', 'pydantic') if m in sys.modules])"
+def test_sigterm_unwinds_and_has_its_own_exit_code() -> None:
+    code = """
+import os, signal, time
+import neuneu.suites.ladder
+from neuneu.cli import app
+
+def train_suite(*_, **__):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)  # an impatient sender
+        print("cleaned up")
+
+neuneu.suites.ladder.train_suite = train_suite
+app(["suite"])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.returncode == EXIT_TERMINATED
+    assert done.stdout == "cleaned up\n"
+    (line,) = done.stderr.strip().splitlines()
+    assert "goes on where it stopped" in line
 
 
-@pytest.mark.parametrize("job", ["suite", "extract", "train", "backtest"])
+def test_help_imports_no_heavy_library() -> None:
+    """What `--help` takes is its imports; Ray's would also print about its token."""
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from neuneu.cli import app\n"
+        "assert 'pydantic' not in sys.modules\n"
+        f"for words in {[[], ['store'], *map(list, COMMANDS)]}:\n"
+        "    assert CliRunner().invoke(app, [*words, '--help']).exit_code == 0\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize("job", ["suite", "extract", "train", "tune", "backtest", "pretrain"])
 def test_job_script_user_error_is_exit_code_two(job: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "jobs" / f"{job}.py", "--set", "no_such_key=1"],
@@ -79,6 +146,50 @@ def test_job_script_user_error_is_exit_code_two(job: str, tmp_path: Path) -> Non
     )  # fmt: skip
     assert done.returncode == EXIT_USER_ERROR, done.stderr
     assert "unknown key 'no_such_key'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "cword", "expected"),
+    [
+        ("neuneu fore", 1, {"forecast"}),
+        ("neuneu store ", 2, {"status", "check", "compact"}),
+        ("neuneu backtest --forec", 2, {"--forecasters"}),
+    ],
+)
+def test_bash_completes_names_of_commands_and_options(
+    words: str, cword: int, expected: set[str]
+) -> None:
+    environment = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(cword),
+        "_NEUNEU_COMPLETE": "complete_bash",
+    }
+    result = runner.invoke(app, [], prog_name="neuneu", env=environment)
+    assert set(result.stdout.split()) == expected
+
+
+def test_the_script_of_bash_completes_commands_and_files(tmp_path: Path) -> None:
+    """As a shell would: the script is loaded, and asked about a line."""
+    neuneu = tmp_path / "neuneu"
+    neuneu.write_text(f"#!{sys.executable}\nfrom neuneu.cli import main\nmain()\n")
+    neuneu.chmod(0o755)
+    (tmp_path / "points.csv").touch()
+    ask = """
+cd "$1"; PATH="$1:$PATH"; neuneu --show-completion > completion.sh; source completion.sh
+line() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _neuneu_completion neuneu; }
+line neuneu fore; echo "${COMPREPLY[*]}"
+line neuneu forecast poi; echo "${COMPREPLY[*]:-default}"
+complete -p neuneu
+"""
+    done = subprocess.run(
+        ["bash", "-c", ask, "bash", str(tmp_path)],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True,
+    )  # fmt: skip
+    name, file, how = done.stdout.splitlines()
+    assert name == "forecast"
+    # Nothing of our own is offered for a path, so that bash goes on to files.
+    assert file in {"default", "points.csv"}
+    assert "-o default" in how
 
 
 def test_json_prints_one_object(monkeypatch: pytest.MonkeyPatch) -> None:

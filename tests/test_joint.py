@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from neuneu.errors import DataError
-from neuneu.joint import Joint, fit_joint, sample_futures, scores
+from neuneu.joint import Joint, Scored, fit_joint, sample_futures, scores
 from neuneu.quantiles import FORECAST_LEVELS
 
 X = np.linspace(20.0, 24.0, 30)
@@ -15,11 +15,23 @@ def bands(n: int = 30, sd: float = 0.02) -> np.ndarray:
     return 0.4 + np.linspace(0.0, 0.1, n)[:, None] + sd * NORMAL
 
 
+def sample(quantiles: np.ndarray, joint: Joint, *, count: int, seed: int = 0) -> np.ndarray:
+    (drawn,) = sample_futures(
+        [quantiles], FORECAST_LEVELS, [X], joint, runs=[0], tasks=[0], count=count,
+        generator=np.random.default_rng(seed),
+    )  # fmt: skip
+    return drawn
+
+
+def apart(z: np.ndarray, n: int) -> Scored:
+    """Scores of n trajectories that share neither run nor task."""
+    owner = np.repeat(np.arange(n), len(z) // n)
+    return Scored(scores=z, x=np.tile(X, n), trajectories=owner, runs=owner, tasks=owner)
+
+
 def test_margins_are_the_forecast_quantiles() -> None:
     joint = Joint(reach=1.0, noise=0.2)
-    drawn = sample_futures(
-        bands(), FORECAST_LEVELS, X, joint, count=20_000, generator=np.random.default_rng(0)
-    )
+    drawn = sample(bands(), joint, count=20_000)
     assert drawn.shape == (20_000, 30)
     found = np.quantile(drawn, FORECAST_LEVELS, axis=0).T
     np.testing.assert_allclose(found, bands(), atol=0.002)
@@ -27,16 +39,11 @@ def test_margins_are_the_forecast_quantiles() -> None:
 
 def test_fit_recovers_what_moved_together() -> None:
     truth = Joint(reach=1.5, noise=0.3)
-    generator = np.random.default_rng(1)
-    outcomes = [
-        sample_futures(bands(), FORECAST_LEVELS, X, truth, count=1, generator=generator)[0]
-        for _ in range(600)
-    ]
-    y = np.concatenate(outcomes)
+    y = sample(bands(), truth, count=600, seed=1).ravel()
     z = scores(np.tile(bands(), (600, 1)), FORECAST_LEVELS, y)
     assert abs(z.mean()) < 0.1
     assert z.std() == pytest.approx(1.0, abs=0.06)
-    found = fit_joint(z, np.tile(X, 600), np.repeat(np.arange(600), 30))
+    found = fit_joint(apart(z, 600))
     assert found.noise == pytest.approx(0.3, abs=0.08)
     assert found.reach == pytest.approx(1.5, rel=0.3)
     assert Joint.from_json(found.to_json()) == found
@@ -44,7 +51,7 @@ def test_fit_recovers_what_moved_together() -> None:
 
 def test_independent_scores_have_nothing_in_common() -> None:
     z = np.random.default_rng(2).standard_normal(30 * 400)
-    found = fit_joint(z, np.tile(X, 400), np.repeat(np.arange(400), 30))
+    found = fit_joint(apart(z, 400))
     near = (1.0 - found.noise) * np.exp(-0.14 / found.reach)
     assert near < 0.05
 
@@ -58,11 +65,59 @@ def test_scores_of_outcomes_beyond_the_distribution_are_bounded() -> None:
 
 def test_samples_stay_accuracies_and_bad_records_are_refused() -> None:
     joint = Joint(reach=1.0, noise=0.0)
-    generator = np.random.default_rng(0)
     wide = np.clip(0.05 + 0.5 * NORMAL[None, :].repeat(30, axis=0), 0.0, 1.0)
-    drawn = sample_futures(wide, FORECAST_LEVELS, X, joint, count=100, generator=generator)
+    drawn = sample(wide, joint, count=100)
     assert ((drawn >= 0) & (drawn <= 1)).all()
     with pytest.raises(DataError, match="not a joint distribution"):
         Joint.from_json({"reach": 1.0})
+    three = np.arange(3)
     with pytest.raises(DataError, match="two targets"):
-        fit_joint(np.zeros(3), np.zeros(3), np.arange(3))
+        fit_joint(
+            Scored(scores=np.zeros(3), x=np.zeros(3), trajectories=three, runs=three, tasks=three)
+        )
+
+
+def test_runs_and_tasks_share_what_was_fitted() -> None:
+    """20 runs on 20 tasks, many times over: the fit finds the shares that were put in."""
+    truth = Joint(reach=1.5, noise=0.3, run_share=0.2, task_share=0.25)
+    side = 20
+    runs, tasks = (codes.ravel() for codes in np.indices((side, side)))
+    found: list[list[np.ndarray]] = [
+        sample_futures(
+            [bands()] * side**2, FORECAST_LEVELS, [X] * side**2, truth, runs=runs.tolist(),
+            tasks=tasks.tolist(), count=1, generator=np.random.default_rng(seed),
+        )
+        for seed in range(10)
+    ]  # fmt: skip
+    y = np.concatenate([drawn[0] for world in found for drawn in world])
+    worlds = np.repeat(np.arange(10), side**2)
+    fitted = fit_joint(
+        Scored(
+            scores=scores(np.tile(bands(), (len(worlds), 1)), FORECAST_LEVELS, y),
+            x=np.tile(X, len(worlds)),
+            trajectories=np.repeat(np.arange(len(worlds)), len(X)),
+            runs=np.repeat(worlds * side + np.tile(runs, 10), len(X)),
+            tasks=np.repeat(worlds * side + np.tile(tasks, 10), len(X)),
+        )
+    )
+    assert fitted.run_share == pytest.approx(0.2, abs=0.07)
+    assert fitted.task_share == pytest.approx(0.25, abs=0.07)
+    assert fitted.noise == pytest.approx(0.3, abs=0.08)
+    assert Joint.from_json(fitted.to_json()) == fitted
+
+
+def test_shared_parts_correlate_futures_and_only_where_shared() -> None:
+    joint = Joint(reach=2.0, noise=0.2, run_share=0.3, task_share=0.4)
+    drawn = sample_futures(
+        [bands()] * 4, FORECAST_LEVELS, [X, X, X + 0.01, X], joint, runs=[0, 0, 1, 2],
+        tasks=[0, 1, 0, 2], count=8000, generator=np.random.default_rng(0),
+    )  # fmt: skip
+    ends = np.corrcoef([d[:, -1] for d in drawn])
+    assert ends[0, 1] == pytest.approx(0.3, abs=0.05)
+    assert ends[0, 2] == pytest.approx(0.4, abs=0.05)
+    assert abs(ends[1, 2]) < 0.05
+    assert abs(ends[0, 3]) < 0.05
+
+
+def test_records_without_shares_are_read() -> None:
+    assert Joint.from_json({"reach": 1.0, "noise": 0.2}).task_share == 0.0

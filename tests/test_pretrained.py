@@ -1,5 +1,6 @@
 """The forecaster that comes with the package: there, small, whole, and honest about what it saw."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from curves import ask, family, trajectory
 
 from neuneu.backtest_inputs import read_observations
+from neuneu.cross_run.card import write_card
 from neuneu.cross_run.forecaster import PRETRAINED, CrossRunForecaster
 
 
@@ -70,3 +72,9 @@ def test_public_runs_are_known_as_seen(shared: Path, forecaster: CrossRunForecas
     assert forecaster.seen_share(runs) == 1.0
     shifted = [replace(t, values=t.values * 0.9) for t in runs]
     assert forecaster.seen_share(shifted) < 0.2
+
+
+def test_the_card_is_that_of_the_record(tmp_path: Path) -> None:
+    shutil.copyfile(PRETRAINED / "config.json", tmp_path / "config.json")
+    written = write_card(tmp_path).read_text(encoding="utf-8")
+    assert written == (PRETRAINED / "MODEL_CARD.md").read_text(encoding="utf-8")

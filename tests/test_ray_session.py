@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import ray
 
-from neuneu.ray_session import ray_session
+from neuneu.ray_session import cluster_address, ray_session
 
 
 @pytest.mark.parametrize("failures", [1, 2])
@@ -36,3 +36,14 @@ def test_given_address_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with ray_session("ray://somewhere:10001"):
         pass
     assert [settings["address"] for settings in started] == ["ray://somewhere:10001"]
+
+
+def test_the_cluster_is_the_given_one_else_that_of_the_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cluster_address() is None
+    assert cluster_address("auto") == "auto"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert cluster_address() == "10.0.0.1:6379"
+    assert cluster_address("auto") == "auto"

@@ -264,3 +264,16 @@ def test_s3_unusable_settings_are_a_user_error(
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="check AWS_ENDPOINT_URL"):
         on_s3(s3).read("x")
+
+
+def test_the_test_server_takes_what_arrows_client_sends(s3: S3Server) -> None:
+    """Ray writes its states through Arrow, whose client sends parts in chunks."""
+    from pyarrow import fs
+
+    there = fs.S3FileSystem(
+        endpoint_override=s3.endpoint, region="us-east-1", access_key=ACCESS_KEY,
+        secret_key=SECRET_KEY,
+    )  # fmt: skip
+    with there.open_output_stream(f"{s3.bucket}/deep/state.json") as stream:
+        stream.write(b"{}" * 1000)
+    assert Folder(f"s3://{s3.bucket}/deep").read("state.json") == b"{}" * 1000

@@ -6,23 +6,29 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from curves import family
+from ray.train import Checkpoint
 from rows import accuracy
+from s3_server import S3Server
 from safetensors.torch import load_file
 
 from neuneu.config import build_config
 from neuneu.errors import NeuneuError, UserError
+from neuneu.forecasters import load_forecaster
 from neuneu.forecasting import NeuralForecaster
 from neuneu.model.export import CARD, CONFIG, WEIGHTS
 from neuneu.ray_session import ray_session
+from neuneu.storage import Folder
 from neuneu.training import HISTORY, SETTINGS, TrainConfig, TrainResult, train
 
 RUNS = ["a", "b", "v", "h"]
@@ -55,8 +61,8 @@ def config(table: Path, output: str, **changes: Any) -> TrainConfig:
     return build_config(TrainConfig, settings(table, output, **changes))
 
 
-def assert_same_weights(one: Path, other: Path, tolerance: float) -> None:
-    left, right = load_file(one / WEIGHTS), load_file(other / WEIGHTS)
+def assert_same_weights(one: Folder, other: Folder, tolerance: float) -> None:
+    left, right = load_file(f"{one}/{WEIGHTS}"), load_file(f"{other}/{WEIGHTS}")
     assert left.keys() == right.keys()
     for name, value in left.items():
         torch.testing.assert_close(value, right[name], atol=tolerance, rtol=0)
@@ -69,8 +75,12 @@ def test_training_leaves_a_forecaster_and_is_not_repeated(table: Path) -> None:
     with ray_session(num_cpus=2):
         result = train(wanted)
         pair = train(config(table, "two", workers=2))
+        folder = Path(str(result.folder))
+        state = max(folder.glob("ray/state/*/state.pt")).parent
+        taken = train(config(table, "taken"), start=Checkpoint.from_directory(state))
     assert not result.finished_before
-    folder = result.folder
+    assert taken.history == result.history  # a state at its end leaves nothing to learn
+    assert_same_weights(taken.folder, result.folder, 0.0)
     for name in (WEIGHTS, CONFIG, CARD, HISTORY, SETTINGS):
         assert (folder / name).stat().st_size
     assert len((folder / HISTORY).read_text().splitlines()) == 3
@@ -83,7 +93,7 @@ def test_training_leaves_a_forecaster_and_is_not_repeated(table: Path) -> None:
     assert forecaster.seen_share([t for t in family(RUNS) if t.run == "a"]) == 1.0
 
     # Two ranks take the same samples a step as one; only the order of summation differs.
-    assert_same_weights(folder, pair.folder, 1e-4)
+    assert_same_weights(result.folder, pair.folder, 1e-4)
     assert pair.metrics == pytest.approx(result.metrics, abs=1e-4)
 
     again = train(wanted)  # needs no Ray
@@ -109,7 +119,9 @@ def uninterrupted(table: Path) -> TrainResult:
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "kill", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.soak)]
+)
 def test_killed_training_resumes_to_the_same_weights(
     table: Path, uninterrupted: TrainResult, kill: signal.Signals
 ) -> None:
@@ -159,5 +171,118 @@ def test_keep_best_without_validation_runs_is_refused(table: Path) -> None:
 
 def test_importing_training_imports_no_ray() -> None:
     names = "training, training_loop, training_worker, training_data, forecasting, windows"
-    code = f"from neuneu import {names}, batching; import sys; assert 'ray' not in sys.modules"
+    more = "batching, tuning, search_space, tune_trial, tune_report"
+    code = f"from neuneu import {names}, {more}; import sys; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+CROSS_RUN: dict[str, Any] = {
+    "model": {},
+    "optim": {},
+    "cross_run": {
+        "network": {"width": 32, "heads": 2, "blocks": 1, "dropout": 0.0},
+        "optim": {"max_steps": 40, "batch_size": 16},
+        "report_steps": 10,
+    },
+}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_network_that_reads_other_runs_is_trained_likewise(table: Path) -> None:
+    with ray_session(num_cpus=2):
+        one = train(config(table, "cross-one", **CROSS_RUN))
+        two = train(config(table, "cross-two", **CROSS_RUN, workers=2))
+    assert_same_weights(one.folder, two.folder, 1e-4)
+    assert [row["step"] for row in one.history] == [10, 20, 30, 40]
+    assert one.metrics == pytest.approx(two.metrics, abs=1e-4)
+    assert {"pinball", "mae", "coverage_80", "own_mae"} <= set(one.metrics)
+    forecaster = load_forecaster(one.folder, name="x")
+    held_out = [t for t in family(RUNS) if t.run == "h"]
+    assert forecaster.seen_share(held_out) == 0.0
+    assert forecaster.seen_share([t for t in family(RUNS) if t.run == "a"]) == 1.0
+    card = one.folder.read(CARD).decode()
+    assert "the mean of the last 12 steps" in card
+    assert "* Held-out runs, never read: h" in card
+    assert train(config(table, "cross-one", **CROSS_RUN)).finished_before
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_worker_is_replaced_and_resumes_to_the_same_weights(
+    table: Path, uninterrupted: TrainResult
+) -> None:
+    output = table.parent / "worker-killed"
+    snapshot = output / "ray" / "state" / "checkpoint_manager_snapshot.json"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not snapshot.exists():
+            time.sleep(0.02)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                process.kill()
+                killed.append(process.pid)
+                return
+
+    with ray_session(num_cpus=2):
+        killer = threading.Thread(target=kill_one, daemon=True)
+        killer.start()
+        result = train(config(table, output.name, **LONGER))
+        killer.join(60)
+    assert killed, "no worker was there to kill"
+    assert_same_weights(result.folder, uninterrupted.folder, 0.0)
+    assert result.history == uninterrupted.history
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patience": 2, "validation_runs": []}, "patience watches the validation loss"),
+        ({"workers": [3, 2]}, "must be"),
+        ({"cross_run": {}}, "set cross_run.network"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(
+    table: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        config(table, "refused", **changes)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_training_on_s3_is_as_on_disk(
+    table: Path, uninterrupted: TrainResult, s3: S3Server
+) -> None:
+    address = f"s3://{s3.bucket}/deep/forecaster"
+
+    def there(**changes: Any) -> TrainConfig:
+        given = settings(table, "unused", **LONGER) | {"output": address} | changes
+        return build_config(TrainConfig, given)
+
+    with ray_session(num_cpus=2):
+        s3.when("PUT", at=6, do=lambda: s3.fail_for(2.0))
+        result = train(there())
+        assert result.history == uninterrupted.history
+        files = result.folder.files()
+        assert {WEIGHTS, CONFIG, CARD, HISTORY, SETTINGS} <= files.keys()
+        assert any(name.endswith("state.pt") for name in files)
+        assert "progress.json" not in files
+        remote = load_forecaster(address, name="x")
+        local = load_forecaster(uninterrupted.folder, name="x")
+        for left, right in zip(
+            remote.network.parameters(), local.network.parameters(), strict=True
+        ):
+            torch.testing.assert_close(left, right, atol=0.0, rtol=0)
+
+        # A driver killed while it exports: the config was to come last.
+        result.folder.delete(CONFIG)
+        again = train(there())
+    assert not again.finished_before
+    assert again.history == uninterrupted.history
+    assert train(there()).finished_before
+    with pytest.raises(UserError, match="holds another training"):
+        train(there(seed=1))

@@ -14,7 +14,7 @@ from rows import accuracy, loss
 from neuneu.config import build_config
 from neuneu.errors import DataError, UserError
 from neuneu.training import TrainConfig
-from neuneu.training_data import fingerprint, fingerprints, load_training_data, prepare
+from neuneu.training_data import fingerprint, fingerprints, prepare, read_source
 from neuneu.trajectories import TokenLossTable
 
 
@@ -86,7 +86,7 @@ def test_cnn_of_another_size_is_refused() -> None:
 def test_source_must_be_one_of_store_and_table() -> None:
     for changes in ({"store": None}, {"accuracies": "a.csv"}):
         with pytest.raises(UserError, match="either `store`"):
-            load_training_data(config(**changes))
+            read_source(config(**changes))
 
 
 def test_tables_are_read_as_csv(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_tables_are_read_as_csv(tmp_path: Path) -> None:
         losses=str(tmp_path / "loss.csv"),
         model={"encoder": {"kind": "mean"}},
     )
-    assert len(load_training_data(wanted).train) == 3
+    assert len(prepare(wanted, *read_source(wanted)).train) == 3
 
 
 def test_digest_changes_with_a_value_and_a_role() -> None:

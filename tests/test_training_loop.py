@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,19 @@ import torch
 from curves import family
 
 from neuneu.config import build_config
+from neuneu.learner import Ranks
 from neuneu.model.network import Network
-from neuneu.training import TrainConfig
-from neuneu.training_data import TrainingData, prepare
-from neuneu.training_loop import (
-    DivergedError,
-    FitState,
-    evaluate,
-    fit,
+from neuneu.optimisation import (
+    OptimConfig,
     learning_rate,
+    load_optimizer,
     make_optimizer,
     total_steps,
 )
+from neuneu.training import TrainConfig
+from neuneu.training_data import TrainingData, prepare
+from neuneu.training_loop import DivergedError, FitState, fit
+from neuneu.window_learner import WindowLearner, evaluate
 
 TINY: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 
@@ -40,13 +42,13 @@ def config(**changes: Any) -> TrainConfig:
 def start(settings: TrainConfig, data: TrainingData) -> tuple[Network, torch.optim.AdamW]:
     torch.manual_seed(settings.seed)
     network = Network(data.model)
-    return network, make_optimizer(settings, network)
+    return network, make_optimizer(settings.optim, network)
 
 
 def run(settings: TrainConfig, data: TrainingData) -> tuple[Network, FitState]:
     network, optimizer = start(settings, data)
     state = FitState()
-    fit(network, optimizer, data, settings, state, save=lambda _: None, tick=lambda *_: None)
+    fit(network, optimizer, WindowLearner(data=data, config=settings), settings.loop, state)
     return network, state
 
 
@@ -66,9 +68,12 @@ def test_training_beats_persistence_on_curves_it_has_not_seen() -> None:
     assert state.history[-1]["train_pinball"] < 0.5 * state.history[0]["train_pinball"]
 
 
+@pytest.mark.parametrize("optim", [{}, {"average_from": 0.1, "micro_batch": 10}])
 @pytest.mark.parametrize("stop", [3, 10])
-def test_resuming_gives_the_same_weights_and_history(stop: int) -> None:
-    settings = config(model={"dropout": 0.1}, checkpoint_steps=stop, keep="best")
+def test_resuming_gives_the_same_weights_and_history(stop: int, optim: dict[str, Any]) -> None:
+    settings = config(
+        model={"dropout": 0.1}, optim=optim, checkpoint_steps=stop, keep="best", patience=9
+    )
     data = prepare(settings, family(["a", "v"]), None)
     whole, whole_state = run(settings, data)
 
@@ -84,24 +89,26 @@ def test_resuming_gives_the_same_weights_and_history(stop: int) -> None:
             saved["state"], saved["network"], saved["optimizer"] = copy.deepcopy(contents)
             raise StopError
 
-    def tick(*_: Any) -> None:
-        pass
-
+    learner = WindowLearner(data=data, config=settings)
     with pytest.raises(StopError):
-        fit(network, optimizer, data, settings, FitState(), save=save, tick=tick)
+        fit(network, optimizer, learner, settings.loop, FitState(), save=save)
     torch.manual_seed(987)  # another process: nothing may hang on the global generator
     network = Network(data.model)
-    optimizer = make_optimizer(settings, network)
+    optimizer = make_optimizer(settings.optim, network)
     network.load_state_dict(saved["network"])
     optimizer.load_state_dict(saved["optimizer"])
     state = FitState(**saved["state"])
-    fit(network, optimizer, data, settings, state, save=lambda _: None, tick=tick)
+    fit(network, optimizer, learner, settings.loop, state)
     for one, other in zip(whole.parameters(), network.parameters(), strict=True):
         assert torch.equal(one, other)
     assert state.history == whole_state.history
     assert state.best is not None
     assert whole_state.best is not None
     assert state.best["step"] == whole_state.best["step"]
+    assert (state.average is None) == (not optim)
+    if state.average is not None and whole_state.average is not None:
+        for name, value in whole_state.average.items():
+            assert torch.equal(state.average[name], value)
 
 
 def test_divergence_stops_with_a_message() -> None:
@@ -116,12 +123,12 @@ def test_max_steps_ends_early_and_still_writes_history() -> None:
     settings = config(optim={"max_steps": 3})
     data = prepare(settings, family(["a", "v"]), None)
     _, state = run(settings, data)
-    assert state.step == total_steps(settings, data) == 3
+    assert state.step == total_steps(settings.optim, 100) == 3
     assert [row["step"] for row in state.history] == [3]
 
 
 def test_learning_rate_warms_up_then_falls_to_zero() -> None:
-    settings = config(optim={"learning_rate": 1.0, "warmup_fraction": 0.1})
+    settings = OptimConfig(learning_rate=1.0, warmup_fraction=0.1)
     rates = [learning_rate(settings, step, 100) for step in range(100)]
     assert rates[:3] == pytest.approx([0.1, 0.2, 0.3])
     assert rates[9] == rates[10] == 1.0
@@ -143,9 +150,91 @@ def test_evaluation_hand_worked() -> None:
     error = np.abs(values[at + data.validation.target] - values[at + data.validation.end])
     metrics = evaluate(network, data)
     assert metrics["mae"] == pytest.approx(error.mean(), rel=1e-5)
-    # All levels alike and symmetric about 0.5: the mean weight of an error is a half.
     over = values[at + data.validation.target] - values[at + data.validation.end]
-    levels = np.array(data.model.levels)
+    levels = np.array([0.1, 0.25, 0.5, 0.75, 0.9])
     pinball = np.maximum(levels * over[:, None], (levels - 1) * over[:, None]).mean()
     assert metrics["pinball"] == pytest.approx(pinball, rel=1e-5)
     assert metrics["coverage_80"] < 0.05
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
+    found = []
+    for changes in ({}, {"micro_batch": 7}):
+        settings = config(optim=changes | {"batch_size": 40, "max_steps": 1, "clip_norm": 1e9})
+        data = prepare(settings, family(["a", "b", "v"]), None)
+        network, optimizer = start(settings, data)
+        network.double()
+        learner = WindowLearner(data=data, config=settings)
+        parts, size = learner.draw(0, 0, Ranks())
+        assert sum(part.count for part in parts) == size == 40
+        assert len(parts) == (6 if changes else 1)
+        for part in parts:
+            inputs = {k: v.double() if v.is_floating_point() else v for k, v in part.inputs.items()}
+            loss_B, _ = learner.losses(network, inputs)  # type: ignore[arg-type]
+            (loss_B.sum() / size).backward()
+        found.append([p.grad.clone() for p in network.parameters() if p.grad is not None])
+        del optimizer
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-6)
+
+
+def test_ranks_share_a_batch_without_overlap() -> None:
+    settings = config(optim={"batch_size": 11})
+    data = prepare(settings, family(["a", "v"]), None)
+    learner = WindowLearner(data=data, config=settings)
+    whole, _ = learner.draw(0, 2, Ranks())
+    targets = []
+    for rank in range(3):
+        parts, size = learner.draw(0, 2, Ranks(rank=rank, world=3))
+        assert size == 11
+        targets += [part.inputs["target_B"][: part.count] for part in parts]
+    assert torch.equal(torch.cat(targets), whole[0].inputs["target_B"])
+    last = math.ceil(len(data.train) / 11) - 1
+    rest = len(data.train) - last * 11
+    counts = [
+        sum(p.count for p in learner.draw(0, last, Ranks(rank=rank, world=16))[0])
+        for rank in range(16)
+    ]
+    assert sum(counts) == rest
+    assert 0 in counts, "16 ranks and at most 11 samples"
+
+
+def test_patience_stops_when_validation_no_longer_improves() -> None:
+    settings = config(optim={"epochs": 60, "learning_rate": 2e-2}, patience=2)
+    data = prepare(settings, family(["a", "v"]), None)
+    _, state = run(settings, data)
+    assert state.stopped
+    assert state.best is not None
+    scores = [row["validation_pinball"] for row in state.history]
+    assert len(scores) < 60
+    assert min(scores) == state.best["score"] == scores[-3]
+
+
+def test_average_is_the_mean_of_the_last_weights() -> None:
+    settings = config(optim={"max_steps": 5, "average_from": 0.4})
+    data = prepare(settings, family(["a", "v"]), None)
+    network, optimizer = start(settings, data)
+    learner, state, seen = WindowLearner(data=data, config=settings), FitState(), []
+    fit(
+        network, optimizer, learner, settings.loop, state,
+        tick=lambda *_: seen.append(copy.deepcopy(network.state_dict())),
+    )  # fmt: skip
+    assert state.averaged == 3
+    assert state.average is not None
+    for name, value in state.average.items():
+        torch.testing.assert_close(value, torch.stack([w[name] for w in seen[2:]]).mean(0))
+
+
+def test_another_optimisers_moments_come_without_its_settings() -> None:
+    donor, taker = (torch.nn.Linear(2, 1) for _ in range(2))
+    taker.load_state_dict(donor.state_dict())
+    first = make_optimizer(OptimConfig(weight_decay=0.5), donor)
+    donor(torch.ones(1, 2)).sum().backward()
+    first.step()
+    second = make_optimizer(OptimConfig(weight_decay=0.1), taker)
+    load_optimizer(second, first.state_dict())
+    (group,) = second.param_groups
+    assert group["weight_decay"] == 0.1
+    moments = [second.state[p]["exp_avg"] for p in taker.parameters()]
+    for left, p in zip(moments, donor.parameters(), strict=True):
+        torch.testing.assert_close(left, first.state[p]["exp_avg"])

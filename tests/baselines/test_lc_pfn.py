@@ -1,6 +1,7 @@
 """LC-PFN: its prior's curves are what they say, and it learns from them."""
 
 import numpy as np
+import pytest
 from curves import ask
 
 from neuneu.baselines.lc_pfn import train_lc_pfn
@@ -21,6 +22,7 @@ def test_prior_curves_are_accuracies_of_runs_of_their_own() -> None:
     assert (risen < 0).any()
 
 
+@pytest.mark.slow
 def test_training_on_the_prior_beats_persistence_on_it() -> None:
     forecaster = train_lc_pfn(curves=600, steps=250)
     fresh = [t for t in sample_trajectories(150, seed=9) if len(t) >= 12]

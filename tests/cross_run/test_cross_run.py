@@ -1,49 +1,36 @@
 """Questions, features and answers of the cross-run forecaster: nothing leaks, nothing depends on
 what else is asked, and finished runs help where they tell the truth."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from curves import ask as query
-from curves import trajectory
+from curves import ladder, trajectory
 
 from neuneu.cross_run.asking import MAX_TARGETS, ask
 from neuneu.cross_run.curves import Codes, build_curves
 from neuneu.cross_run.features import make_features
-from neuneu.cross_run.fitting import FitConfig, fit
-from neuneu.cross_run.forecaster import CrossRunForecaster
+from neuneu.cross_run.fitting import CrossRunOptim, FitConfig, fit
+from neuneu.cross_run.forecaster import CrossRunForecaster, one_thread
 from neuneu.cross_run.network import CrossRunConfig, CrossRunNetwork, sizes_of
 from neuneu.cross_run.references import NONE, index_references
 from neuneu.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.errors import DataError
 from neuneu.forecaster import Query
+from neuneu.objective import ObjectiveConfig
 from neuneu.trajectories import Trajectory
 
 SMALL = CrossRunConfig(width=32, heads=2, blocks=1, dropout=0.0)
 
 
-def ladder(
-    n_runs: int = 6, *, n: int = 20, tasks: int = 4, seed: int = 0, prefix: str = "r"
-) -> list[Trajectory]:
-    """Runs of growing size whose tasks jump at a place that only other runs can tell."""
-    generator = np.random.default_rng(seed)
-    jumps = generator.uniform(0.35, 0.8, tasks)
-    result = []
-    for index in range(n_runs):
-        for task, jump in enumerate(jumps):
-            share = np.arange(1, n + 1) / n
-            values = 0.25 + 0.3 / (1 + np.exp(-30 * (share - jump))) + 0.02 * index
-            noisy = (values + generator.normal(0, 0.004, n)).clip(0, 1)
-            run = trajectory(noisy, run=f"{prefix}{index}", task=f"t{task}")
-            result.append(replace(run, params=1e6 * 2.0**index))
-    return result
-
-
 @pytest.fixture(scope="module")
 def fitted() -> CrossRunNetwork:
-    config = FitConfig(network=SMALL, steps=250, batch_size=48, learning_rate=4e-3)
+    config = FitConfig(
+        network=SMALL, optim=CrossRunOptim(max_steps=250, batch_size=48, learning_rate=4e-3)
+    )
     return fit(ladder(), config)
 
 
@@ -183,7 +170,7 @@ def test_finished_runs_tell_where_a_task_jumps(fitted: CrossRunNetwork) -> None:
 
 
 def test_training_is_reproducible() -> None:
-    config = FitConfig(network=SMALL, steps=5, batch_size=16)
+    config = FitConfig(network=SMALL, optim=CrossRunOptim(max_steps=5, batch_size=16))
     first, second = (fit(ladder(), config).state_dict() for _ in range(2))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
@@ -191,7 +178,12 @@ def test_training_is_reproducible() -> None:
 
 def test_one_step_of_training_changes_the_network() -> None:
     first, second = (
-        fit(ladder(), FitConfig(network=SMALL, steps=1, batch_size=16, learning_rate=rate))
+        fit(
+            ladder(),
+            FitConfig(
+                network=SMALL, optim=CrossRunOptim(max_steps=1, batch_size=16, learning_rate=rate)
+            ),
+        )
         for rate in (1e-9, 1e-2)
     )
     assert not torch.allclose(first.head.linear.weight, second.head.linear.weight)
@@ -208,11 +200,30 @@ def test_network_without_references_has_finite_gradients() -> None:
     questions, values = sampler.draw(np.random.default_rng(0), 8)
     features = make_features(questions)
     network = CrossRunNetwork(SMALL, sizes_of(features))
-    from neuneu.cross_run.fitting import pinball_loss
+    from neuneu.cross_run.fitting import question_losses
     from neuneu.cross_run.network import to_tensors
 
     batch = to_tensors(features) | {"task": torch.zeros(8, dtype=torch.long)}
     quantiles, weights = network(batch)
     assert weights[..., 5:].max() < 1e-6
-    pinball_loss(quantiles, torch.from_numpy(values), torch.tensor(SMALL.levels)).backward()
+    batch |= {"values": torch.from_numpy(values), "ahead": torch.ones(8, values.shape[1])}
+    batch["noise"] = torch.zeros(8)
+    losses, _ = question_losses(ObjectiveConfig(), quantiles, batch, torch.tensor(SMALL.levels))
+    losses.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
+
+
+def test_one_thread_is_put_back_and_changes_no_answer(
+    fitted: CrossRunNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forecaster = CrossRunForecaster([fitted])
+    forecaster.fit(ladder(4))
+    queries = [query(t, 8) for t in ladder(3, prefix="q")]
+    before = torch.get_num_threads()
+    alone = forecaster.predict(queries)
+    with pytest.raises(DataError), one_thread():
+        raise DataError
+    assert torch.get_num_threads() == before
+    monkeypatch.setattr("neuneu.cross_run.forecaster.one_thread", nullcontext)
+    for first, second in zip(alone, forecaster.predict(queries), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-6)

@@ -10,42 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from curves import ask
-from test_cross_run import SMALL, ladder
+from curves import ask, ladder, write_table
+from test_cross_run import SMALL
 
 from neuneu.backtest_inputs import deal_by_size
-from neuneu.cross_run.calibrating import group_names, has_references
+from neuneu.cross_run.calibrating import group_names, has_references, runs_by_cell
 from neuneu.cross_run.export import load_networks
-from neuneu.cross_run.fitting import FitConfig, fit
+from neuneu.cross_run.fitting import CrossRunOptim, FitConfig, fit
 from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.parallel import Training, fit_all
 from neuneu.cross_run.pretraining import PretrainConfig, pretrain
 from neuneu.cross_run.sampling import SamplingConfig
-from neuneu.errors import DataError, UserError
-from neuneu.forecast import ForecastConfig, forecast
+from neuneu.errors import DataError
 from neuneu.forecasters import load_forecaster
-from neuneu.schemas import ACCURACIES
-from neuneu.trajectories import Trajectory
-
-
-def write_table(path: Path, trajectories: list[Trajectory], **columns: object) -> Path:
-    rows = []
-    for t in trajectories:
-        for step, tokens, flops, value in zip(t.steps, t.tokens, t.flops, t.values, strict=True):
-            row = {
-                "family": t.family, "suite": t.suite, "run": t.run, "params": t.params,
-                "num_fewshot": 0, "step": int(step), "tokens": tokens, "flops": flops,
-                "task": t.task, "metric": "acc", "value": float(value), "stderr": None,
-                "planned_tokens": None,
-            } | columns  # fmt: skip
-            rows.append(row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=ACCURACIES), path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         accuracies=write_table(root / "accuracies.parquet", ladder(5)),
         output=root / "model",
         fit=FitConfig(
-            network=SMALL, steps=30, batch_size=16, sampling=SamplingConfig(references=4)
+            network=SMALL,
+            optim=CrossRunOptim(max_steps=30, batch_size=16),
+            sampling=SamplingConfig(references=4),
         ),
         networks=2,
         folds=2,
@@ -88,7 +70,7 @@ def test_folds_hold_out_sizes_together() -> None:
 
 def test_trainings_side_by_side_equal_trainings_in_turn() -> None:
     runs = ladder(4)
-    config = FitConfig(network=SMALL, steps=5, batch_size=8)
+    config = FitConfig(network=SMALL, optim=CrossRunOptim(max_steps=5, batch_size=8))
     trainings = [
         Training(learn=tuple(range(len(runs))), config=config),
         Training(learn=tuple(range(8)), config=replace(config, seed=3)),
@@ -108,13 +90,15 @@ def test_workers_end_with_a_killed_driver() -> None:
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_cross_run import SMALL, ladder
-from neuneu.cross_run.fitting import FitConfig
+from curves import ladder
+from test_cross_run import SMALL
+from neuneu.cross_run.fitting import CrossRunOptim, FitConfig
 from neuneu.cross_run.parallel import Training, fit_all
 if __name__ == "__main__":
     runs = ladder(2)
+    optim = CrossRunOptim(max_steps=100_000, batch_size=8)
     training = Training(learn=tuple(range(len(runs))),
-                        config=FitConfig(network=SMALL, steps=100_000, batch_size=8))
+                        config=FitConfig(network=SMALL, optim=optim))
     fit_all(runs, [training, training], workers=2)
 """
     with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +124,7 @@ if __name__ == "__main__":
 
 
 def test_a_failed_training_ends_all() -> None:
-    training = Training(learn=(), config=FitConfig(network=SMALL, steps=5))
+    training = Training(learn=(), config=FitConfig(network=SMALL, optim=CrossRunOptim(max_steps=5)))
     with pytest.raises(DataError, match="at least two checkpoints"):
         fit_all(ladder(1), [training, training], workers=2)
 
@@ -193,7 +177,7 @@ def test_bands_are_calibrated_by_group(folder: Path) -> None:
     assert calibrated.calibration_groups([query]) == [["all"] * 15]
     assert "alone, signal, near" in calibrated.calibration.groups
     for references, seen in (([], "alone"), (ladder(3)[:4], "alone"), (ladder(3)[4:], "compared")):
-        compared = has_references([query], references)
+        compared = has_references([query], runs_by_cell(references))
         assert group_names([query], compared)[0][0] == f"{seen}, signal, near"
 
 
@@ -209,36 +193,6 @@ def test_damaged_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     (broken / "config.json").write_text(json.dumps(record | {"kind": "other"}))
     with pytest.raises(DataError, match="expected kind 'cross-run'"):
         CrossRunForecaster.load(broken)
-
-
-def test_forecast_of_an_unfinished_run(folder: Path, tmp_path: Path) -> None:
-    runs = ladder(4)
-    unfinished = [run.slice(0, 6) if run.run == "r3" else run for run in runs]
-    table = write_table(tmp_path / "a.parquet", unfinished)
-    config = ForecastConfig(
-        accuracies=table, model=folder, until=20_000.0, points=7, output=tmp_path / "out"
-    )
-    result = forecast(config)
-    # Finished runs reach 20,000 tokens already; the four tasks of the unfinished one do not.
-    assert [row["run"] for row in result["forecasts"]] == ["r3"] * 4
-    for row in result["forecasts"]:
-        assert row["q0.1"] <= row["q0.5"] <= row["q0.9"]
-        assert row["calibration_group"] == "all"
-        assert "calibrated on 5 runs" in row["doubts"][0]
-    written = pq.read_table(tmp_path / "out/forecasts.parquet")
-    assert written.num_rows == 28
-    assert written.column("tokens").to_numpy().max() == pytest.approx(20_000)
-    assert written.column("y").null_count == 28
-
-
-def test_forecast_needs_to_know_how_far(folder: Path, tmp_path: Path) -> None:
-    table = write_table(tmp_path / "a.parquet", ladder(1))
-    with pytest.raises(UserError, match="give --until"):
-        forecast(ForecastConfig(accuracies=table, model=folder))
-    with pytest.raises(UserError, match="one of them at most"):
-        forecast(ForecastConfig(accuracies=table, model=folder, until=1e5, until_step=9))
-    planned = write_table(tmp_path / "b.parquet", ladder(1), planned_tokens=40_000.0)
-    assert len(forecast(ForecastConfig(accuracies=planned, model=folder))["forecasts"]) == 4
 
 
 def test_backtest_of_a_table_by_command_line(
@@ -278,6 +232,6 @@ def test_forecast_by_command_line(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "40K" in result.output
-    assert "coverage is not promised: calibrated on 5 runs" in result.output
+    assert "not promised: calibrated on 5 runs" in result.output
     missing = CliRunner().invoke(app, ["forecast", str(tmp_path / "none.csv"), "--until", "1e9"])
     assert missing.exit_code == 2

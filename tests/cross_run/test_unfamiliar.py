@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from curves import ask as query
-from curves import family
-from test_cross_run import SMALL, ladder
+from curves import family, ladder
+from test_cross_run import SMALL
 
 from neuneu.baselines.power_law import PowerLaw
 from neuneu.cross_run.asking import ask
 from neuneu.cross_run.curves import Codes, build_curves
 from neuneu.cross_run.export import load_networks, save_networks
 from neuneu.cross_run.features import OWN_CANDIDATES, Features, make_features
-from neuneu.cross_run.fitting import FitConfig, fit
+from neuneu.cross_run.fitting import CrossRunOptim, FitConfig, fit
 from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.network import CrossRunNetwork
 from neuneu.cross_run.references import index_references
@@ -35,7 +35,7 @@ MIDDLE = FORECAST_LEVELS.index(0.5)
 
 @pytest.fixture(scope="module")
 def networks() -> tuple[CrossRunNetwork, CrossRunNetwork]:
-    config = FitConfig(network=SMALL, steps=60, batch_size=32)
+    config = FitConfig(network=SMALL, optim=CrossRunOptim(max_steps=60, batch_size=32))
     return fit(ladder(), config), fit(ladder(), general_config(config))
 
 

@@ -1,5 +1,6 @@
 """Which checkpoints may share an engine, from their configs."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,14 @@ def test_group_one_bad_checkpoint_does_not_stop_the_others(models: Path) -> None
     result = group(refs)
     assert [item.ref.step for item in result.pending] == [1]
     assert [(ref.step, "config.json" in error) for ref, error in result.failed] == [(2, True)]
+
+
+def test_group_knows_what_a_token_takes_of_the_cache(models: Path, tmp_path: Path) -> None:
+    grouped = copy_of(models / "untied", tmp_path / "grouped")
+    content = json.loads((grouped / "config.json").read_text())
+    layers, heads = content["num_hidden_layers"], content["num_attention_heads"]
+    change_config(grouped, num_key_value_heads=1, head_dim=24)
+    refs = [make_ref(models / "untied", run="a"), make_ref(grouped, run="b")]
+    found = {item.ref.run: item.cache_values for item in group(refs).pending}
+    size = content.get("head_dim") or content["hidden_size"] // heads
+    assert found == {"a": 2 * layers * content["num_key_value_heads"] * size, "b": 2 * layers * 24}

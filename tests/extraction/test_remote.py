@@ -53,6 +53,7 @@ def test_s3_to_s3_through_faults_gives_the_rows_of_local_disk(s3: S3Server, root
     assert not [path for path in (root / "staging").rglob("*") if path.suffix == ".safetensors"]
 
 
+@pytest.mark.soak  # the client of the hub waits two minutes before it gives up
 def test_hub_that_is_down_for_one_checkpoint_leaves_it_for_the_next_run(
     hub: HubServer, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub_server import HubServer
@@ -16,6 +18,7 @@ from s3_server import S3Server
 from staging_cases import contents, ref_of, stager
 from tiny_checkpoints import save_model
 
+from neuneu import logs
 from neuneu.checkpoints import CheckpointRef
 from neuneu.errors import CheckpointError
 from neuneu.extraction.preflight import inspect
@@ -94,6 +97,22 @@ def test_hub_that_fails_for_a_while_is_waited_for(hub: HubServer, tmp_path: Path
     hub.cut_after(1000, times=1)
     with stager(tmp_path).stage(ref) as staged:
         assert contents(staged.folder) == FILES
+
+
+def test_each_time_a_store_is_asked_again_is_logged_with_the_checkpoint(
+    hub: HubServer, tmp_path: Path, log_lines: Callable[[], list[dict[str, Any]]]
+) -> None:
+    ref = on_hub(hub)
+    hub.fail_with_503(10**6, path="store:model-00002-of-00002.safetensors")
+    with (
+        pytest.raises(TransientError),
+        logs.checkpoint(*ref.key),
+        stager(tmp_path, attempts=2).stage(ref),
+    ):
+        pass
+    (line,) = (line for line in log_lines() if line["message"].startswith("asked again: "))
+    assert "00002.safetensors of org/m" in line["message"]
+    assert (line["suite"], line["run"], line["step"], line["attempt"]) == (*ref.key, 1)
 
 
 def test_hub_that_stays_busy_is_transient_and_the_next_try_goes_on(
@@ -259,6 +278,7 @@ import sys, time
 from pathlib import Path
 import huggingface_hub.constants
 huggingface_hub.constants.HF_HUB_OFFLINE = False
+from neuneu import logs
 from neuneu.checkpoints import CheckpointRef
 from neuneu.extraction.staging import Stager
 ref = CheckpointRef(family="f", suite="s", run="r", params=1.0, step=1, tokens=1.0, flops=6.0,

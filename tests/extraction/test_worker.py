@@ -1,10 +1,11 @@
 """The worker without Ray and with a scripted engine: attempts, engines, quarantine."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,6 +220,40 @@ def test_run_next_checkpoint_is_made_ready_while_one_is_scored(
         second = pool.submit(worker.run, checked[1])
         assert [future.result().status for future in (first, second)] == ["done", "done"]
     assert script.calls == [("start", 1), ("score", 1), ("load", 2), ("score", 2)]
+
+
+def test_run_every_log_line_names_its_checkpoint(
+    worker: Worker,
+    checked: list[Pending],
+    script: Script,
+    log_lines: Callable[[], list[dict[str, Any]]],
+) -> None:
+    script.failures["load", 2] = [EngineError("stale")]
+    turn_taken = threading.Semaphore(0)
+
+    def inspect_and_tell(ref: CheckpointRef, folder: Path) -> Preflight:
+        turn_taken.release()
+        return inspect(ref, folder)
+
+    inspect = worker_module.inspect
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(worker_module, "inspect", inspect_and_tell)
+        scored = []
+        for item in checked:
+            scored.append(pool.submit(worker.run, item))
+            assert turn_taken.acquire(timeout=60)
+        assert [future.result().status for future in scored] == ["done"] * 4
+    lines = log_lines()
+    by_step = {
+        step: [line["message"] for line in lines if line["step"] == step] for step in (1, 2, 3, 4)
+    }
+    assert {line["suite"] for line in lines} == {checked[0].ref.suite}
+    assert {line["run"] for line in lines if line["step"] == 4} == {checked[3].ref.run}
+    begin, end = ["stage", "inspect", "tokenise"], ["score", "write"]
+    assert by_step[1] == [*begin, "engine_start", *end]
+    assert by_step[2] == [*begin, "swap", "engine failed: stale", "engine_start", *end]
+    assert by_step[3] == [*begin, "swap", *end]
+    assert all(line["seconds"] >= 0 for line in lines if line["message"] == "swap")
 
 
 def test_run_leaves_what_another_job_has_done(

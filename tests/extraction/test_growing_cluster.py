@@ -1,0 +1,60 @@
+"""What is asked of a cluster that has no node yet, and of one that will never have more."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_checkpoints import extract_config, save_two_runs
+
+from neuneu.errors import UserError
+from neuneu.extraction import pipeline
+from neuneu.extraction.pipeline import extract
+
+pytest.importorskip("transformers")
+ray = pytest.importorskip("ray")
+
+ADDRESS = "ray://cluster:10001"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the workers were asked for, on a cluster that has nothing; nothing is scored."""
+    calls: list[dict[str, Any]] = []
+
+    def fan_out(items: Any, worker: Any, **settings: Any) -> list[Any]:
+        calls.append({"threads": worker.threads, **settings})
+        raise UserError("asked for enough.")
+
+    monkeypatch.setattr(pipeline, "fan_out", fan_out)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {}}])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return calls
+
+
+def test_a_cluster_at_zero_is_asked_for_the_actors_of_the_config(
+    asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = extract_config(save_two_runs(tmp_path), actors=3, cpus_per_actor=2, gpus_per_actor=1)
+    with pytest.raises(UserError, match="asked for enough"):
+        extract(config, address=ADDRESS)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # as `ray job submit` starts jobs
+    with pytest.raises(UserError, match="asked for enough"):
+        extract(config)
+    wanted = {"actors": 3, "gpus": 1.0, "threads": 2}
+    assert [{key: call[key] for key in wanted} for call in asked] == [wanted, wanted]
+
+
+def test_a_cluster_at_zero_cannot_be_measured(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    root = save_two_runs(tmp_path)
+    with pytest.raises(UserError, match=r"0 CPUs and 0 GPUs; expected 1 CPUs.* set actors if"):
+        extract(extract_config(root, actors=None), address=ADDRESS)
+    assert asked == []
+
+
+def test_this_machine_does_not_grow(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    config = extract_config(save_two_runs(tmp_path), actors=3, gpus_per_actor=1)
+    with pytest.raises(UserError, match="nodes have 0 CPUs"):
+        extract(config)
+    assert asked == []

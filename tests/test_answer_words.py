@@ -1,0 +1,277 @@
+"""What an answer rests on, in words: hand-made rows, and doubts as they are really written."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from curves import ladder
+
+from neuneu.answer_folder import read_answers
+from neuneu.answer_runs import labels, run_pages, task_labels
+from neuneu.answer_words import (
+    TAGS,
+    distrust,
+    grounds,
+    group_in_words,
+    headline,
+    rank_words,
+    said,
+    stop_words,
+    tag,
+    when_words,
+)
+from neuneu.answers import Answer
+from neuneu.calibration import Calibration, GroupAdjustment
+from neuneu.cross_run.calibrating import group_names
+from neuneu.decisions.grounds import FEW_POINTS, Grounds
+from neuneu.forecaster import Query
+from neuneu.horizon import query_at
+
+
+def forecast_row(**changes: Any) -> dict[str, Any]:
+    return {
+        "family": "f", "suite": "s", "run": "a", "num_fewshot": 0, "task": "t", "metric": "acc",
+        "checkpoints": 12, "present": 0.5, "seen_tokens": 60e9, "tokens": 300e9,
+        "q0.1": 0.58, "q0.5": 0.6, "q0.9": 0.63, "calibration_group": "compared, signal, middle",
+        "calibrated_on": 46, "doubts": [],
+    } | changes  # fmt: skip
+
+
+def decision_row(**changes: Any) -> dict[str, Any]:
+    return {
+        "run": "a", "task": "mean of 7 tasks", "present": 0.5, "seen_tokens": 6e10, "tokens": 3e11,
+        "finished": False, "q0.1": 0.58, "q0.5": 0.6, "q0.9": 0.63, "doubts": [],
+        "calibration_group": "alone, signal, near", "calibrated_on": 20,
+    } | changes  # fmt: skip
+
+
+def test_words_say_what_was_seen_and_how_much_is_ahead() -> None:
+    (sentence,) = said({"forecast": [forecast_row()]})
+    assert sentence == (
+        "It was evaluated on t at 12 checkpoints up to 60B tokens and is forecast to 300B: 80 % of "
+        "its training is still to come."
+    )
+    two = [forecast_row(), forecast_row(task="u", checkpoints=1)]
+    assert said({"forecast": two})[0].startswith(
+        "It was evaluated on 2 tasks and metrics at 1 to 12 checkpoints up to 60B tokens"
+    )
+    assert "at 1 checkpoint up to" in said({"forecast": [forecast_row(checkpoints=1)]})[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "It was compared with other runs; forecast with --explain to see which."),
+        (
+            {"calibration_group": "alone, signal, far"},
+            "No other run has its tasks: the forecast rests on its own past alone.",
+        ),
+        (
+            {"calibration_group": None, "calibrated_on": None},
+            "Which runs it was compared with was not recorded.",
+        ),
+        (
+            {"compared_with": ["f/b", "f/c"], "n_compared_with": 2},
+            "It was compared with f/b and f/c.",
+        ),
+        (
+            {"compared_with": ["f/b", "f/c", "f/d", "f/e", "f/g"], "n_compared_with": 11},
+            "It was compared with 11 other runs, above all with f/b, f/c and f/d.",
+        ),
+        (
+            {"compared_with": [], "n_compared_with": 0},
+            "No other run has its tasks: the forecast rests on its own past alone.",
+        ),
+    ],
+)
+def test_words_name_the_runs_compared_with(changes: dict[str, Any], sentence: str) -> None:
+    assert grounds([forecast_row(**changes)])[0] == sentence
+
+
+def test_words_say_on_which_tasks_nothing_was_there_to_compare_with() -> None:
+    rows = [
+        forecast_row(compared_with=["f/b"], n_compared_with=1),
+        forecast_row(compared_with=[], n_compared_with=0),
+    ]
+    assert grounds(rows)[0] == "It was compared with f/b, on 1 of 2 tasks with none."
+
+
+def test_words_put_simple_rules_beside_with_the_digits_of_the_band() -> None:
+    rules = {"persistence": 0.5, "nearest-analogue": None, "power-law": 0.5518}
+    sentence = grounds([forecast_row(baselines=rules)])[1]
+    assert sentence == (
+        "At the end it is forecast to score 60.0 %; simple rules say persistence 50.0 and "
+        "power-law 55.2."
+    )
+    wide = [forecast_row(baselines=rules, **{"q0.9": 0.75})] * 2
+    assert grounds(wide)[1] == (
+        "At the end it is forecast to score 60 % as a mean over its 2 curves; simple rules say "
+        "persistence 50 and power-law 55."
+    )
+
+
+def test_words_say_what_the_bands_are_calibrated_on() -> None:
+    sentences = grounds([forecast_row()])
+    assert sentences[1] == (
+        "Its bands are set so that in 46 held-out runs in the same situation (runs compared with "
+        "others, tasks above chance, 2.7 to 12 times as many tokens as seen) 8 of 10 outcomes fell "
+        "inside the 80 % band."
+    )
+    assert sentences[2] == "Nothing known speaks against its bands."
+    several = [forecast_row(), forecast_row(calibration_group="all", calibrated_on=30)]
+    assert "in at least 30 held-out runs" in grounds(several)[1]
+    assert "and 1 other situation)" in grounds(several)[1]
+    without = forecast_row(calibrated_on=None, calibration_group=None, doubts=["x"])
+    assert len(grounds([without])) == 1
+    assert grounds([decision_row(finished=True)]) == [
+        "It has reached its end: what it scored there stands."
+    ]
+
+
+def test_distrust_counts_the_curves_that_a_doubt_is_about() -> None:
+    rows = [forecast_row(doubts=["far"]), forecast_row(doubts=["far", "near"])]
+    assert distrust({"forecast": rows, "rank": [decision_row(doubts=["odd"])]}) == (
+        "Do not rely on the bands: far; near (1 of 2 curves); odd."
+    )
+    assert distrust({"forecast": [forecast_row()]}) == ""
+    assert "Nothing known" not in " ".join(grounds(rows))
+
+
+def test_decisions_in_words() -> None:
+    ranked = {"rank": 2, "best": 0.31, "regret": 0.0123, "beats": {"b": 0.4, "c": 0.9}}
+    assert rank_words(decision_row(**ranked)) == (
+        "On the mean of 7 tasks it is expected to end at 60.0 % (58.0 to 63.0) and is ranked 2 of "
+        "3: it is the best with probability 31 %, and choosing it is expected to lose 1.2 points."
+    )
+    done = decision_row(**ranked, finished=True, task="t")
+    assert rank_words(done).startswith("It has ended at 60.0 % on t and is ranked 2 of 3")
+    stopped = {"success": 0.004, "advice": "stop", "gain": 0.1, "gain_low": 0.02,
+               "gain_high": 0.19, "remaining_tokens": 2.4e11}  # fmt: skip
+    assert stop_words(decision_row(**stopped, goal=0.7)) == (
+        "The advice is to stop: it reaches 70 % on the mean of 7 tasks with probability <1 %, and "
+        "the 240B tokens that are left add +10 points (+2 to +19)."
+    )
+    assert "it ends as the best of all on" in stop_words(decision_row(**stopped, goal="best"))
+    assert "it beats b on" in stop_words(decision_row(**stopped, goal="b"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"reached": 5e10}, "It reached 65 % on t at 50B tokens."),
+        ({"finished": True, "never": 1.0}, "It has ended without reaching 65 % on t."),
+        (
+            {"never": 0.62, "t0.1": 1e11},
+            "It is more likely than not to end without reaching 65 % on t: 62 %.",
+        ),
+        (
+            {"never": 0.2, "t0.5": 1.234e11},
+            "It reaches 65 % on t with even odds by 120B tokens; that it does not by its end has "
+            "probability 20 %.",
+        ),
+        (
+            {"never": 0.02, "t0.5": 1.2e11, "t0.9": 2e11},
+            "It reaches 65 % on t with even odds by 120B tokens, with 90 % by 200B; that it does "
+            "not by its end has probability 2 %.",
+        ),
+    ],
+)
+def test_when_in_words(changes: dict[str, Any], sentence: str) -> None:
+    times = {"score": 0.65, "reached": None, "never": 0.0, "t0.1": None, "t0.5": None, "t0.9": None}
+    assert when_words(decision_row(task="t", **(times | changes))) == sentence
+
+
+def test_headlines() -> None:
+    def told(question: str, *rows: dict[str, Any]) -> str:
+        return headline(Answer(question=question, rows=list(rows)))
+
+    assert told("forecast", forecast_row()) == ("1 run (t), seen to 60B tokens, forecast to 300B.")
+    ranked = [
+        decision_row(run=run, rank=place, best=best)
+        for place, (run, best) in enumerate([("a", 0.3), ("b", 0.2), ("c", 0.5)], start=1)
+    ]
+    assert told("rank", *ranked) == (
+        "Choose a: it is expected to score highest on the mean of 7 tasks and is the best with "
+        "probability 30 %; next likeliest is c, 50 %."
+    )
+    go, halt = decision_row(advice="go on"), [decision_row(run=r, advice="stop") for r in "bcdefg"]
+    assert (
+        told("stop", go)
+        == "No run should be stopped: each may still make it on the mean of 7 tasks."
+    )
+    assert told("stop", go, *halt) == (
+        "6 of 7 unfinished runs should be stopped: b, c, d and 3 more."
+    )
+    assert told("stop", *halt).startswith("Every run should be stopped")
+    times = {"score": 0.65, "reached": None, "t0.5": None}
+    late, soon = {**times, "t0.5": 2e11}, {**times, "t0.5": 1e11}
+    assert told("when", decision_row(**times)) == "No run is likely to reach 65 % by its end."
+    assert told("when", *(decision_row(run=r, **t) for r, t in (("a", late), ("b", soon)))) == (
+        "b reaches 65 % with even odds by 100B tokens; 1 more run by their end."
+    )
+    assert told("when", decision_row(**{**times, "reached": 1e9}), decision_row(**times)) == (
+        "1 run of 2 reached 65 % already."
+    )
+    first = {"run": "a", "task": "t", "step": 143000}
+    assert told("next-eval", first) == (
+        "Evaluate a on t at step 143,000 next: it tells most for its cost."
+    )
+
+
+class Known:
+    """A forecaster as far as `Grounds` asks: one group of few runs, or no calibration."""
+
+    def __init__(self, calibration: Calibration | None) -> None:
+        self.calibration = calibration
+
+    def calibration_groups(self, queries: list[Query]) -> list[list[str]] | None:
+        return None if self.calibration is None else [["all"] for _ in queries]
+
+
+def test_every_doubt_that_is_really_raised_has_its_word() -> None:
+    near = replace(ladder(1)[0].slice(0, FEW_POINTS - 1), chance=0.25)
+    near = replace(near, values=np.full(len(near), 0.25), family="new", params=1e12)
+    query = query_at(near, np.array([2e4]))
+    few = GroupAdjustment(shifts=(0.0,), reached=(True,), n_runs=3)
+    known = Calibration(levels=(0.5,), groups={"all": few}, families=("f",), largest_params=1e9)
+    doubts = Grounds(Known(known)).calibration([query])["doubts"]
+    doubts += Grounds(Known(None)).calibration([query])["doubts"]
+    assert {tag(doubt) for doubt in doubts} == {word for _, word in TAGS}
+    assert tag("something else") == "doubtful"
+
+
+def test_every_group_that_is_really_used_is_said_in_words() -> None:
+    query = query_at(ladder(1)[0].slice(0, 8), np.array([9e3, 4e4, 4e5]))
+    near_chance = replace(query, context=replace(query.context, chance=0.9))
+    names = [
+        name
+        for seen in (True, False)
+        for names in group_names([query, near_chance], [seen, seen])
+        for name in names
+    ]
+    assert len(set(names)) == 12
+    words = [group_in_words(name) for name in names]
+    assert len(set(words)) == 12
+    assert all(part in " ".join(words) for part in ("above chance", "near chance", "with none"))
+    assert not any({"signal", "near-chance", "far", "middle"} & set(w.split(", ")) for w in words)
+    assert group_in_words("all") == "all"
+
+
+def test_runs_of_one_name_are_told_apart_and_tasks_of_several_metrics(answered: Path) -> None:
+    rows = [forecast_row(), forecast_row(suite="z"), forecast_row(run="b", metric="acc_norm")]
+    assert labels("forecast", rows) == ["s/a", "z/a", "b"]
+    assert task_labels(rows) == ["t (acc)", "t (acc)", "t (acc_norm)"]
+    assert task_labels([forecast_row(), forecast_row(num_fewshot=5)]) == [
+        "t (0-shot)",
+        "t (5-shot)",
+    ]
+    pages = run_pages(read_answers(answered))
+    ranked = json.loads((answered / "rank.json").read_text())["rows"]
+    assert [page.label for page in pages] == [row["run"] for row in ranked]
+    unfinished = [page for page in pages if "forecast" in page.rows]
+    assert len(unfinished) == 3
+    assert all(len(page.words) == 4 and page.distrust for page in unfinished)
+    assert all(not page.distrust for page in pages if page not in unfinished)

@@ -1,0 +1,35 @@
+"""docs/results/README.md lists every result and every benchmark with its command."""
+
+import re
+from pathlib import Path
+
+import pytest
+from documents import ROOT, blocks
+
+FOLDER = ROOT / "docs" / "results"
+INDEX = FOLDER / "README.md"
+SCRIPTS = [
+    path for path in sorted((ROOT / "benchmarks").glob("*.py")) if "__main__" in path.read_text()
+]
+
+
+def test_every_page_record_and_folder_of_figures_is_listed() -> None:
+    linked = set(re.findall(r"\]\(([\w.]+)\)", INDEX.read_text()))
+    assert linked == {path.name for path in FOLDER.iterdir()} - {"README.md"}
+
+
+def test_every_row_says_what_is_measured_and_when() -> None:
+    rows = [line for line in INDEX.read_text().splitlines() if line.startswith("| [")]
+    assert len(rows) == len(list(FOLDER.glob("*.md"))) - 1
+    for row in rows:
+        _, page, measured, record, day, _ = (cell.strip() for cell in row.split("|"))
+        assert page
+        assert record
+        assert len(measured.split()) > 3, row
+        assert re.fullmatch(r"\d{4}-\d{2}-\d{2}", day), row
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_every_benchmark_has_its_command(script: Path) -> None:
+    commands = "".join(block.text for block in blocks(INDEX))
+    assert f"benchmarks/{script.name}" in commands

@@ -1,0 +1,450 @@
+"""Trackers by their own libraries: what was told is read back, each epoch once, without secrets.
+
+wandb and mlflow are no part of the locked environment: their tests skip where they are missing.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from curves import family, ladder, write_table
+from s3_server import S3Server
+
+from neuneu import trackers, tracking
+from neuneu.config import build_config, config_to_dict
+from neuneu.errors import UserError
+from neuneu.learner import Ranks
+from neuneu.optimisation import make_optimizer
+from neuneu.storage import Folder
+from neuneu.subjects import load_subject
+from neuneu.tracking import RECORD, FollowedTraining, TrackerError, TrackingConfig
+from neuneu.training import TrainConfig, train
+from neuneu.training_loop import FitState, fit
+from neuneu.training_observer import TrainingObserver
+
+HISTORY = [
+    {"epoch": float(n), "step": 10.0 * n, "train_pinball": 0.5 / n, "validation_mae": 0.1 * n}
+    for n in (1, 2, 3)
+]
+SETTINGS = {
+    "optim": {"epochs": 3, "learning_rate": 0.001},
+    "store": "https://me:hunter2@host/store",
+    "held_out_runs": ["a", "b"],
+    "patience": None,
+}
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+def tracked(kind: str, **changes: Any) -> TrackingConfig:
+    return build_config(TrackingConfig, {"kind": kind, "project": "tests"} | changes)
+
+
+def in_two_parts(config: TrackingConfig, output: Folder) -> None:
+    """A training of three epochs that is interrupted after the second."""
+    first = FollowedTraining(config, output, SETTINGS, "demo/forecaster")
+    for epochs in (1, 2):
+        first.follow(HISTORY[:epochs])
+    first.close(finished=False)
+    second = FollowedTraining(config, output, SETTINGS, "demo/forecaster")
+    second.follow(HISTORY[:2])  # as a worker that goes on does first
+    second.follow(HISTORY)
+    second.close(finished=True)
+    assert json.loads(output.read(RECORD))["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "neptune"}, "kind"),
+        ({"kind": "wandb", "address": "https://x"}, "leave it out for wandb"),
+        ({"kind": "mlflow", "address": "https://me:hunter2@x"}, "MLFLOW_TRACKING_PASSWORD"),
+        ({"kind": "mlflow", "address": "sqlite:///mlflow.db"}, "absolute"),
+    ],
+)
+def test_mistakes_are_explained_without_secrets(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        build_config(TrackingConfig, settings)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_missing_package_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_table(tmp_path / "table.parquet", family(["a"]))
+    output = tmp_path / "out"
+    settings = {"output": str(output), "accuracies": str(table), "tracking": {"kind": "wandb"}}
+    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"wandb, found none: pip install 'neuneu\[wandb\]'"):
+        train(build_config(TrainConfig, settings))
+    assert not output.exists()
+
+
+def test_folder_of_a_packages_name_is_no_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "neuneu_none").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="found none"):
+        tracking.require("neuneu_none", "wandb")
+    tracking.require("json", "json")
+
+
+def test_tracking_does_not_change_what_a_training_is() -> None:
+    from neuneu.training import training_identity
+
+    plain = build_config(TrainConfig, {"output": "x"})
+    followed = build_config(TrainConfig, {"output": "x", "tracking": {"kind": "wandb"}})
+    assert training_identity(plain, "d") == training_identity(followed, "d")
+
+
+class Scripted:
+    """A tracker that fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.run, self.away = "r1", False
+        self.steps: list[int] = []
+        self.opened: list[str | None] = []
+
+    def open(self, *_: Any, run: str | None, **__: Any) -> "Scripted":
+        self._fail()
+        self.opened.append(run)
+        return self
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._fail()
+        self.steps.append(step)
+
+    def close(self, *, finished: bool) -> None:
+        self._fail()
+
+    def _fail(self) -> None:
+        if self.away:
+            raise TrackerError("tracking: nobody there")
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    made = Scripted()
+    monkeypatch.setattr(trackers, "open_tracker", made.open)
+    return made
+
+
+def test_epochs_that_were_missed_come_with_the_next(
+    scripted: Scripted, tmp_path: Path, log_lines: Lines
+) -> None:
+    output = Folder(tmp_path)
+    followed = FollowedTraining(tracked("mlflow"), output, {}, "n")
+    followed.follow(HISTORY[:1])
+    scripted.away = True
+    followed.follow(HISTORY[:2])
+    followed.close(finished=False)
+    assert [line["level"] for line in log_lines()] == ["warning", "warning"]
+    again = FollowedTraining(tracked("mlflow"), output, {}, "n")
+    again.follow(HISTORY[:2])
+    scripted.away = False
+    again.follow(HISTORY)
+    assert (scripted.steps, scripted.opened) == ([10, 20, 30], [None, "r1"])
+
+
+def test_a_first_run_that_cannot_be_opened_ends_the_training(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    scripted.away = True
+    with pytest.raises(TrackerError, match="nobody there"):
+        FollowedTraining(tracked("wandb"), Folder(tmp_path), {}, "n")
+
+
+def test_another_tracker_gets_all_epochs(scripted: Scripted, tmp_path: Path) -> None:
+    for project in ("one", "other", "other"):
+        config = tracked("wandb", project=project)
+        FollowedTraining(config, Folder(tmp_path), {}, "n").follow(HISTORY[:2])
+    assert scripted.opened == [None, None, "r1"]
+    assert scripted.steps == [10, 20, 10, 20]
+
+
+@pytest.fixture(params=["local", "s3"])
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Folder:
+    if request.param == "local":
+        return Folder(tmp_path / "output")
+    return Folder(f"s3://{request.getfixturevalue('s3').bucket}/output")
+
+
+def scalars(folder: Folder, to: Path) -> tuple[dict[str, list[tuple[int, float]]], str]:
+    """Name -> (step, value) in TensorBoard's order, and the config's text."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for name in folder.files():
+        folder.download(name, to / name)
+    events = EventAccumulator(str(to)).Reload()
+    (config,) = events.Tensors("config/text_summary")
+    return (
+        {
+            name: [(event.step, event.value) for event in events.Scalars(name)]
+            for name in events.Tags()["scalars"]
+        },
+        config.tensor_proto.string_val[0].decode(),
+    )
+
+
+def test_tensorboard_reads_back_each_epoch_once(output: Folder, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    in_two_parts(tracked("tensorboard"), output)
+    found, config = scalars(output / "tensorboard", tmp_path / "read")
+    assert found.keys() == HISTORY[0].keys()
+    assert found["train_pinball"] == [(10, 0.5), (20, 0.25), (30, pytest.approx(0.5 / 3))]
+    assert "learning_rate: 0.001" in config
+    assert "https://***@host/store" in config
+
+
+def test_observer_follows_a_real_training_without_ray(tmp_path: Path, log_lines: Lines) -> None:
+    pytest.importorskip("tensorboard")
+    settings = {
+        "output": str(tmp_path / "out"),
+        "accuracies": str(write_table(tmp_path / "table.parquet", family(["a", "v"]))),
+        "validation_runs": ["v"],
+        "model": {"width": 16, "layers": 1, "heads": 2, "feed_forward": 32},
+        "optim": {"batch_size": 32, "epochs": 2},
+        "checkpoint_steps": 3,
+        "tracking": {"kind": "tensorboard"},
+    }
+    config = build_config(TrainConfig, settings)
+    learner, state = load_subject(config).learner, FitState()
+    network, folder = learner.build(), Folder(config.output)
+    observer = TrainingObserver(config, folder, rank=0, state=state)
+    other = TrainingObserver(config, folder, rank=1, state=state)
+    samples = []
+
+    def tick(step: int, total: int, loss: float, count: int) -> None:
+        samples.append(count)
+        observer.tick(step, total, loss, count)
+        other.tick(step, total, -1.0, count)
+
+    def save(state: FitState) -> None:
+        for each in (observer, other):
+            each.saved(state)
+
+    optimizer = make_optimizer(config.optim, network)
+    fit(network, optimizer, learner, config.loop, state, save=save, tick=tick)
+    for each in (observer, other):
+        each.close(finished=True)
+    per_epoch = learner.steps_per_epoch(32)
+    assert samples[0] == 32
+    assert samples == [learner.draw(n // per_epoch, n % per_epoch, Ranks())[1]
+                       for n in range(2 * per_epoch)]  # fmt: skip
+    assert json.loads(folder.read("progress.json"))["loss"] >= 0
+    assert [line["epoch"] for line in log_lines() if line["message"] == "epoch"] == [1.0, 2.0]
+    found, text = scalars(folder / "tensorboard", tmp_path / "read")
+    expected = [(int(row["step"]), row["validation_pinball"]) for row in state.history]
+    assert found["validation_pinball"] == [(step, pytest.approx(v)) for step, v in expected]
+    assert config_to_dict(config)["accuracies"] in text
+
+
+def test_mlflow_reads_back_each_epoch_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlflow")
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    many = {f"key{n}": n for n in range(150)}  # more than it takes at once
+    monkeypatch.setitem(SETTINGS, "many", many)
+    output = Folder(tmp_path / "output")
+    output.write("x", b"")
+    in_two_parts(tracked("mlflow"), output)
+    client = MlflowClient(f"sqlite:///{tmp_path}/output/mlflow.db")
+    experiment = client.get_experiment_by_name("tests")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("demo/forecaster", "FINISHED")
+    history = client.get_metric_history(run.info.run_id, "train_pinball")
+    assert [(m.step, m.value) for m in history] == [(10, 0.5), (20, 0.25), (30, 0.5 / 3)]
+    params = run.data.params
+    assert (params["optim.epochs"], params["store"]) == ("3", "https://***@host/store")
+    assert {f"many.{key}" for key in many} <= params.keys()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["output"]
+
+
+def test_mlflow_server_that_is_away_is_told_of_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    config = tracked("mlflow", address="http://127.0.0.1:9")
+    with pytest.raises(TrackerError, match="MLflow did not take it") as caught:
+        FollowedTraining(config, Folder(tmp_path), {}, "n")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_mlflow_database_cannot_lie_on_s3(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI to a server"):
+        tracking.mlflow_address(tracked("mlflow"), Folder(f"s3://{s3.bucket}/x"))
+
+
+def wandb_records(folder: Path) -> Iterator[Any]:
+    """What offline runs hold, oldest first: protobufs in LevelDB's log format."""
+    from wandb.proto import wandb_internal_pb2
+
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
+        data, at, content = path.read_bytes(), 7, b""
+        while at + 7 <= len(data):
+            if 32768 - at % 32768 < 7:
+                at += 32768 - at % 32768
+                continue
+            _, size, part = struct.unpack("<IHB", data[at : at + 7])
+            content += data[at + 7 : at + 7 + size]
+            at += 7 + size
+            if part in {1, 4}:  # whole, or the last part
+                yield wandb_internal_pb2.Record.FromString(content)
+                content = b""
+
+
+def test_wandb_keeps_one_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
+    output = Folder(tmp_path / "output")
+    output.write("x", b"")
+    in_two_parts(tracked("wandb", name="mine"), output)
+    records = list(wandb_records(tmp_path / "output"))
+    runs = [record.run for record in records if record.HasField("run")]
+    assert {(run.run_id, run.project, run.display_name) for run in runs} == {
+        (json.loads(output.read(RECORD))["run"], "tests", "mine")
+    }
+    config = {update.key: update.value_json for update in runs[0].config.update}
+    assert json.loads(config["optim"]) == SETTINGS["optim"]
+    assert json.loads(config["store"]) == "https://***@host/store"
+    rows = [
+        {
+            item.key or "/".join(item.nested_key): json.loads(item.value_json)
+            for item in r.history.item
+        }
+        for r in records
+        if r.HasField("history")
+    ]
+    assert [(row["_step"], row["train_pinball"]) for row in rows] == [
+        (10, 0.5), (20, 0.25), (30, 0.5 / 3),
+    ]  # fmt: skip
+    for path in (tmp_path / "output").rglob("*"):
+        if path.is_file():
+            assert b"0123456789" * 4 not in path.read_bytes()
+            assert b"hunter2" not in path.read_bytes()
+
+
+class Trial:
+    """What Ray's integration asks of a trial of Ray Tune."""
+
+    config: Mapping[str, Any] = {"width": 96}
+
+    def __str__(self) -> str:
+        return "_trial_1"
+
+
+def test_a_restored_search_goes_on_in_the_runs_of_mlflow(tmp_path: Path) -> None:
+    """Ray restores callbacks by unpickling; a trial that was interrupted is started again."""
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("ray")
+    import cloudpickle
+
+    from neuneu.tune_tracking import callbacks
+
+    config = tracked("mlflow", address=f"sqlite:///{tmp_path}/mlflow.db")
+    for name, times in (("one", 2), ("other", 1)):
+        (made,) = callbacks(config, Folder(tmp_path / name), changing=False)
+        pickled = cloudpickle.dumps(made)
+        for time in range(times):
+            callback, trial = cloudpickle.loads(pickled), Trial()
+            callback.setup()
+            callback.log_trial_start(trial)
+            callback.log_trial_result(1, trial, {"training_iteration": time + 1, "epoch": time})
+            if time == 1:
+                callback.log_trial_end(trial)
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert {run.data.tags["search"]: run.info.status for run in runs} == {
+        "one": "FINISHED", "other": "RUNNING",
+    }  # fmt: skip
+    (one,) = (run for run in runs if run.data.tags["search"] == "one")
+    history = mlflow.tracking.MlflowClient().get_metric_history(one.info.run_id, "epoch")
+    assert [(metric.step, metric.value) for metric in history] == [(1, 0.0), (2, 1.0)]
+
+
+def test_search_with_wandb_needs_a_key_or_offline_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    pytest.importorskip("ray")
+    from neuneu.tune_tracking import callbacks
+
+    monkeypatch.setattr(wandb, "api", SimpleNamespace(api_key=None))  # nobody logged in
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="expects WANDB_API_KEY, a login, or WANDB_MODE=offline"):
+        callbacks(tracked("wandb"), Folder(tmp_path), changing=False)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (made,) = callbacks(tracked("wandb"), Folder(tmp_path / "search"), changing=True)
+    assert (made.project, made.group, made.log_config) == ("tests", "search", True)
+    assert callbacks(tracked("tensorboard"), Folder(tmp_path), changing=False) == []
+
+
+SPACE = """
+from neuneu.search_space import real
+SPACE = (
+    real("cross_run.optim.learning_rate", 1e-4, 1e-2, log=True, default=2e-3, reason="a test"),
+)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
+def test_searches_are_followed_by_rays_own_integrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("tensorboard", "mlflow", "wandb"):
+        pytest.importorskip(package)
+    import mlflow
+
+    from neuneu.ray_session import ray_session
+    from neuneu.tuning import TuneConfig, tune
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "space.py").write_text(SPACE)
+    table = write_table(tmp_path / "table.parquet", ladder(5, n=12))
+
+    def search(output: str, kind: str, trials: int) -> TuneConfig:
+        settings = {
+            "output": str(tmp_path / output), "space": str(tmp_path / "space.py"),
+            "trials": trials, "concurrent": 1, "scheduler": "none", "tracking": {"kind": kind},
+            "train": {
+                "accuracies": str(table), "validation_runs": ["r4"],
+                "cross_run": {"optim": {"max_steps": 10, "batch_size": 8}, "report_steps": 5},
+            },
+        }  # fmt: skip
+        return build_config(TuneConfig, settings)
+
+    with ray_session(num_cpus=2, dashboard=True):
+        for kind, trials in (("mlflow", 2), ("wandb", 1)):
+            assert tune(search(kind, kind, trials)).finished == trials
+
+    trials = {p.parent.name for p in (tmp_path / "mlflow" / "experiment").glob("*/result.json")}
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow/mlflow.db")
+    runs = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    assert len(runs) == len(trials) == 2
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        assert run.data.params.keys() == {"cross_run.optim.learning_rate"}
+        assert run.data.metrics["epoch"] == 2.0
+        assert run.data.metrics["validation_pinball"] > 0
+        # TensorBoard's events are Tune's default.
+    assert len(list((tmp_path / "mlflow" / "experiment").glob("*/events.out.tfevents.*"))) == 2
+    (folder,) = (tmp_path / "wandb" / "experiment").glob("*/wandb")
+    records = list(wandb_records(folder.parent))
+    (run,) = (record.run for record in records if record.HasField("run"))
+    assert (run.project, run.run_group) == ("neuneu", "wandb")
+    assert sum(record.HasField("history") for record in records) == 2
