@@ -1,7 +1,7 @@
 """The Python API: a loaded forecaster that answers five questions about a table of evaluations."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Final, Literal, Unpack
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from neuneu.errors import UserError
 from neuneu.forecast import forecast_rows, make_forecasts
 from neuneu.tables import Table
 from neuneu.trajectories import FloatArray
+
+VALUE_DIGITS: Final = 5
+"""To which the gain of an evaluation is told: a thousandth of a point of accuracy."""
 
 
 class Predictor:
@@ -267,8 +270,8 @@ class Predictor:
         )  # fmt: skip
         worth = weigh(drawn.final, drawn.seen, drawn.owner)
         cost = _costs(spots, costs or {}, asked.known.items)
-        told = worth.value if goal == "best" else worth.narrowing
-        # Where no single evaluation can change the choice, the better known final decides.
+        told = np.round(worth.value, VALUE_DIGITS) if goal == "best" else worth.narrowing
+        # Where no single evaluation gains anything that is told, the better known final decides.
         order = np.lexsort((-worth.narrowing / cost, -told / cost))
         rows = [
             {
@@ -276,7 +279,7 @@ class Predictor:
                 "metric": spots[i].cell[1], "num_fewshot": spots[i].cell[2],
                 "step": spots[i].step, "tokens": plain_tokens(spots[i].tokens),
                 "cost": plain(cost[i], 3), "narrowing": plain(worth.narrowing[i], 4),
-                "value": plain(worth.value[i]),
+                "value": plain(worth.value[i], VALUE_DIGITS),
             }
             for place, i in enumerate(order[:limit].tolist(), start=1)
         ]  # fmt: skip

@@ -46,11 +46,14 @@ def weigh(final_RS: FloatArray, seen_ES: FloatArray, owner_E: IntArray) -> Worth
     deviation = np.maximum(ends.std(axis=1), 1e-12)
     rows = np.arange(len(owner_E))
     r = np.clip(slope_ER[rows, owner_E] / deviation[owner_E], -1.0, 1.0)
+    # Against the run that is ahead now: exactly 0 where no value seen would change the choice.
     mean_R = final_RS.mean(axis=1)
+    ahead = int(mean_R.argmax())
+    behind_R = mean_R - mean_R[ahead]
     value = np.array(
         [
-            (mean_R[:, None] + slope[:, None] * z).max(axis=0).mean()
+            (behind_R[:, None] + (slope - slope[ahead])[:, None] * z).max(axis=0).mean()
             for slope, z in zip(slope_ER, unit, strict=True)
         ]
     )
-    return Worth(narrowing=1.0 - np.sqrt(1.0 - r**2), value=np.maximum(value - mean_R.max(), 0.0))
+    return Worth(narrowing=1.0 - np.sqrt(1.0 - r**2), value=value)

@@ -42,3 +42,10 @@ def test_an_evaluation_that_shows_nothing_new_is_worth_nothing() -> None:
     final = 0.5 + 0.02 * draws(3, 1)
     found = weigh(final, np.full((1, COUNT), 0.4), np.array([0]))
     assert found.narrowing[0] == 0.0
+
+
+def test_where_no_value_seen_would_change_the_choice_it_gains_exactly_nothing() -> None:
+    # Not 1e-17 of rounding, by which answers would be in another order on another machine.
+    final = np.array([[0.80], [0.62], [0.55]]) + 0.002 * draws(4, 3)
+    seen = final + 0.003 * draws(5, 3)
+    np.testing.assert_array_equal(weigh(final, seen, np.arange(3)).value, 0.0)
