@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from neuneu.tune_analysis import Analysis, analyse
+from neuneu.tune_results import read_results
+
 LEARNING_RATE = "cross_run.optim.learning_rate"
 BLOCKS = "cross_run.network.blocks"
 DROPOUT = "cross_run.network.dropout"
@@ -17,6 +20,11 @@ SPACE = [
     {"key": BLOCKS, "kind": "int", "low": 1, "high": 4, "default": 2, "reason": "depth"},
     {"key": DROPOUT, "kind": "choice", "values": [0.0, 0.1, 0.3], "default": 0.1, "reason": ""},
 ]  # fmt: skip
+TWO_OBJECTIVES = [
+    {"metric": "validation_pinball"},
+    {"metric": "calibration_error", "mode": "min"},
+]
+DEFAULTS = {LEARNING_RATE: 2e-3, BLOCKS: 2, DROPOUT: 0.1}
 BASE = {"accuracies": "a.parquet", "cross_run": {"report_steps": 7}, "seed": 3}
 
 
@@ -139,3 +147,24 @@ def _write_trial(
             "\x1b[36mray::ImplicitFunc.train()\x1b[39m (pid=1, ip=127.0.0.1)\n"
             f'  File "train.py", line 11, in f\n{given.error}\n'
         )
+
+
+def falling(end: float, epochs: int = EPOCHS) -> list[float]:
+    """A curve that reaches `end` after all epochs, 0.01 an epoch before."""
+    return [end + 0.01 * (EPOCHS - epoch) for epoch in range(1, epochs + 1)]
+
+
+def analysed(folder: Path, *given: Given, **changes: Any) -> Analysis:
+    return analyse(read_results(str(write_tuning(folder, given, **changes))))
+
+
+def by_learning_rate(stopped: int = 0) -> list[Given]:
+    """12 trials whose values follow the learning rate alone; the last ones are stopped."""
+    rates = [1e-4 * 1.8**n for n in range(12)]
+    return [
+        Given(
+            falling(0.1 + 0.1 * n, 4 if n >= 12 - stopped else EPOCHS),
+            parameters={LEARNING_RATE: rate, BLOCKS: 1 + (7 * n) % 4, DROPOUT: (0.0, 0.3)[n % 2]},
+        )
+        for n, rate in enumerate(rates)
+    ]
