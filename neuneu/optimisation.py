@@ -87,6 +87,7 @@ def add_to_average(
         return {name: value.clone() for name, value in weights.items()}
     for name, value in weights.items():
         if value.is_floating_point():
+            average[name] = average[name].to(value.device)  # a state is resumed in main memory
             average[name] += (value - average[name]) / (count + 1)
         else:
             average[name] = value.clone()

@@ -170,12 +170,16 @@ class CrossRunForecaster:
             if not len(rows):
                 continue
             asked = questions.take(rows)
-            batch = to_tensors(make_features(asked, general=general))
+            features = to_tensors(make_features(asked, general=general))
             with torch.inference_mode(), one_thread():
                 for network in networks:
                     place = task_places(asked.asked, network.config)[asked.rows]
-                    batch["task"] = place * (not general)
-                    total[rows] += network(batch)[0].double().numpy() / len(networks)
+                    device = next(network.parameters()).device  # a GPU, while it is trained there
+                    batch = {
+                        name: value.to(device)
+                        for name, value in (features | {"task": place * (not general)}).items()
+                    }
+                    total[rows] += network(batch)[0].cpu().double().numpy() / len(networks)
         return total
 
     def _strange(self, questions: Questions) -> npt.NDArray[np.bool_]:
