@@ -107,7 +107,7 @@ def collate(items: list[dict[str, Tensor]]) -> Batch:
         losses_CW=torch.stack([item["losses"] for item in items]),
         loss_index_B=torch.arange(len(items)),
         target_B=torch.stack([item["target"] for item in items]),
-        noise_B=torch.zeros(len(items)),
+        weight_B=torch.ones(len(items)),
     )
 
 

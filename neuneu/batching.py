@@ -24,7 +24,7 @@ class Batch(TypedDict):
     losses_CW: Tensor  # (C, W) nats, each distinct loss vector once
     loss_index_B: Tensor  # (B,) int64 row of losses_CW: the one at the end of the context
     target_B: Tensor  # (B,) float32 accuracy to forecast; NaN where it is not known
-    noise_B: Tensor  # (B,) float32 scatter of the trajectory's accuracies; 0 where not known
+    weight_B: Tensor  # (B,) float32 what a sample counts in training; mean 1 over a step's batch
 
 
 def make_batch(
@@ -32,6 +32,7 @@ def make_batch(
     samples: Samples,
     *,
     kept_BK: npt.NDArray[np.bool_] | None = None,
+    weight_B: npt.NDArray[np.float32] | None = None,
     bank: Tensor | None = None,
 ) -> Batch:
     """Gathers samples into one padded batch.
@@ -41,6 +42,7 @@ def make_batch(
         samples: B >= 1 samples of it.
         kept_BK: false at checkpoints of a context to leave out, see `drop_inner`; None keeps all.
             Columns beyond the longest context of these samples are not read.
+        weight_B: what they count in training; None: 1 each.
         bank: the loss vectors of `series` (R, W) on a device; None gathers from memory.
     """
     first_B = series.starts[samples.trajectory]
@@ -75,7 +77,7 @@ def make_batch(
         losses_CW=losses_CW,
         loss_index_B=torch.from_numpy(index_B.reshape(-1).astype(np.int64)),
         target_B=torch.from_numpy(values[first_B + samples.target]),
-        noise_B=torch.from_numpy(series.noise[samples.trajectory]),
+        weight_B=(torch.ones(len(samples)) if weight_B is None else torch.from_numpy(weight_B)),
     )
 
 
@@ -115,5 +117,5 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
         losses_CW=batch["losses_CW"].to(device),
         loss_index_B=batch["loss_index_B"].to(device),
         target_B=batch["target_B"].to(device),
-        noise_B=batch["noise_B"].to(device),
+        weight_B=batch["weight_B"].to(device),
     )

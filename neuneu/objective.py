@@ -5,6 +5,8 @@ Shapes: B samples, Q levels.
 
 from typing import Annotated, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pydantic
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ class ObjectiveConfig:
     rare outcomes count as much as common ones. `horizon`: a sample weighs ahead^-horizon, where
     ahead is the distance to its target in ln tokens (or checkpoints), at least 0.1. `noise`: it
     weighs noise^-noise, where noise is the scatter of its task's accuracies. Weights have the
-    mean 1 in a batch, so that none of them changes the step size by itself.
+    mean 1 in the batch of a step, so that none of them changes the step size by itself.
     """
 
     score: Literal["pinball", "log"] = "pinball"
@@ -51,15 +53,23 @@ def objective(
 
 
 def sample_weights(
-    config: ObjectiveConfig, ahead_B: Tensor | None, noise_B: Tensor | None
-) -> Tensor | float:
-    """(B,) weights of mean 1, or 1.0 where nothing is weighted."""
-    weight: Tensor | float = 1.0
-    if config.horizon and ahead_B is not None:
-        weight = weight * ahead_B.clamp(min=0.1) ** -config.horizon
-    if config.noise and noise_B is not None:
-        weight = weight * noise_B.clamp(min=NOISE_FLOOR) ** -config.noise
-    return weight / weight.mean() if isinstance(weight, Tensor) else weight
+    config: ObjectiveConfig,
+    ahead: npt.NDArray[np.floating],
+    noise: npt.NDArray[np.floating],
+    counted: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[np.float32]:
+    """What each sample of a step's whole batch weighs, whoever computes it; mean 1.
+
+    Args:
+        config: by what.
+        ahead: distance of each to its target.
+        noise: scatter of its task, of the same shape or one that broadcasts to it.
+        counted: false where there is no sample: those do not enter the mean. None: all are.
+    """
+    weight = np.maximum(np.nan_to_num(ahead, nan=1.0), 0.1) ** -config.horizon
+    weight = weight * np.maximum(noise, NOISE_FLOOR) ** -config.noise
+    mean = weight.mean(where=True if counted is None else counted) if weight.size else 1.0
+    return np.asarray(weight / (mean if np.isfinite(mean) else 1.0), dtype=np.float32)
 
 
 def log_score(predicted_BQ: Tensor, target_B: Tensor, levels_Q: Tensor) -> Tensor:

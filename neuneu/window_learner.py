@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from neuneu.quantiles import MEDIAN, common_levels, pinball_torch
 from neuneu.training_data import TrainingData
 from neuneu.training_loop import FitState, Tick, fit
 from neuneu.trajectories import IntArray
+from neuneu.windows import Samples
 
 if TYPE_CHECKING:
     from neuneu.training import TrainConfig
@@ -55,13 +57,18 @@ class WindowLearner:
         samples = data.train.take(rows)
         generator = np.random.default_rng([config.seed, epoch, index])
         kept_BK = drop_inner(samples, config.drop, generator)
+        weight_B = self._weights(samples)
         mine = np.arange(len(rows))[ranks.share(len(rows))]
         limit = config.optim.micro_batch or len(rows)
         bank = self._bank(ranks.device)
         parts = [
             Part(
                 inputs=make_batch(
-                    data.series, samples.take(chosen), kept_BK=kept_BK[chosen], bank=bank
+                    data.series,
+                    samples.take(chosen),
+                    kept_BK=kept_BK[chosen],
+                    weight_B=weight_B[chosen],
+                    bank=bank,
                 ),
                 count=len(chosen),
             )
@@ -77,10 +84,10 @@ class WindowLearner:
         batch = to_device(inputs, device)
         quantiles_BQ = network(batch).float()
         levels_Q = torch.tensor(self.data.model.levels, device=device)
-        settings = self.config.objective
-        loss_B, pinball_B = objective(settings, quantiles_BQ, batch["target_B"], levels_Q)
-        ahead_B = batch["gap_BK"].gather(1, batch["mask_BK"].sum(1, keepdim=True) - 1).squeeze(1)
-        return loss_B * sample_weights(settings, ahead_B, batch["noise_B"]), pinball_B
+        loss_B, pinball_B = objective(
+            self.config.objective, quantiles_BQ, batch["target_B"], levels_Q
+        )
+        return loss_B * batch["weight_B"], pinball_B
 
     def evaluate(self, network: nn.Module, ranks: Ranks) -> dict[str, float]:
         """Metrics over the validation samples; see `evaluate`."""
@@ -93,6 +100,12 @@ class WindowLearner:
         order = _epoch_order(self.data, self.config.seed, epoch, group)
         size = self.config.optim.batch_size
         return order[index * size : (index + 1) * size]
+
+    def _weights(self, samples: Samples) -> npt.NDArray[np.float32]:
+        series = self.data.series
+        first_B, place = series.starts[samples.trajectory], series.positions
+        ahead_B = place[first_B + samples.target] - place[first_B + samples.end]
+        return sample_weights(self.config.objective, ahead_B, series.noise[samples.trajectory])
 
     def _bank(self, device: torch.device | None) -> Tensor | None:
         if device is None or device.type != "cuda":

@@ -15,6 +15,7 @@ from neuneu.learner import Ranks
 from neuneu.model.network import Network
 from neuneu.optimisation import (
     OptimConfig,
+    add_to_average,
     learning_rate,
     load_optimizer,
     make_optimizer,
@@ -157,10 +158,12 @@ def test_evaluation_hand_worked() -> None:
     assert metrics["coverage_80"] < 0.05
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch() -> None:
+@pytest.mark.parametrize("objective", [{}, {"horizon": 0.5, "noise": 0.7}])
+def test_accumulated_gradients_are_those_of_the_whole_batch(objective: dict[str, float]) -> None:
     found = []
     for changes in ({}, {"micro_batch": 7}):
-        settings = config(optim=changes | {"batch_size": 40, "max_steps": 1, "clip_norm": 1e9})
+        optim = changes | {"batch_size": 40, "max_steps": 1, "clip_norm": 1e9}
+        settings = config(optim=optim, objective=objective)
         data = prepare(settings, family(["a", "b", "v"]), None)
         network, optimizer = start(settings, data)
         network.double()
@@ -238,3 +241,11 @@ def test_another_optimisers_moments_come_without_its_settings() -> None:
     moments = [second.state[p]["exp_avg"] for p in taker.parameters()]
     for left, p in zip(moments, donor.parameters(), strict=True):
         torch.testing.assert_close(left, first.state[p]["exp_avg"])
+
+
+def test_average_goes_on_where_the_network_is() -> None:
+    """A state is resumed in main memory; `meta` stands for the GPU that the network is on."""
+    network = torch.nn.Linear(2, 2, device="meta")
+    resumed = {name: torch.zeros(value.shape) for name, value in network.state_dict().items()}
+    average = add_to_average(resumed, 3, network)
+    assert {value.device.type for value in average.values()} == {"meta"}

@@ -120,15 +120,16 @@ class CrossRunLearner:
         size = config.optim.batch_size
         questions, values = self._sampler.draw(generator, size)
         known = generator.random(size) >= config.task_dropout
+        weights = self._weights(questions, values)
         mine = np.arange(size)[ranks.share(size)]
         limit = config.optim.micro_batch or size
         parts = [
-            self._part(questions.take(rows), values[rows], known[rows])
+            self._part(questions.take(rows), values[rows], known[rows], weights[rows])
             for rows in (mine[start : start + limit] for start in range(0, len(mine), limit))
         ]
         if not parts:
             rows = np.arange(1)
-            part = self._part(questions.take(rows), values[rows], known[rows])
+            part = self._part(questions.take(rows), values[rows], known[rows], weights[rows])
             parts = [replace(part, count=0)]
         return parts, size
 
@@ -153,14 +154,23 @@ class CrossRunLearner:
         questions: Questions,
         values: npt.NDArray,
         known: npt.NDArray[np.bool_],
+        weights: npt.NDArray[np.float32],
     ) -> Part:
         inputs = to_tensors(make_features(questions, general=self.config.network.general))
         inputs["task"] = self._tasks[questions.rows] * torch.from_numpy(known)
         inputs["values"] = torch.from_numpy(values)
-        now = questions.asked.x[questions.asked.starts[questions.rows] + questions.end]
-        inputs["ahead"] = torch.from_numpy(questions.targets - now[:, None])
-        inputs["noise"] = torch.from_numpy(questions.asked.noise[questions.rows])
+        inputs["weight"] = torch.from_numpy(weights)
         return Part(inputs=inputs, count=len(questions))
+
+    def _weights(self, questions: Questions, values: npt.NDArray) -> npt.NDArray[np.float32]:
+        """(B, H) what each target weighs in the step."""
+        now = questions.asked.x[questions.asked.starts[questions.rows] + questions.end]
+        return sample_weights(
+            self.config.objective,
+            questions.targets - now[:, None],
+            questions.asked.noise[questions.rows][:, None],
+            counted=np.isfinite(values),
+        )
 
     @cached_property
     def _network_config(self) -> CrossRunConfig:
@@ -199,13 +209,8 @@ def question_losses(
     loss, pinball = objective(
         config, predicted_BHQ.reshape(B * H, -1), values_BH.nan_to_num().reshape(-1), levels_Q
     )
-    weight = sample_weights(
-        config,
-        batch["ahead"].nan_to_num(1.0).reshape(-1),
-        batch["noise"][:, None].expand(B, H).reshape(-1),
-    )
     count_B = known_BH.sum(1).clamp(min=1)
-    loss_BH, pinball_BH = (loss * weight).view(B, H), pinball.view(B, H)
+    loss_BH, pinball_BH = loss.view(B, H) * batch["weight"], pinball.view(B, H)
     return (loss_BH * known_BH).sum(1) / count_B, (pinball_BH * known_BH).sum(1) / count_B
 
 

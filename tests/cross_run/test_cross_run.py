@@ -206,8 +206,7 @@ def test_network_without_references_has_finite_gradients() -> None:
     batch = to_tensors(features) | {"task": torch.zeros(8, dtype=torch.long)}
     quantiles, weights = network(batch)
     assert weights[..., 5:].max() < 1e-6
-    batch |= {"values": torch.from_numpy(values), "ahead": torch.ones(8, values.shape[1])}
-    batch["noise"] = torch.zeros(8)
+    batch |= {"values": torch.from_numpy(values), "weight": torch.ones(values.shape)}
     losses, _ = question_losses(ObjectiveConfig(), quantiles, batch, torch.tensor(SMALL.levels))
     losses.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in network.parameters() if p.grad is not None)
