@@ -103,7 +103,8 @@ def _save_cross_run(
 def _digest(train: list[Trajectory], validation: list[Trajectory]) -> str:
     digest = hashlib.sha256(str(len(train)).encode())
     for t in (*train, *validation):
-        digest.update(repr((t.key, t.base_task, t.params, t.planned_tokens, t.chance)).encode())
-        for array in (t.steps, t.tokens, t.values, *t.losses.values()):
+        told = (t.key, t.family, t.group, t.base_task, t.params, t.planned_tokens, t.chance)
+        digest.update(repr((told, list(t.losses))).encode())
+        for array in (t.steps, t.tokens, t.values, t.stderrs, *t.losses.values()):
             digest.update(array.tobytes())
     return digest.hexdigest()[:16]

@@ -264,6 +264,7 @@ def _digest(series: Series, keys: Sequence[object], n_train: int) -> str:
         series.positions,
         series.loss_rows,
         series.losses,
+        series.noise,
     )
     for array in arrays:
         digest.update(np.ascontiguousarray(array).tobytes())

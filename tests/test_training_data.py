@@ -111,6 +111,8 @@ def test_digest_changes_with_a_value_and_a_role() -> None:
     changed = [replace(runs[0], values=values), *runs[1:]]
     assert prepare(config(), runs, None).digest == digest
     assert prepare(config(), changed, None).digest != digest
+    told = [replace(runs[0], stderrs=np.full(len(runs[0]), 0.02)), *runs[1:]]
+    assert prepare(config(), told, None).digest != digest  # objective.noise weighs by them
     assert prepare(config(validation_runs=["b"]), runs, None).digest != digest
 
 
