@@ -1,7 +1,7 @@
 """How commands end: exit codes, one-line errors, results as lines or as JSON.
 
-0 done, 1 failed, 2 a user's mistake, 3 done in part (something was quarantined or is damaged),
-130 interrupted, 143 ended by SIGTERM. Each failure is one line; a traceback is a defect.
+0 done, 1 failed, 2 a user's mistake, 3 done in part (something was quarantined, failed or is
+damaged), 130 interrupted, 143 ended by SIGTERM. Each failure is one line; a traceback is a defect.
 """
 
 import dataclasses
@@ -30,15 +30,12 @@ EXIT_TERMINATED: Final = 143
 _log = logging.getLogger(__name__)
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: unwinds like Ctrl-C, so that what is done is kept."""
-
-
 @contextmanager
 def exit_codes() -> Iterator[None]:
     """Turns a user's mistake and an interruption into one line and their exit codes."""
+    arrived: list[int] = []
     try:
-        with _unwinding_on_sigterm():
+        with _unwinding_on_sigterm(arrived):
             yield
     except UserError as error:
         _fail(str(error), EXIT_USER_ERROR)
@@ -55,23 +52,28 @@ def exit_codes() -> Iterator[None]:
             "check the path and its permissions.",
             EXIT_USER_ERROR,
         )
-    except Terminated:
-        _fail("ended by SIGTERM; the same command goes on where it stopped.", EXIT_TERMINATED)
     except KeyboardInterrupt:
+        if arrived:  # which Ray, where it waits, turns into a plain interruption
+            _fail("ended by SIGTERM; the same command goes on where it stopped.", EXIT_TERMINATED)
         _fail("interrupted; the same command goes on where it stopped.", EXIT_INTERRUPTED)
 
 
 @contextmanager
-def _unwinding_on_sigterm() -> Iterator[None]:
-    """`ray job stop`, Kubernetes and spot nodes send SIGTERM and wait a little."""
+def _unwinding_on_sigterm(arrived: list[int]) -> Iterator[None]:
+    """`ray job stop`, Kubernetes and spot nodes send SIGTERM and wait a little.
+
+    Args:
+        arrived: gets the signal when it comes.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def unwind(signum: int, frame: Any) -> NoReturn:
-        del signum, frame
+        del frame
+        arrived.append(signum)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break the clean-up
-        raise Terminated
+        raise KeyboardInterrupt  # unwinds like Ctrl-C, so that what is done is kept
 
     before = signal.signal(signal.SIGTERM, unwind)
     try:

@@ -35,6 +35,8 @@ HISTORY: Final = "history.csv"
 SETTINGS: Final = "train.yaml"
 IDENTITY: Final = "identity.txt"
 STATES: Final = "ray"
+RUN: Final = "state"
+"""What Ray Train calls a training, and its folder in `STATES`."""
 _log = logging.getLogger(__name__)
 
 
@@ -49,8 +51,9 @@ class TrainConfig:
     in the table; `held_out_tasks` are base tasks. `model` is a `ModelConfig`, a preset's name, or a
     mapping with the key `preset` and changes to it. `max_ahead`: how many checkpoints a target may
     lie after the context (null: any). `drop`: chance that an inner context point is left out.
-    `keep`: the weights of the last epoch, or of the epoch with the best validation pinball loss
-    (`patience`: also stop after so many epochs without a better one). State is saved after every
+    `keep`: the weights of the last epoch, or of the epoch with the best validation pinball loss;
+    `patience` stops after so many epochs without a better one, and keeps the best whatever `keep`
+    says. State is saved after every
     epoch and every `checkpoint_steps` steps. `checkpoint_group`: samples of one checkpoint come in
     groups of so many, which share its word losses in a batch. `cross_run` trains the network that
     leans on other runs; it brings its own network, optimiser and objective, so that `model`,
@@ -226,15 +229,17 @@ def _run_on_ray(
     import ray.train
     import ray.train.torch
 
+    from neuneu.training_states import unlisted_state
     from neuneu.training_worker import load_state, worker
 
+    states = output / STATES
     trainer = ray.train.torch.TorchTrainer(
         worker,
         train_loop_config={
             "config": config,
             "learner": ray.put(subject.learner),
             "output": output,
-            "start": start,
+            "start": unlisted_state(states / RUN) or start,
             "logs": logs.environment(),
         },
         scaling_config=ray.train.ScalingConfig(
@@ -244,42 +249,44 @@ def _run_on_ray(
             | ({"GPU": config.gpus_per_worker} if config.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name="state",
-            storage_path=str(output / STATES),
+            name=RUN,
+            storage_path=str(states),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=list(callbacks),
         ),
     )
     try:
-        with _own_interrupt_handler():
+        with _interruptible():
             result = trainer.fit()
     except ray.exceptions.RayActorError as error:
         raise NeuneuError(
             f"training was interrupted ({error}). Run it again to resume from the state in "
-            f"{output / STATES}."
+            f"{states}."
         ) from error
     except ray.train.TrainingFailedError as error:
         raise NeuneuError(
             f"training failed after {config.max_failures} retries: {error}. "
-            f"Run it again to resume from the state in {output / STATES}."
+            f"Run it again to resume from the state in {states}."
         ) from error
     if result.return_value:
         raise NeuneuError(str(result.return_value))
     if result.checkpoint is None:
-        raise NeuneuError(f"training was stopped before its first state; see {output / STATES}.")
+        raise NeuneuError(f"training was stopped before its first state; see {states}.")
     return load_state(result.checkpoint)
 
 
 @contextmanager
-def _own_interrupt_handler() -> Iterator[None]:
-    """Takes Ctrl-C back afterwards: Ray Train leaves a handler that exits with code 0."""
+def _interruptible() -> Iterator[None]:
+    """Takes Ctrl-C back afterwards: Ray Train's handler ends the run, and then leaves Python."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
+    except SystemExit as left:
+        raise KeyboardInterrupt from left
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -120,21 +119,22 @@ def uninterrupted(table: Path) -> TrainResult:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "kill", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.soak)]
+    ("kill", "torn"),
+    [
+        (signal.SIGKILL, False),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.soak),
+        pytest.param(signal.SIGKILL, True, marks=pytest.mark.soak, id="and half a list of states"),
+    ],
 )
 def test_killed_training_resumes_to_the_same_weights(
-    table: Path, uninterrupted: TrainResult, kill: signal.Signals
+    table: Path, uninterrupted: TrainResult, kill: signal.Signals, torn: bool
 ) -> None:
-    output = f"killed-by-{kill.name}"
-    driver = textwrap.dedent(
-        f"""
-        from neuneu.config import build_config
-        from neuneu.training import TrainConfig, train
-        train(build_config(TrainConfig, {settings(table, output, **LONGER)!r}))
-        """
-    )
+    output = f"killed-by-{kill.name}-{torn}"
+    written = table.parent / f"{output}.yaml"
+    written.write_text(json.dumps(settings(table, output, **LONGER)))
     snapshot = table.parent / output / "ray" / "state" / "checkpoint_manager_snapshot.json"
-    process = subprocess.Popen([sys.executable, "-c", driver], stderr=subprocess.DEVNULL)
+    command = [Path(sys.executable).with_name("neuneu"), "train", "--config", written]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 300
         while not snapshot.exists():
@@ -142,10 +142,12 @@ def test_killed_training_resumes_to_the_same_weights(
             assert time.monotonic() < deadline
             time.sleep(0.02)
         os.kill(process.pid, kill)
-        assert process.wait(120) != 0
+        assert process.wait(120) == (130 if kill == signal.SIGINT else -kill)
     finally:
         process.kill()
     assert not (table.parent / output / WEIGHTS).exists(), "killed too late to test anything"
+    if torn:
+        snapshot.write_bytes(snapshot.read_bytes()[:40])
     with ray_session(num_cpus=2):
         resumed = train(config(table, output, **LONGER))
     assert_same_weights(resumed.folder, uninterrupted.folder, 0.0)
