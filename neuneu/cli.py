@@ -199,7 +199,8 @@ def tune(
         if rerun:
             finish({"histories": rerun_stopped(settings, rerun.split(","), address=address)}, json_)
             return
-        finish(run_tune(settings, address=address), json_)
+        outcome = run_tune(settings, address=address)
+        finish(outcome, json_, partial=outcome.failed > 0)
 
 
 @app.command(rich_help_panel=_JOBS)

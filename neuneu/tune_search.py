@@ -10,8 +10,8 @@ from neuneu.search_space import Parameter
 
 Scheduler = Literal["asha", "pbt", "none"]
 
-_SHAPE: Final = ("cross_run.network.", "model.")
-"""What weights cannot be carried over a change of."""
+_FIXED: Final = ("cross_run.network.", "model.", "max_ahead", "optim.batch_size")
+"""What a state cannot be carried over a change of: the network's shape, the steps of an epoch."""
 
 
 def mutable(space: Sequence[Parameter]) -> tuple[Parameter, ...]:
@@ -20,11 +20,11 @@ def mutable(space: Sequence[Parameter]) -> tuple[Parameter, ...]:
     Raises:
         UserError: none of them is.
     """
-    found = tuple(p for p in space if not p.key.startswith(_SHAPE))
+    found = tuple(p for p in space if not p.key.startswith(_FIXED))
     if not found:
         raise UserError(
             "scheduler pbt changes parameters while trials train; this space has only the "
-            "network's shape. Take asha, or another space."
+            "network's shape or the length of an epoch. Take asha, or another space."
         )
     return found
 

@@ -15,13 +15,14 @@ import pydantic
 
 from neuneu import logs
 from neuneu.config import Address, build_config, config_dataclass, config_hash, config_to_dict
-from neuneu.errors import UserError
+from neuneu.errors import NeuneuError, UserError
 from neuneu.optimisation import total_steps
 from neuneu.search_space import Parameter, lay_over, load_space, usable
 from neuneu.storage import Folder
 from neuneu.tracking import TrackingConfig
 from neuneu.training import HISTORY, TrainConfig, train
 from neuneu.tune_search import Scheduler, domain, mutable, scheduler, searcher
+from neuneu.tune_trial_files import last_error
 
 SETTINGS: Final = "tune.json"
 EXPERIMENT: Final = "experiment"
@@ -109,6 +110,7 @@ def tune(config: TuneConfig, *, address: str | None = None) -> TuneOutcome:
 
     Raises:
         UserError: a config that does not fit its space, or a folder of another search.
+        NeuneuError: every trial failed; with what the first of them says.
     """
     from neuneu.ray_session import ray_session
     from neuneu.subjects import load_subject
@@ -127,11 +129,17 @@ def tune(config: TuneConfig, *, address: str | None = None) -> TuneOutcome:
     with ray_session(address, dashboard=True):
         results = _tuner(config, base, space, epochs, source).fit()
     ended = [_epoch(result.metrics) for result in results if not result.error]
+    errors = [result.error for result in results if result.error]
+    if errors and not ended:
+        raise NeuneuError(
+            f"all {len(errors)} trials failed, the first with: {last_error(str(errors[0]))}. The "
+            f"same command tries them again; `neuneu tune-report {config.output}` names each."
+        )
     return TuneOutcome(
         output=config.output,
         finished=sum(epoch >= epochs for epoch in ended),
         stopped=sum(epoch < epochs for epoch in ended),
-        failed=sum(result.error is not None for result in results),
+        failed=len(errors),
     )
 
 
@@ -236,19 +244,24 @@ def _trial(
     """One trial: a training whose epochs are reported to Tune."""
     from ray import tune as ray_tune
 
-    from neuneu.tune_trial import reporting, with_calibration
+    from neuneu.tune_trial import not_passed, reported_before, reporting, with_calibration
 
     logs.follow(variables)
-    context = ray_tune.get_context()
-    settings = _settings(search, parameters, context.get_trial_id())
+    trial = ray_tune.get_context().get_trial_id()
+    settings = _settings(search, parameters, trial)
     population = search.scheduler == "pbt"
-    with reporting(states=population) as callback:
+    reported = reported_before(Folder(search.output).absolute() / EXPERIMENT / trial)
+    with reporting(states=population) as passing:
         result = train(
-            settings, callbacks=[callback], source=source,
+            settings, callbacks=[passing.callback], source=source,
             start=ray_tune.get_checkpoint() if population else None,
         )  # fmt: skip
-    if result.finished_before and result.history:
-        ray_tune.report(with_calibration(result.history[-1]))
+    # A driver that was killed may have had the state of an epoch, and Tune not yet its report.
+    missing = not_passed(result.history, reported, passing.epoch)
+    if result.finished_before and not missing:
+        missing = [with_calibration(row) for row in result.history[-1:]]
+    for row in missing:
+        ray_tune.report(row)
 
 
 def _settings(search: TuneConfig, parameters: Mapping[str, Any], trial: str) -> TrainConfig:

@@ -121,3 +121,6 @@ def test_a_population_changes_what_weights_survive_and_stays_in_range() -> None:
     assert all(start[p.key] == p.default for p in space if p not in changing)
     with pytest.raises(UserError, match="only the network's shape"):
         mutable([p for p in space if p not in changing])
+    own = usable(load_space("quantile_loss"), {})
+    assert "max_ahead" in {p.key for p in own}
+    assert "max_ahead" not in {p.key for p in mutable(own)}  # an epoch would get another length

@@ -15,7 +15,7 @@ from curves import ladder, write_table
 from s3_server import SECRET_KEY, S3Server
 
 from neuneu.config import build_config
-from neuneu.errors import UserError
+from neuneu.errors import NeuneuError, UserError
 from neuneu.forecasters import load_forecaster
 from neuneu.ray_session import ray_session
 from neuneu.storage import Folder
@@ -235,6 +235,12 @@ def test_trials_that_fail_say_why_and_the_others_go_on(root: Path) -> None:
     assert outcome.finished + outcome.failed == 4
     found = read_results(root / "trouble").trials
     errors = [trial.error for trial in found if trial.status == "failed"]
+    (root / "hopeless.py").write_text(
+        TROUBLE.replace("(2e-3, 1e30), default=2e-3", "(1e30,), default=1e30")
+    )
+    hopeless = config(root, "hopeless", space=str(root / "hopeless.py"), trials=1, max_failures=0)
+    with ray_session(num_cpus=2, dashboard=True), pytest.raises(NeuneuError, match="diverged"):
+        tune(hopeless)
     assert any("diverged" in error for error in errors), errors
     assert any("allocate" in error or "memory" in error for error in errors), errors
 
