@@ -82,8 +82,15 @@ CHECKPOINTS: Final = _schema(
     ("status", pa.string()),
     ("error", pa.string()),
     ("attempts", pa.int32()),
+    ("proof", pa.string()),
+    ("ties", pa.int32()),
 )
-"""One checkpoint and what became of it: `status` is `done` or `quarantined`."""
+"""One checkpoint and what became of it: `status` is `done` or `quarantined`.
+
+`proof` says what shows that the engine held the checkpoint's weights; `ties` counts the items
+whose best choice was shared by several. Both are null where it was not scored, and in results
+of versions before they were counted.
+"""
 
 TOKEN_LOSSES: Final = _schema(
     ("suite", pa.string()),

@@ -14,6 +14,7 @@ from neuneu.extraction.multiple_choice import (
     EncodedRequest,
     accuracies,
     continuation_logprobs,
+    count_ties,
     encode_requests,
 )
 from neuneu.extraction.preflight import Preflight
@@ -121,11 +122,16 @@ def evaluate(scorer: Scorer, workload: Workload, checked: Preflight, *, attempts
             f"the engine gave {len(logprobs)} results for {len(workload.prompts)} prompts."
         )
     ref = checked.ref
+    sums = [
+        continuation_logprobs(encoded, [logprobs[index] for index in indices])
+        for encoded, indices in zip(workload.requests, workload.request_rows, strict=True)
+    ]
+    row = checkpoint_row(ref, status="done", error=None, attempts=attempts, checked=checked)
+    row["proof"] = scorer.proof
+    row["ties"] = sum(map(count_ties, workload.tasks, sums))
     return Unit(
-        checkpoint=checkpoint_row(
-            ref, status="done", error=None, attempts=attempts, checked=checked
-        ),
-        accuracies=_accuracy_rows(ref, workload, logprobs),
+        checkpoint=row,
+        accuracies=_accuracy_rows(ref, workload, sums),
         **_loss_rows(checked, workload, logprobs),
     )
 
@@ -154,17 +160,16 @@ def checkpoint_row(
         "status": status,
         "error": error,
         "attempts": attempts,
+        "proof": None,
+        "ties": None,
     }
 
 
 def _accuracy_rows(
-    ref: CheckpointRef, workload: Workload, logprobs: Sequence[npt.NDArray[np.float32]]
+    ref: CheckpointRef, workload: Workload, sums: Sequence[npt.NDArray[np.float64]]
 ) -> Rows:
     rows = []
-    for task, encoded, indices in zip(
-        workload.tasks, workload.requests, workload.request_rows, strict=True
-    ):
-        sums = continuation_logprobs(encoded, [logprobs[index] for index in indices])
+    for task, sums_R in zip(workload.tasks, sums, strict=True):
         rows += [
             _position(ref, num_fewshot=task.num_fewshot)
             | {
@@ -174,7 +179,7 @@ def _accuracy_rows(
                 "stderr": score.stderr if np.isfinite(score.stderr) else None,
                 "planned_tokens": ref.planned_tokens,
             }
-            for score in accuracies(task, sums)
+            for score in accuracies(task, sums_R)
         ]
     return rows
 

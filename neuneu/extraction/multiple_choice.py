@@ -172,9 +172,27 @@ def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
     return scores
 
 
-def _correct(task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def count_ties(task: Task, sums: npt.NDArray[np.float64]) -> int:
+    """Documents whose largest summed log-probability several choices share to the last bit.
+
+    The order of the choices decides them, not the model; coarse float types have many.
+
+    Args:
+        task: with R requests.
+        sums: (R,) log-probabilities in nats, in the order of `task.requests`.
+    """
+    choices_of = np.split(sums, _starts(task)[1:])
+    return sum(int((choices == choices.max()).sum() > 1) for choices in choices_of)
+
+
+def _starts(task: Task) -> npt.NDArray[np.int64]:
+    """The first request of every document."""
     docs = np.array([request.doc for request in task.requests])
-    starts = np.flatnonzero(np.diff(docs, prepend=docs[0] - 1))
+    return np.flatnonzero(np.diff(docs, prepend=docs[0] - 1))
+
+
+def _correct(task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    starts = _starts(task)
     correct = np.empty(len(starts), dtype=np.float64)
     for i, choices in enumerate(np.split(values, starts[1:])):
         label = task.requests[starts[i]].label

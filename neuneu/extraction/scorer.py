@@ -21,6 +21,10 @@ class Scorer(Protocol):
     def computed_tokens(self) -> int:
         """Tokens that the model has run on since the start, shared contexts counted once."""
 
+    @property
+    def proof(self) -> str:
+        """What shows that the engine computes with the weights loaded last."""
+
     def load(self, folder: Path) -> None:
         """Loads the weights of a checkpoint that preflight has passed.
 

@@ -9,7 +9,7 @@ rows are stacked or padded. The same numbers are taken of the checkpoint's files
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,13 +17,15 @@ from typing import Final
 
 import torch
 
-from neuneu.errors import CheckpointError
+from neuneu.errors import CheckpointError, EngineError
 from neuneu.extraction.weights import iter_tensors
 
 _HEADS: Final = ("lm_head.weight", "embed_out.weight")
 _ROWS: Final = 8192
 _VECTORS: Final = -1
 HEAD_LAYER: Final = -2
+
+NOT_COMPARABLE: Final = "vLLM keeps the weights of this architecture in another layout"
 
 Place = tuple[int, int]
 """(layer, columns): layer -1 is outside the layers, -2 the output head; columns -1 a vector."""
@@ -62,11 +64,19 @@ def matrix_products(weight: torch.Tensor) -> Products:
     """Products of an (N, K) matrix, or of an (N,) vector with 1, in blocks of rows."""
     if weight.ndim != 2:
         return of_products(weight.reshape(-1))
-    vector = fixed_vector(weight.shape[1]).to(weight.device)
+    vector = fixed_vector(weight.shape[1])
     result = Products(0, 0.0, 0.0)
     for block in weight.split(_ROWS):
-        result += of_products(block.to(torch.float32) @ vector)
+        result += of_products(row_products(block, vector))
     return result
+
+
+def row_products(weight: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:
+    """(N,) products of an (N, K) matrix with a (K,) vector, on the matrix' device, in float32.
+
+    As a sum of products, so that no setting of a GPU makes TF32 of it.
+    """
+    return (weight.to(torch.float32) * vector.to(weight.device)).sum(dim=1)
 
 
 def of_products(products: torch.Tensor) -> Products:
@@ -75,7 +85,67 @@ def of_products(products: torch.Tensor) -> Products:
     return Products(values.numel(), float(values.sum()), float(values.square().sum()))
 
 
-def file_products(folder: Path, *, dtype: torch.dtype, tied: bool) -> dict[Place, Products]:
+Held = dict[Place, Products]
+
+
+@dataclass(kw_only=True)
+class Shard:
+    """What one rank of an engine holds; without tensor parallelism there is one, of all weights.
+
+    `rows` are products of matrices whose rows the ranks divide: they add up. `whole` are those of
+    what every rank holds alike. `partial` are, by parameter, its place and the (N,) products of
+    the columns that this rank has: they add up to the products of the whole matrix. `head` is
+    the readable weight of an output head.
+    """
+
+    rows: Held
+    whole: Held
+    partial: dict[str, tuple[Place, torch.Tensor]]
+    head: Held
+
+
+def combined(shards: Sequence[Shard]) -> tuple[Held, Held]:
+    """(products of all weights, of the readable head) from those of every rank.
+
+    Raises:
+        EngineError: ranks that should hold the same do not.
+    """
+    held: Held = {}
+    head: Held = {}
+
+    def add(to: Held, place: Place, products: Products) -> None:
+        to[place] = to[place] + products if place in to else products
+
+    for rank, shard in enumerate(shards):
+        if shard.whole != shards[0].whole:
+            places = sorted(shard.whole.keys() | shards[0].whole.keys())
+            other = [p for p in places if shard.whole.get(p) != shards[0].whole.get(p)]
+            raise EngineError(
+                f"rank {rank} holds other weights than rank 0 in {len(other)} places, the first "
+                f"{describe(other[0])}; expected the same on all."
+            )
+        for place, products in shard.rows.items():
+            add(held, place, products)
+        for place, products in shard.head.items():
+            add(head, place, products)
+    for place, products in shards[0].whole.items():
+        add(held, place, products)
+    for name, (place, first) in shards[0].partial.items():
+        total = first + sum(shard.partial[name][1] for shard in shards[1:])
+        add(held, place, of_products(total))
+    return held, head
+
+
+def comparable(held: Held, expected: Held) -> bool:
+    """Whether products can prove a swap: an engine has the places that the files have.
+
+    Architectures that store a matrix the other way round have others. That the values differ
+    is no reason: then the load was faulty.
+    """
+    return held.keys() == expected.keys()
+
+
+def file_products(folder: Path, *, dtype: torch.dtype, tied: bool) -> Held:
     """Products of a checkpoint's files as an engine of `dtype` would hold them.
 
     Args:
@@ -86,7 +156,7 @@ def file_products(folder: Path, *, dtype: torch.dtype, tied: bool) -> dict[Place
     Raises:
         CheckpointError: a tensor is not finite in `dtype`.
     """
-    result: dict[Place, Products] = {}
+    result: Held = {}
     for name, tensor in iter_tensors(folder):
         head = name.endswith(_HEADS)
         if head and tied:
@@ -113,9 +183,7 @@ def layer_of(name: str) -> int:
     return int(found.group(1)) if found else -1
 
 
-def differing(
-    held: dict[Place, Products], expected: dict[Place, Products], *, relative: float
-) -> list[Place]:
+def differing(held: Held, expected: Held, *, relative: float) -> list[Place]:
     """The places where an engine does not hold what the files say; empty when all agree."""
     places: Iterable[Place] = held.keys() | expected.keys()
     return sorted(

@@ -23,6 +23,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from vllm import LLM, SamplingParams
+from vllm.model_executor.layers.linear import (
+    ColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from vllm.platforms import current_platform
 
 from neuneu.errors import CheckpointError, EngineError
@@ -35,6 +41,7 @@ from neuneu.extraction.engines import (
     window,
 )
 from neuneu.extraction.prefixes import in_calls, sharing_order
+from neuneu.extraction.processes import first_line
 from neuneu.extraction.scorer import TokenIds
 
 # Of a call all results are held as Python objects, some 100 bytes a token.
@@ -43,8 +50,8 @@ _CANARY_TOKENS: Final = 24
 # Products differ by rounding only; packed bfloat16 kernels round each product.
 _EXACT: Final = 1e-4
 _ROUNDED: Final = 2e-2
-
-Held = dict[swap.Place, swap.Products]
+# Nats by which a fixed prompt may differ under the same weights.
+_CANARY_NATS: Final = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 class VllmScorer:
@@ -67,6 +74,7 @@ class VllmScorer:
         self._canaries: dict[tuple[Any, ...], npt.NDArray[np.float32]] = {}
         self._llm: LLM | None = None
         self.computed_tokens = 0
+        self._compared_ranks = 0
         expected = swap.file_products(folder, dtype=self._dtype, tied=self._tied)
         if current_platform.is_cpu():
             # vLLM compiles the ranking of prompt tokens, which nobody reads here: 8 to 12 s.
@@ -91,18 +99,23 @@ class VllmScorer:
             )
         except Exception as error:
             self.close()
-            raise EngineError(f"vLLM does not start with {folder}: {_first_line(error)}") from error
+            raise EngineError(f"vLLM does not start with {folder}: {first_line(error)}") from error
         try:
             self._block_tokens = int(
                 self._llm.llm_engine.vllm_config.cache_config.block_size or LARGEST_BLOCK_TOKENS
             )
-            # Of architectures that store matrices the other way round products say nothing.
-            # Freshly loaded weights are right, so agreement now tells whether products apply.
-            self._products_apply = not self._differing(expected)
-            self._check_canary(expected)
+            self._prove(folder, expected)
         except (CheckpointError, EngineError):
             self.close()
             raise
+
+    @property
+    def proof(self) -> str:
+        """How the weights were compared; without that only a fixed prompt tells of them."""
+        if not self._compared_ranks:
+            return f"fixed prompt only: {swap.NOT_COMPARABLE}"
+        ranks = "" if self._compared_ranks == 1 else f" on {self._compared_ranks} ranks"
+        return f"weights compared{ranks}"
 
     @property
     def max_prompt_tokens(self) -> int:
@@ -123,17 +136,11 @@ class VllmScorer:
             if self._tied:
                 llm.apply_model(_repack_tied_head)
             forgotten = llm.reset_prefix_cache()
-            wrong = self._differing(expected) if self._products_apply else []
         except Exception as error:
-            raise EngineError(f"vLLM could not swap in {folder}: {_first_line(error)}") from error
+            raise EngineError(f"vLLM could not swap in {folder}: {first_line(error)}") from error
         if not forgotten:
             raise EngineError("vLLM did not forget the contexts computed with the weights before.")
-        if wrong:
-            raise EngineError(
-                f"after swapping in {folder} vLLM holds other weights than its files in "
-                f"{len(wrong)} places, the first {swap.describe(wrong[0])}."
-            )
-        self._check_canary(expected)
+        self._prove(folder, expected)
 
     def score(
         self, prompts: Sequence[TokenIds], last: Sequence[int] | None = None
@@ -192,38 +199,54 @@ class VllmScorer:
                 use_tqdm=False,
             )
         except Exception as error:
-            raise EngineError(f"vLLM failed while scoring: {_first_line(error)}") from error
+            raise EngineError(f"vLLM failed while scoring: {first_line(error)}") from error
         arrays, stale = [], []
         for i, (prompt, count, output) in enumerate(zip(prompts, wanted, outputs, strict=True)):
-            values = output.prompt_logprobs.logprobs
-            if len(values) != len(prompt) - 1:
-                raise EngineError(
-                    f"vLLM gave {len(values)} log-probabilities for a prompt of {len(prompt)} "
-                    f"tokens; expected {len(prompt) - 1}."
-                )
-            arrays.append(np.array(values[len(values) - count :], dtype=np.float32))
             n_cached = output.num_cached_tokens or 0
+            if n_cached and not cached:
+                raise EngineError(
+                    f"vLLM read {n_cached} tokens of a prompt of {len(prompt)} from its cache; "
+                    "expected none."
+                )
             self.computed_tokens += len(prompt) - n_cached
-            if n_cached > len(prompt) - count - 1:
+            values = last_logprobs(output, n_tokens=len(prompt), n_cached=n_cached, count=count)
+            if values is None:
                 stale.append(i)
-        if stale and not cached:
-            raise EngineError(
-                "vLLM read its cache for prompts that were to be computed; expected none."
-            )
+            arrays.append(values if values is not None else np.empty(0, np.float32))
         if stale:
             again = self._score([prompts[i] for i in stale], [wanted[i] for i in stale])
             for i, fresh in zip(stale, again, strict=True):
                 arrays[i] = fresh
         return arrays
 
-    def _differing(self, expected: Held) -> list[swap.Place]:
-        held, readable_head = self._engine().apply_model(_held_products)[0]
+    def _prove(self, folder: Path, expected: swap.Held) -> None:
+        """Compares what all ranks hold with a checkpoint's files, and scores the fixed prompt.
+
+        Raises:
+            CheckpointError: the fixed prompt's log-probabilities are not finite.
+            EngineError: the engine does not hold or does not use the checkpoint's weights.
+        """
+        try:
+            shards: list[swap.Shard] = self._engine().apply_model(_shard)
+        except Exception as error:
+            raise EngineError(f"vLLM's weights cannot be read: {first_line(error)}") from error
+        held, readable_head = swap.combined(shards)
         if self._tied:
             expected = expected | readable_head
-        packed = current_platform.is_cpu() and self._dtype != torch.float32
-        return swap.differing(held, expected, relative=_ROUNDED if packed else _EXACT)
+        self._compared_ranks = len(shards) if swap.comparable(held, expected) else 0
+        if self._compared_ranks:
+            packed = current_platform.is_cpu() and self._dtype != torch.float32
+            relative = _ROUNDED if packed else _EXACT
+            wrong = swap.differing(held, expected, relative=relative)
+            if wrong:
+                raise EngineError(
+                    f"after loading {folder} vLLM holds other weights than its files in "
+                    f"{len(wrong)} places, the first {swap.describe(wrong[0])}; set "
+                    "engine.kind=hf if all checkpoints of this architecture fail so."
+                )
+        self._check_canary(expected)
 
-    def _check_canary(self, products: Held) -> None:
+    def _check_canary(self, products: swap.Held) -> None:
         """Scores a fixed prompt: it must be finite, repeat, and change with the weights."""
         prompt = [(7 * i + 3) % self._vocab_size for i in range(_CANARY_TOKENS)]
         prompt = prompt[: self.max_prompt_tokens]
@@ -235,12 +258,13 @@ class VllmScorer:
             )
         key = tuple(sorted(products.items()))
         before = self._canaries.get(key)
-        if before is not None and not np.allclose(values, before, rtol=0, atol=1e-4):
+        limit = _CANARY_NATS[self._dtype]
+        if before is not None and not np.allclose(values, before, rtol=0, atol=limit):
             raise EngineError(
                 "vLLM gave other log-probabilities for a fixed prompt than before under the "
                 f"same weights (by {np.abs(values - before).max():.2g} nats)."
             )
-        if not self._products_apply and before is None:
+        if not self._compared_ranks and before is None:
             same = any(np.array_equal(values, earlier) for earlier in self._canaries.values())
             if same:
                 raise EngineError(
@@ -250,29 +274,90 @@ class VllmScorer:
         self._canaries[key] = values
 
 
-def _held_products(model: torch.nn.Module) -> tuple[Held, Held]:
-    """Products of what the engine computes with, and of the head's weight that can be read."""
-    held: Held = {}
-    readable_head: Held = {}
+def last_logprobs(
+    output: Any, *, n_tokens: int, n_cached: int, count: int
+) -> npt.NDArray[np.float32] | None:
+    """The log-probabilities of the last tokens of a prompt; None where they were not computed.
+
+    vLLM's V1 runner gives `n_tokens - 1` values, those of cached tokens uninitialised; its V2
+    runner gives `n_tokens - 1 - n_cached`, those that it computed.
+
+    Args:
+        output: a `RequestOutput` with flat prompt log-probabilities.
+        n_tokens: of the prompt.
+        n_cached: how many of them came from the cache.
+        count: how many of the last tokens are wanted.
+
+    Raises:
+        EngineError: vLLM gave another number of values.
+    """
+    if n_cached > n_tokens - count - 1:
+        return None
+    found = output.prompt_logprobs
+    values = [] if found is None else found.logprobs
+    if len(values) not in {n_tokens - 1, n_tokens - 1 - n_cached}:
+        cached = f", {n_cached} of them cached" if n_cached else ""
+        raise EngineError(
+            f"vLLM gave {len(values)} log-probabilities for a prompt of {n_tokens} tokens{cached}; "
+            f"expected {n_tokens - 1}{' or fewer by the cached ones' if n_cached else ''}."
+        )
+    return np.array(values[len(values) - count :], dtype=np.float32)
+
+
+def _shard(model: torch.nn.Module) -> swap.Shard:
+    """Products of what this rank computes with; runs in the process that holds the rank."""
+    shard = swap.Shard(rows={}, whole={}, partial={}, head={})
     module: Any
     for name, module in model.named_modules():
         head = type(module).__name__ == "ParallelLMHead"
+        divided = getattr(module, "tp_size", 1) > 1
         for key, parameter in module.named_parameters(recurse=False):
+            weight = parameter[: _own_rows(module)] if divided else parameter
+            place = swap.place_of(name, weight)
+            if divided and isinstance(module, RowParallelLinear) and key == "weight":
+                place = (place[0], module.input_size)
+                shard.partial[name] = (place, _partial_products(module, weight))
+                continue
             packed = key == "weight" and (parameter.numel() == 0 or head)
             if packed and hasattr(module, "cpu_linear"):
                 columns = module.embedding_dim if head else module.input_size_per_partition
                 vector = swap.fixed_vector(columns).to(parameter.dtype)
-                output = module.quant_method.apply(module, vector[None], None)
-                products = swap.of_products(output)
+                output = module.quant_method.apply(module, vector[None], None)[0]
+                products = swap.of_products(output[: _own_rows(module)] if divided else output)
                 place = (swap.layer_of(name), columns)
             else:
-                products = swap.matrix_products(parameter)
-                place = swap.place_of(name, parameter)
+                products = swap.matrix_products(weight)
             if head and key == "weight":
                 place = (swap.HEAD_LAYER, place[1])
-                readable_head[place] = swap.matrix_products(parameter)
-            held[place] = held[place] + products if place in held else products
-    return held, readable_head
+                shard.head[place] = swap.matrix_products(parameter)
+            to = shard.rows if not divided or _divides_rows(module) else shard.whole
+            to[place] = to[place] + products if place in to else products
+    return shard
+
+
+def _divides_rows(module: torch.nn.Module) -> bool:
+    """Whether the ranks divide the rows of a module's parameters; others each have them all."""
+    return isinstance(module, ColumnParallelLinear | VocabParallelEmbedding)
+
+
+def _own_rows(module: Any) -> int | None:
+    """How many of its rows count: heads of keys and values that several ranks share count once."""
+    if not isinstance(module, QKVParallelLinear):
+        return None
+    if module.tp_rank % module.num_kv_head_replicas == 0:
+        return None
+    return int(module.num_heads * module.head_size)
+
+
+def _partial_products(module: Any, weight: torch.Tensor) -> torch.Tensor:
+    """(N,) products of the columns of this rank with their part of the whole fixed vector."""
+    columns = module.input_size_per_partition
+    start = module.tp_rank * columns
+    vector = swap.fixed_vector(module.input_size)[start : start + columns]
+    if weight.numel() == 0:  # packed for the CPU
+        packed = vector.to(weight.dtype)[None]
+        return module.quant_method.apply(module, packed, None)[0].double().cpu()
+    return swap.row_products(weight, vector).double().cpu()
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:
@@ -310,8 +395,3 @@ def _kv_cache_bytes(config: EngineConfig, model: Any, tokens: int) -> int:
     element = torch.finfo(getattr(torch, config.dtype)).bits // 8
     a_token = 2 * model.num_hidden_layers * kv_heads * _head_size(model) * element
     return a_token * cache_tokens(config, tokens)
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'without a message'}"
