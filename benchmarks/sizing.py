@@ -26,6 +26,7 @@ ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "cluster.md"
 SUITES: Final = ROOT / "jobs" / "configs" / "suites"
 ENGINE: Final = EngineConfig(dtype="bfloat16")
+UTILIZATION: Final = ENGINE.gpu_memory_utilization
 WORDS: Final = int(ExtractConfig.corpus_words)
 TASKS: Final = 66  # the paper's
 GPUS_GB: Final = (24, 48, 80)
@@ -138,7 +139,7 @@ def gpu_table() -> Iterator[str]:
                 name.removeprefix("OLMo-2-"),
                 *map(_gigabytes, (*parts, needed.a_gpu())),
             ]
-            cells += [_share(place(needed, gpu_gb=gpu)) for gpu in GPUS_GB]
+            cells += [_share(place(needed, gpu_gb=gpu, utilization=UTILIZATION)) for gpu in GPUS_GB]
             yield "| " + " | ".join([*cells, _gigabytes(4 * shape.params / 1e9)]) + " |"
 
 
@@ -153,7 +154,8 @@ def store_table() -> Iterator[str]:
 
 def staging_gb(shape: Shape, gpu_gb: float, *, converted: bool) -> float:
     """Disk that the engines of one GPU fill with float32 checkpoints."""
-    placed = place(need(shape.params, shape.vocabulary, shape.cache_values, ENGINE), gpu_gb=gpu_gb)
+    needed = need(shape.params, shape.vocabulary, shape.cache_values, ENGINE)
+    placed = place(needed, gpu_gb=gpu_gb, utilization=UTILIZATION)
     engines = max(1, round(1 / placed.gpus))
     return engines * _STAGED * (2 if converted else 1) * 4 * shape.params / 1e9
 

@@ -99,6 +99,24 @@ def count(outcome: Outcome) -> None:
         ray_metrics.SWAP_SECONDS.record(outcome.seconds["swap"] / outcome.swaps, suite=suite)
 
 
+def cluster_has_gpus() -> bool:
+    """Whether the cluster that Ray is connected to has GPUs, or its autoscaler may add some.
+
+    A cluster that has scaled down to its head shows no GPU; the groups of nodes in its
+    autoscaler's config do. Where that config cannot be read only living nodes count.
+    """
+    import ray
+    from ray._private.state import state
+
+    if any(node["Alive"] and node["Resources"].get("GPU") for node in ray.nodes()):
+        return True
+    try:
+        most = state.get_max_resources_from_cluster_config()
+    except (AttributeError, RuntimeError, ray.exceptions.RayError):
+        return False
+    return bool(most and most.get("GPU"))
+
+
 def slots(nodes: Sequence[Mapping[str, float]], *, cpus: int, gpus: float) -> int:
     """How many workers of `cpus` CPUs and `gpus` GPUs nodes hold; none is on two of them.
 

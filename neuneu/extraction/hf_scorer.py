@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 
 from neuneu.errors import CheckpointError, EngineError
-from neuneu.extraction.engines import EngineConfig, read_model_config, window
+from neuneu.extraction.engines import EngineConfig, read_model_config, window, with_dtype
 from neuneu.extraction.scorer import TokenIds
 
 
@@ -23,6 +23,7 @@ class HfScorer:
         """
         from transformers.utils.logging import disable_progress_bar
 
+        config = with_dtype(config, gpu=torch.cuda.is_available())
         model_config = read_model_config(folder)
         self._window = window(config, getattr(model_config, "max_position_embeddings", None))
         self._batch_tokens = config.max_num_batched_tokens

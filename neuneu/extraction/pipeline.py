@@ -6,6 +6,7 @@ run loses at most the checkpoints that were in flight, and the next run goes on 
 
 import json
 import logging
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -21,9 +22,9 @@ from neuneu.checkpoints import CheckpointRef
 from neuneu.config import Address, config_dataclass, config_to_dict
 from neuneu.extraction.attempts import ATTEMPTS, AttemptLedger
 from neuneu.extraction.corpus import Corpus, load_corpus
-from neuneu.extraction.engines import EngineConfig, engine_version
+from neuneu.extraction.engines import EngineConfig, engine_version, local_gpu, with_dtype
 from neuneu.extraction.evaluation import quarantined
-from neuneu.extraction.fan_out import fan_out, slots
+from neuneu.extraction.fan_out import cluster_has_gpus, fan_out, slots
 from neuneu.extraction.grouping import Groups, Pending, group
 from neuneu.extraction.placement import Placement, need, place
 from neuneu.extraction.requests import Task
@@ -34,7 +35,7 @@ from neuneu.progress import Bar, stage
 from neuneu.ray_metrics import CHECKPOINTS_QUARANTINED
 from neuneu.ray_session import cluster_address, ray_session
 from neuneu.sources import list_checkpoints
-from neuneu.store import Store
+from neuneu.store import META, Store
 
 SUMMARY_FILE: Final = "extraction.json"
 _log = logging.getLogger(__name__)
@@ -50,10 +51,12 @@ class ExtractConfig:
 
     `actors` of None means as many as the cluster holds now: on one that grows with its work say
     how many. `gpus_per_actor` of None takes what the model needs of GPUs of `gpu_memory_gb`, and
-    none where the cluster has none now; 2, 4 or 8 split one model. `staging` is where each node
-    keeps remote checkpoints while they are scored, at most `staging_gb` of them. A checkpoint that
-    takes longer than `checkpoint_timeout_s`, the start of an engine included, counts as failed.
-    More than `max_failures` failed checkpoints end the extraction; None goes on to the end.
+    none where the cluster has none and its autoscaler is told of none; 2, 4 or 8 split one model.
+    `staging` is where each node keeps remote checkpoints while they are scored, at most
+    `staging_gb` of them. A checkpoint fails that takes longer than `checkpoint_timeout_s`, the
+    start of an engine included, or than `inspect_timeout_s` to be inspected; both limits are for
+    models of up to 1e9 parameters and grow in proportion. The extraction ends early when more than
+    `max_failures` checkpoints have failed on workers; None goes on to the end.
     """
 
     checkpoints: Address
@@ -73,8 +76,9 @@ class ExtractConfig:
     staging_gb: Annotated[float, Field(gt=0)] = 100.0
     allow_pickle: bool = False
     checkpoint_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    inspect_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_attempts: Annotated[int, Field(ge=1)] = 2
-    max_failures: Annotated[int, Field(ge=0)] | None = None
+    max_failures: Annotated[int, Field(ge=0)] | None = 50
     retry_quarantined: bool = False
 
 
@@ -90,6 +94,7 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
     """
     started = time.perf_counter()
     store = Store(config.store)
+    config = _with_dtype(config, store, address)
     summary = ExtractSummary(store=config.store, engine=engine_version(config.engine))
     refs = list_checkpoints(config.checkpoints)
     tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
@@ -121,6 +126,24 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
     summary.wall_s = time.perf_counter() - started
     _append_summary(config, store, summary)
     return summary
+
+
+def _with_dtype(config: ExtractConfig, store: Store, address: str | None) -> ExtractConfig:
+    """A dtype of `auto` decided: that of the store, else by whether GPUs will score."""
+    if config.engine.dtype != "auto":
+        return config
+    if store.folder.exists(META) and (known := store.fingerprint().get("dtype")) is not None:
+        return replace(config, engine=replace(config.engine, dtype=known))
+    return replace(config, engine=with_dtype(config.engine, gpu=_on_gpus(config, address)))
+
+
+def _on_gpus(config: ExtractConfig, address: str | None) -> bool:
+    if config.gpus_per_actor is not None:
+        return config.gpus_per_actor > 0
+    if cluster_address(address) is None:
+        return local_gpu()
+    with ray_session(address):
+        return cluster_has_gpus()
 
 
 def fingerprint(
@@ -195,8 +218,8 @@ def _score(
     ledger.clear()
     if not pending:
         return
-    allowed = len(pending) if config.max_failures is None else config.max_failures
-    failures = summary.quarantined
+    allowed = math.inf if config.max_failures is None else config.max_failures
+    failures = 0
     started = time.perf_counter()
     outcomes: list[Outcome] = []
     with ray_session(address), stage("score checkpoints", len(pending)) as bar:
@@ -208,7 +231,7 @@ def _score(
         ):
             outcomes.append(outcome)
             _tell(outcome)
-            failures += outcome.status == "quarantined"
+            failures += outcome.status == "quarantined" or outcome.engine_failed
             _show(bar, outcomes, seconds=time.perf_counter() - started)
             if failures > allowed:
                 summary.stopped = (
@@ -241,7 +264,7 @@ def _outcomes(
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    has_gpus = any(node.get("GPU") for node in nodes)
+    has_gpus = config.gpus_per_actor is None and cluster_has_gpus()
     for placement, items in _placed(config, pending, has_gpus=has_gpus):
         if grows and config.actors:
             count = config.actors
@@ -249,7 +272,7 @@ def _outcomes(
             count = slots(nodes, cpus=config.cpus_per_actor, gpus=placement.gpus)
         actors = min(len(items), count, config.actors or count)
         summary.actors = max(summary.actors, actors)
-        worker = _worker_config(config, placement)
+        worker = _worker_config(config, placement, peers=actors > 1)
         yield from fan_out(
             items, worker, actors=actors, gpus=placement.gpus, tasks=tasks, corpus=corpus
         )
@@ -270,19 +293,21 @@ def _placed(
         if not has_gpus:
             return Placement(gpus=0.0)
         needed = need(item.ref.params, item.vocab_size, item.cache_values, config.engine)
-        return place(needed, gpu_gb=config.gpu_memory_gb)
+        return place(
+            needed, gpu_gb=config.gpu_memory_gb, utilization=config.engine.gpu_memory_utilization
+        )
 
     ordered = sorted(pending, key=placement)
     return [(key, list(items)) for key, items in groupby(ordered, key=placement)]
 
 
-def _worker_config(config: ExtractConfig, placement: Placement) -> WorkerConfig:
+def _worker_config(config: ExtractConfig, placement: Placement, *, peers: bool) -> WorkerConfig:
     engine = config.engine
     if placement.gpus:
         engine = replace(
             engine,
             tensor_parallel=placement.tensor_parallel,
-            gpu_memory_utilization=engine.gpu_memory_utilization * min(placement.gpus, 1.0),
+            gpu_memory_utilization=placement.utilization(engine.gpu_memory_utilization),
         )
     return WorkerConfig(
         engine=engine,
@@ -292,7 +317,9 @@ def _worker_config(config: ExtractConfig, placement: Placement) -> WorkerConfig:
         allow_pickle=config.allow_pickle,
         threads=config.cpus_per_actor,
         checkpoint_timeout_s=config.checkpoint_timeout_s,
+        inspect_timeout_s=config.inspect_timeout_s,
         max_attempts=config.max_attempts,
+        peers=peers,
     )
 
 

@@ -16,7 +16,6 @@ _BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 _RUNTIME_GB: Final = 2.0
 # Activations other than logits, as a share of the weights.
 _ACTIVATIONS: Final = 0.1
-_USABLE: Final = 0.9
 _ENGINES_A_GPU: Final = (8, 4, 2, 1)
 _GPUS_AN_ENGINE: Final = (2, 4, 8)
 
@@ -42,6 +41,10 @@ class Placement:
     """`gpus` an actor asks for; a whole number above 1 is the tensor-parallel size."""
 
     gpus: float
+
+    def utilization(self, of_gpu: float) -> float:
+        """What of a GPU's memory one engine may take where all together may take `of_gpu`."""
+        return of_gpu * min(self.gpus, 1.0) if self.gpus else of_gpu
 
     @property
     def tensor_parallel(self) -> int:
@@ -72,20 +75,23 @@ def need(params: float, vocab_size: int, cache_values: int, engine: EngineConfig
     )
 
 
-def place(needed: Need, *, gpu_gb: float) -> Placement:
+def place(needed: Need, *, gpu_gb: float, utilization: float) -> Placement:
     """The smallest share of GPUs of `gpu_gb` GB each that holds an engine.
+
+    vLLM starts where the share of the GPU that it is told, `utilization` times that of the
+    placement, is free.
 
     Raises:
         UserError: eight GPUs do not hold it.
     """
     for engines in _ENGINES_A_GPU:
-        if needed.a_gpu() <= _USABLE * gpu_gb / engines:
+        if needed.a_gpu() <= utilization * gpu_gb / engines:
             return Placement(gpus=1 / engines)
     for gpus in _GPUS_AN_ENGINE:
-        if needed.a_gpu(gpus) <= _USABLE * gpu_gb:
+        if needed.a_gpu(gpus) <= utilization * gpu_gb:
             return Placement(gpus=float(gpus))
     raise UserError(
         f"a model whose weights take {needed.weights:.0f} GB needs {needed.a_gpu():.0f} GB; "
-        f"expected at most eight GPUs of {gpu_gb:g} GB; set engine.dtype=bfloat16 or "
-        "gpus_per_actor."
+        f"expected at most eight GPUs of {gpu_gb:g} GB, {utilization:.0%} of each; set "
+        "engine.dtype=bfloat16 or gpus_per_actor."
     )

@@ -1,6 +1,7 @@
 """What an extraction did, in numbers: counted from the outcomes of its checkpoints."""
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,8 @@ class ExtractSummary:
     checkpoint is scored), but for `group` and `wall_s`, which are the driver's.
     `repeated_weights` names steps of the store whose weights are equal although they should not
     be (hubs have had branches that all hold the final model): leave them out of trajectories.
+    `proofs` counts what showed that engines held the weights of what they scored, and `ties` the
+    items whose best choice was shared by several.
     """
 
     store: str
@@ -50,6 +53,8 @@ class ExtractSummary:
     seconds: dict[str, float] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     repeated_weights: dict[str, list[int]] = field(default_factory=dict)
+    proofs: dict[str, int] = field(default_factory=dict)
+    ties: int = 0
 
     def count(self, outcomes: Sequence[Outcome], *, seconds: float) -> None:
         """Adds what became of the checkpoints that went to workers, in `seconds` of wall time."""
@@ -73,6 +78,8 @@ class ExtractSummary:
         self.bytes_staged = sum(o.bytes_staged for o in outcomes)
         self.tokens_per_s = self.tokens / seconds
         self.rss_mb_max = max((o.rss_mb for o in outcomes), default=0.0)
+        self.proofs = dict(Counter(o.proof for o in outcomes if o.proof))
+        self.ties = sum(o.ties for o in outcomes)
         for phase in PHASES:
             self.seconds[phase] = sum(o.seconds[phase] for o in outcomes)
         scored_s = sum(o.seconds["score"] for o in outcomes if o.tokens)

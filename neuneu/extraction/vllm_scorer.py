@@ -39,6 +39,7 @@ from neuneu.extraction.engines import (
     cache_tokens,
     read_model_config,
     window,
+    with_dtype,
 )
 from neuneu.extraction.prefixes import in_calls, sharing_order
 from neuneu.extraction.processes import first_line
@@ -65,6 +66,7 @@ class VllmScorer:
                 for the model's attention.
             EngineError: vLLM does not start with it, or does not hold its weights afterwards.
         """
+        config = with_dtype(config, gpu=not current_platform.is_cpu())
         model_config = read_model_config(folder)
         _check_head_size(model_config)
         self._dtype: torch.dtype = getattr(torch, config.dtype)

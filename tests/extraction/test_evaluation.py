@@ -29,6 +29,7 @@ class FakeScorer:
     """Every token t has log-probability -t / 4, or what `special` says."""
 
     max_prompt_tokens = 8
+    proof = "faked"
 
     def __init__(self, special: dict[int, float] | None = None) -> None:
         self.special = special or {}
@@ -121,6 +122,16 @@ def test_evaluate_hand_worked_rows(workload: Workload) -> None:
     assert (words["corpus_hash"], words["tokenizer_hash"]) == ("h", "t")
     assert unit.checkpoint["status"] == "done"
     assert unit.checkpoint["attempts"] == 2
+    assert (unit.checkpoint["proof"], unit.checkpoint["ties"]) == ("faked", 0)
+
+
+def test_evaluate_counts_items_that_the_order_of_choices_decides(workload: Workload) -> None:
+    # Document 0's choices both have -0.5 nats; document 1's -0.75 and -0.5.
+    unit = evaluate(FakeScorer({1: -0.5}), workload, CHECKED, attempts=1)
+    assert unit.checkpoint["ties"] == 1
+    # And here those of document 1, too.
+    unit = evaluate(FakeScorer({1: -0.5, 3: -0.5}), workload, CHECKED, attempts=1)
+    assert unit.checkpoint["ties"] == 2
 
 
 def test_evaluate_scores_each_prompt_once(workload: Workload) -> None:

@@ -37,18 +37,18 @@ def test_need_by_hand() -> None:
 def test_place_on_80_gb(
     params: float, cache_values: int, gpus: float, tensor_parallel: int
 ) -> None:
-    found = place(need(params, 50_304, cache_values, BF16), gpu_gb=80)
+    found = place(need(params, 50_304, cache_values, BF16), gpu_gb=80, utilization=0.9)
     assert (found.gpus, found.tensor_parallel) == (gpus, tensor_parallel)
 
 
 def test_place_float32_takes_more_than_bfloat16() -> None:
-    full, half = (need(6e9, 50_304, 0, engine) for engine in (EngineConfig(), BF16))
-    assert place(full, gpu_gb=80) > place(half, gpu_gb=80)
+    full, half = (need(6e9, 50_304, 0, engine) for engine in (EngineConfig(dtype="float32"), BF16))
+    assert place(full, gpu_gb=80, utilization=0.9) > place(half, gpu_gb=80, utilization=0.9)
 
 
 def test_place_too_large_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="at most eight GPUs of 24 GB"):
-        place(need(400e9, 128_000, 0, BF16), gpu_gb=24)
+    with pytest.raises(UserError, match="at most eight GPUs of 24 GB, 90% of each"):
+        place(need(400e9, 128_000, 0, BF16), gpu_gb=24, utilization=0.9)
 
 
 def test_placement_of_the_cpu_is_one_process() -> None:
