@@ -96,6 +96,10 @@ class EngineHost:
             rss_mb=peak_rss_mb(),
         )
 
+    def proof(self) -> str:
+        """What shows that the engine holds the weights loaded last."""
+        return self._engine().proof
+
     def close(self) -> None:
         """Closes the engine."""
         scorer, self._scorer = self._scorer, None

@@ -76,7 +76,7 @@ class VllmScorer:
         self._canaries: dict[tuple[Any, ...], npt.NDArray[np.float32]] = {}
         self._llm: LLM | None = None
         self.computed_tokens = 0
-        self._compared_ranks = 0
+        self._compared_ranks: int | None = None
         expected = swap.file_products(folder, dtype=self._dtype, tied=self._tied)
         if current_platform.is_cpu():
             # vLLM compiles the ranking of prompt tokens, which nobody reads here: 8 to 12 s.
@@ -235,7 +235,8 @@ class VllmScorer:
         held, readable_head = swap.combined(shards)
         if self._tied:
             expected = expected | readable_head
-        self._compared_ranks = len(shards) if swap.comparable(held, expected) else 0
+        if self._compared_ranks is None:  # the architecture decides, not this load
+            self._compared_ranks = len(shards) if swap.comparable(held, expected) else 0
         if self._compared_ranks:
             packed = current_platform.is_cpu() and self._dtype != torch.float32
             relative = _ROUNDED if packed else _EXACT
@@ -332,7 +333,7 @@ def _shard(model: torch.nn.Module) -> swap.Shard:
             if head and key == "weight":
                 place = (swap.HEAD_LAYER, place[1])
                 shard.head[place] = swap.matrix_products(parameter)
-            to = shard.rows if not divided or _divides_rows(module) else shard.whole
+            to = shard.rows if divided and _divides_rows(module) else shard.whole
             to[place] = to[place] + products if place in to else products
     return shard
 
@@ -377,8 +378,17 @@ def _head_size(model: Any) -> int:
 
 
 def _check_head_size(model: Any) -> None:
-    """On CPU vLLM starts with any head size and fails on the first prompt."""
+    """On CPU vLLM starts with any head size and fails on the first prompt.
+
+    On GPUs FlashAttention takes multiples of 8; what is left falls to kernels of which misaligned
+    addresses are reported.
+    """
     if not current_platform.is_cpu():
+        if _head_size(model) % 8:
+            raise CheckpointError(
+                f"attention heads of {_head_size(model)} dimensions: vLLM on GPUs has kernels for "
+                "multiples of 8 only; set engine.kind=hf, or train with another width a head."
+            )
         return
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 

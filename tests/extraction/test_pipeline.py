@@ -74,6 +74,8 @@ def test_extract_scores_all_and_a_rerun_starts_nothing(
     history = json.loads((root / "store" / "extraction.json").read_text())
     assert [entry["done"] for entry in history] == [4, 0]
     assert history[0]["config"]["engine"]["kind"] == "hf"
+    assert history[0]["config"]["engine"]["dtype"] == "float32"
+    assert history[0]["proofs"] == {"model loaded anew": 4}
 
 
 def test_extract_bad_checkpoints_are_quarantined_and_can_be_retried(root: Path) -> None:
@@ -124,9 +126,18 @@ def test_extract_stops_when_more_fail_than_may(root: Path) -> None:
     assert status.done + status.quarantined + status.left == 10
     assert sum(status.reasons.values()) == status.quarantined
     # Without the limit the rest is scored.
-    rest = extract(extract_config(root))
+    rest = extract(extract_config(root, max_failures=None))
     assert (rest.left, rest.stopped) == (0, None)
     assert sum(value == "done" for value in Store(root / "store").status().values()) == 6
+
+
+def test_extract_configs_that_cannot_be_used_do_not_count_as_failures(root: Path) -> None:
+    for step in (3, 4, 5):
+        folder = save_checkpoint(root / "checkpoints", run="a", step=step, tied=True)
+        (folder / "config.json").write_text("{")
+    for settings in ({"max_failures": None}, {"max_failures": 0, "store": root / "other"}):
+        summary = extract(extract_config(root, **settings))
+        assert (summary.done, summary.quarantined, summary.stopped) == (4, 3, None)
 
 
 def test_extract_killed_driver_loses_only_what_was_in_flight(root: Path) -> None:
