@@ -5,6 +5,7 @@ or S3, each with a `neuneu.json` beside `config.json` and `model.safetensors`. T
 written last: a folder without it is an unfinished save and is not listed.
 """
 
+import difflib
 import itertools
 import json
 from collections.abc import Iterable
@@ -13,11 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from neuneu.errors import DataError
+from neuneu.errors import CheckpointError, DataError
 from neuneu.files import write_text_atomic
+from neuneu.json_files import parse_mapping
+from neuneu.row_checks import LARGEST
 from neuneu.storage import THREADS, Folder
 
 METADATA_FILE: Final = "neuneu.json"
+_NAMES: Final = ("family", "suite", "run")
+_NUMBERS: Final = ("params", "tokens", "flops", "planned_tokens")
+# Steps are twelve digits of a file's name in a store.
+_STEPS: Final = 10**12
+_LONGEST_SHOWN: Final = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +78,8 @@ def list_folder(root: Folder) -> list[CheckpointRef]:
     """Every finished checkpoint below `root`, sorted by suite, run and step; no hidden folders.
 
     Raises:
-        DataError: none found, a metadata file that is not one, or a checkpoint given twice.
+        DataError: none found, a metadata file that is not one or says what cannot be, or a
+            checkpoint given twice.
     """
     names = [name for name in root.files(METADATA_FILE) if Path(name).name == METADATA_FILE]
     if not names:
@@ -97,10 +106,60 @@ def in_order(refs: Iterable[CheckpointRef]) -> list[CheckpointRef]:
     return ordered
 
 
+def check(ref: CheckpointRef, *, where: str) -> CheckpointRef:
+    """The same checkpoint, once its names and numbers are known to be possible.
+
+    Args:
+        ref: the checkpoint.
+        where: what to call it in messages.
+
+    Raises:
+        DataError: the first that is not, with what was expected.
+    """
+    for name in _NAMES:
+        value: object = getattr(ref, name)
+        if not isinstance(value, str) or not value.strip() or not value.isprintable():
+            raise DataError(
+                f"{where}: {name} = {_shown(value)}; expected a name of printable characters."
+            )
+    # bool is an int, and 1.0 is none: a step names a file.
+    if type(ref.step) is not int or not 0 <= ref.step < _STEPS:
+        raise DataError(
+            f"{where}: step = {_shown(ref.step)}; expected a whole number from 0 to {_STEPS - 1}."
+        )
+    for name in _NUMBERS:
+        value = getattr(ref, name)
+        if name == "planned_tokens" and value is None:
+            continue
+        from_zero = ref.step == 0 and name in {"tokens", "flops"}
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (0 < value <= LARGEST or (from_zero and value == 0)):
+            least = "a number of at least 0" if from_zero else "a positive number"
+            optional = ", or null" if name == "planned_tokens" else ""
+            raise DataError(
+                f"{where}: {name} = {_shown(value)}; expected {least} of at most "
+                f"{LARGEST:g}{optional}."
+            )
+    return ref
+
+
 def _read_metadata(root: Folder, name: str) -> CheckpointRef:
-    content = root.read(name)
+    where = f"{root}/{name}"
     try:
-        record = json.loads(content)
-        return CheckpointRef(**record, uri=f"{root}/{name}".removesuffix(f"/{METADATA_FILE}"))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{root}/{name}: not a checkpoint's metadata ({error}).") from error
+        record = parse_mapping(root.read(name), METADATA_FILE)
+    except CheckpointError as error:
+        raise DataError(f"{root}/{name.removesuffix(METADATA_FILE)}{error}") from error
+    fields = (*_NAMES, "step", *_NUMBERS)
+    for unknown in sorted(record.keys() - set(fields)):
+        near = difflib.get_close_matches(unknown, fields, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}."
+        raise DataError(f"{where}: unknown key {_shown(unknown)}; {hint}")
+    for missing in (field for field in fields if field not in record):
+        raise DataError(f"{where}: {missing} is missing; expected {', '.join(fields)}.")
+    ref = CheckpointRef(**record, uri=where.removesuffix(f"/{METADATA_FILE}"))
+    return check(ref, where=where)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

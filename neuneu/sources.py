@@ -1,6 +1,7 @@
 """Where checkpoints come from: local folders, S3, a hub, and suite files that describe them."""
 
 import itertools
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ def read_small(ref: CheckpointRef, name: str) -> bytes:
     if ref.uri.startswith(hub.SCHEME):
         return hub.read(*_on_hub(ref), name)
     with _errors(f"{ref.uri}/{name}"):
-        return Folder(ref.uri).read(name)
+        return _regular(Folder(ref.uri), name).read(name)
 
 
 def fetch(ref: CheckpointRef, name: str, folder: Path) -> None:
@@ -97,7 +98,18 @@ def fetch(ref: CheckpointRef, name: str, folder: Path) -> None:
     if ref.uri.startswith(hub.SCHEME):
         return hub.download(*_on_hub(ref), name, folder)
     with _errors(f"{ref.uri}/{name}"):
-        return Folder(ref.uri).download(name, folder / name)
+        return _regular(Folder(ref.uri), name).download(name, folder / name)
+
+
+def _regular(folder: Folder, name: str) -> Folder:
+    """The same folder, once a local file of this name is known to end when it is read."""
+    path = Path(folder.address, name)
+    if folder.is_local and os.path.lexists(path) and not path.is_file():
+        raise CheckpointError(
+            f"{path}: expected a regular file, found a folder, a pipe, a device or a broken link; "
+            "put the file itself there."
+        )
+    return folder
 
 
 def _on_hub(ref: CheckpointRef) -> tuple[str, str]:

@@ -4,9 +4,11 @@ An address is a local path or `s3://bucket/prefix`. A file is written whole or n
 rename on local disk, by one put on S3.
 """
 
+import errno
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -155,7 +157,7 @@ class Folder:
                 return False
 
     def files(self, suffix: str = "") -> dict[str, int]:
-        """Sizes in bytes of all files below, by their relative names, sorted.
+        """Sizes in bytes of all regular files below, by their relative names, sorted.
 
         A folder that does not exist has none. Files and folders whose names start with a dot
         (unfinished ones) are left out. One listing, whatever is in the folder.
@@ -228,8 +230,15 @@ class Folder:
             folders[:] = [folder for folder in folders if not folder.startswith(".")]
             for name in names:
                 path = Path(parent, name)
-                with suppress(FileNotFoundError):  # removed since it was listed
-                    found[path.relative_to(self.address).as_posix()] = path.stat().st_size
+                try:
+                    status = path.stat()
+                except OSError as error:
+                    # Removed since it was listed, or a link to nothing or to itself.
+                    if error.errno not in {errno.ENOENT, errno.ELOOP}:
+                        raise
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found[path.relative_to(self.address).as_posix()] = status.st_size
         return found
 
     def _s3_files(self) -> dict[str, int]:

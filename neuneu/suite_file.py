@@ -15,16 +15,17 @@ from typing import Annotated, Final, Literal
 import pydantic
 from pydantic import Field
 
-from neuneu.checkpoints import CheckpointRef
+from neuneu.checkpoints import CheckpointRef, check
 from neuneu.config import config_dataclass
 from neuneu.errors import UserError
 
 # How much later than planned a run may end: plans are rounded.
 _OVER_PLAN: Final = 1.05
 _UNITS: Final = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+_STEP: Final = re.compile(r"\d{1,12}")
 _TOKENS: Final = re.compile(r"(\d+(?:\.\d+)?)([KMBT]?)")
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Choice = dict[str, tuple[str, ...]]
 
 
@@ -134,8 +135,8 @@ def read_entries(suite: SuiteFile, place: Place, entries: Iterable[Entry]) -> li
     """The checkpoints among what was found at a place, chosen by the suite's filters.
 
     Raises:
-        UserError: nothing matches the pattern, a run that a table does not have, tokens beyond
-            the plan, or tokens that do not grow with the step.
+        UserError: nothing matches the pattern, a run that a table does not have, a step that is
+            no number, names or numbers that cannot be, or tokens beyond the plan.
     """
     entries = list(entries)
     pattern = re.compile(suite.pattern)
@@ -164,12 +165,12 @@ def read_entries(suite: SuiteFile, place: Place, entries: Iterable[Entry]) -> li
 
 
 def _read(suite: SuiteFile, entry: Entry, values: Mapping[str, str]) -> CheckpointRef:
-    step = int(values["step"])
+    step = _step(entry.name, values)
     params = _number("params", suite.params, values)
     tokens_per_step = _number("tokens_per_step", suite.tokens_per_step, values)
     tokens = _tokens(entry.name, values) if tokens_per_step is None else step * tokens_per_step
     assert params is not None
-    return CheckpointRef(
+    ref = CheckpointRef(
         family=suite.family,
         suite=suite.suite,
         run=suite.run.format_map(values),
@@ -181,6 +182,7 @@ def _read(suite: SuiteFile, entry: Entry, values: Mapping[str, str]) -> Checkpoi
         uri=entry.uri,
         revision=entry.revision,
     )
+    return check(ref, where=entry.uri)
 
 
 def _choose(steps: Steps, run: list[CheckpointRef]) -> Iterator[CheckpointRef]:
@@ -218,6 +220,15 @@ def _number(name: str, number: float | ByRun | None, values: Mapping[str, str]) 
             f"{sorted(number.values)}."
         )
     return number.values[key]
+
+
+def _step(name: str, values: Mapping[str, str]) -> int:
+    if not _STEP.fullmatch(values["step"]):
+        raise UserError(
+            f"{name}: expected a step such as 1000, found {values['step']!r}; "
+            r"let pattern take digits only: (?P<step>\d+)."
+        )
+    return int(values["step"])
 
 
 def _tokens(name: str, values: Mapping[str, str]) -> float:

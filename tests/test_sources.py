@@ -1,6 +1,7 @@
 """Sources of checkpoints: suite files, expanded and listed, and single files of a checkpoint."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -326,3 +327,47 @@ def test_olmo2_tokens_round_up_to_the_names(
     (ref,) = list_suite(build_config(SuiteFile, raw | {"include": [{"model": [model]}]}))
     assert (billions - 1) * 1e9 < ref.tokens <= billions * 1e9
     assert ref.tokens == ref.planned_tokens
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"params": float("inf")}, "params"),
+        ({"tokens_per_step": float("nan")}, "tokens_per_step"),
+        ({"planned_tokens": -1}, "planned_tokens"),
+    ],
+)
+def test_suite_file_number_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        suite(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pattern": r"(?P<step>\w+)"}, "main: expected a step such as 1000, found 'main'"),
+        ({"pattern": r"(step(?P<step>\d+)|main)"}, "main: expected a step such as 1000, found ''"),
+        ({"run": " "}, r"org/model-1m@step2: run = ' '; expected a name"),
+        ({"suite": ""}, r"org/model-1m@step2: suite = ''; expected a name"),
+        (
+            {"tokens_per_step": 1e30, "planned_tokens": None},
+            r"tokens = 2e\+30; expected a positive",
+        ),
+    ],
+)
+def test_list_suite_checkpoint_that_cannot_be_is_refused(
+    hub: HubServer, changes: dict[str, Any], message: str
+) -> None:
+    fill(hub, "step2")
+    with pytest.raises(UserError, match=message) as caught:
+        list_suite(suite(**changes))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_local_file_that_would_not_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    ref = ref_of(str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"config\.json: expected a regular file"):
+        read_small(ref, "config.json")
+    with pytest.raises(CheckpointError, match=r"config\.json: expected a regular file"):
+        fetch(ref, "config.json", tmp_path / "out")

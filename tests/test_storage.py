@@ -277,3 +277,13 @@ def test_the_test_server_takes_what_arrows_client_sends(s3: S3Server) -> None:
     with there.open_output_stream(f"{s3.bucket}/deep/state.json") as stream:
         stream.write(b"{}" * 1000)
     assert Folder(f"s3://{s3.bucket}/deep").read("state.json") == b"{}" * 1000
+
+
+def test_local_listing_has_regular_files_only(tmp_path: Path) -> None:
+    """A pipe would not end when it is read, and a link to itself ended the listing."""
+    (tmp_path / "file").write_text("1234")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "nothing").symlink_to(tmp_path / "none")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    assert Folder(tmp_path).files() == {"file": 4, "link": 4}
