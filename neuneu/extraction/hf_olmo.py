@@ -3,19 +3,22 @@
 OLMo 1 and DataDecide models were saved with a config of their own (`OLMoForCausalLM`) that needs
 code from outside. With affine RMSNorm, SwiGLU, rotary positions, no biases and no norms of
 queries and keys, as DataDecide has them, the function is that of a Llama with other names; any
-other setting is refused by its name.
+other setting is refused by its name. Heads of a size that no kernel takes are padded
+(`neuneu.extraction.heads`).
 """
 
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuneu.errors import CheckpointError
-from neuneu.extraction.weights import INDEX_FILE, weight_files
+from neuneu.extraction.heads import Heads, kernel_heads
+from neuneu.extraction.sizes import check_sizes
+from neuneu.extraction.weights import INDEX_FILE, read_headers, weight_files
 from neuneu.files import write_text_atomic
+from neuneu.json_files import one_line, parse_mapping, read_mapping, read_regular
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +85,12 @@ _IRRELEVANT: Final = {
     "transformers_version",
     "use_cache",
 }
-_TOKENIZER_FILES: Final = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_TOKENIZER_CONFIG: Final = "tokenizer_config.json"
+_TOKENIZER_FILES: Final = (
+    "tokenizer.json", "special_tokens_map.json", "added_tokens.json", _TOKENIZER_CONFIG,
+)  # fmt: skip
+# The most that a base, a ratio or an epsilon can be.
+_LARGEST: Final = 1e12
 _BLOCK: Final = re.compile(r"model\.transformer\.blocks\.(\d+)\.(\w+)\.weight")
 _TOP: Final = {
     "model.transformer.wte.weight": "model.embed_tokens.weight",
@@ -101,10 +109,11 @@ _PARTS: Final = {
 
 
 def as_llama_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `config.json` of the Llama that an `hf_olmo` config describes.
+    """The `config.json` of the Llama that an `hf_olmo` config describes, heads padded.
 
     Raises:
-        CheckpointError: a field with a value that Llama has not, or an unknown field.
+        CheckpointError: a field with a value that Llama has not, an unknown field, or a size that
+            is none.
     """
     unknown = sorted(config.keys() - _REQUIRED.keys() - _CARRIED - _IRRELEVANT)
     if unknown:
@@ -118,17 +127,12 @@ def as_llama_config(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"config.json: {name} = {config.get(name)!r}; expected {allowed[0]!r}: only such "
                 f"{MODEL_TYPE} checkpoints are Llamas."
             )
-    missing = [name for name in _SIZES if not isinstance(config.get(name), int)]
+    missing = [name for name in _SIZES if config.get(name) is None]
     if missing:
         raise CheckpointError(f"config.json: {missing[0]}: expected a number, found none.")
-    width, heads = config["d_model"], config["n_heads"]
-    if config.get("n_kv_heads") not in (None, heads):
-        raise CheckpointError(
-            f"config.json: n_kv_heads = {config['n_kv_heads']}; expected n_heads ({heads})."
-        )
-    if width % (2 * heads):
-        raise CheckpointError(f"config.json: n_heads = {heads} does not cut {width} evenly.")
-    hidden = config.get("mlp_hidden_size") or config.get("mlp_ratio", 0) * width
+    check_sizes(config)
+    width, heads = config["d_model"], _heads(config)
+    hidden = config.get("mlp_hidden_size") or _positive(config, "mlp_ratio", 0) * width
     if not hidden or hidden % 2:
         raise CheckpointError(
             "config.json: mlp_hidden_size and mlp_ratio give no even size of the MLP."
@@ -139,101 +143,141 @@ def as_llama_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "bos_token_id": None,
         "dtype": config.get("dtype") or config.get("torch_dtype") or "float32",
         "eos_token_id": config.get("eos_token_id"),
-        "head_dim": width // heads,
+        "head_dim": heads.padded,
         "hidden_act": "silu",
         "hidden_size": width,
-        "intermediate_size": hidden // 2,
+        "intermediate_size": int(hidden) // 2,
         "max_position_embeddings": config["max_sequence_length"],
         "mlp_bias": False,
         "model_type": "llama",
-        "num_attention_heads": heads,
+        "num_attention_heads": heads.count,
         "num_hidden_layers": config["n_layers"],
-        "num_key_value_heads": heads,
+        "num_key_value_heads": heads.count,
         "pad_token_id": config.get("pad_token_id"),
         "rms_norm_eps": _positive(config, "layer_norm_eps", 1e-5),
-        "rope_theta": _positive(config, "rope_theta", 10_000.0),
+        "rope_theta": heads.theta(_positive(config, "rope_theta", 10_000.0)),
         "tie_word_embeddings": False,
         "vocab_size": config.get("embedding_size") or config["vocab_size"],
     }
 
 
+def padding_bytes(config: Mapping[str, Any]) -> int:
+    """The most bytes that the conversion adds to the weights of an `hf_olmo` config.
+
+    Raises:
+        CheckpointError: as `as_llama_config`.
+    """
+    layers = int(as_llama_config(config)["num_hidden_layers"])
+    return layers * _heads(config).added_bytes(config["d_model"])
+
+
 def convert(folder_in: Path, folder_out: Path) -> None:
     """Writes a Llama checkpoint that computes what an `hf_olmo` checkpoint does.
 
-    Weights keep their type and their division into files; the tokenizer's vocabulary is copied
-    as it is. `folder_out` must not exist; it holds a whole checkpoint when this returns.
+    Weights keep their division into files and their type, but for queries of padded heads; the
+    tokenizer's vocabulary is copied as it is. `folder_out` must not exist; it holds a whole
+    checkpoint when this returns.
 
     Raises:
         CheckpointError: as `as_llama_config`, or weights that are not of that config.
     """
-    from safetensors import SafetensorError, safe_open
     from safetensors.torch import save_file
 
-    config = as_llama_config(_read_json(folder_in / "config.json"))
+    raw = read_mapping(folder_in / "config.json")
+    config, heads = as_llama_config(raw), _heads(raw)
+    read_headers(folder_in)
     folder_out.mkdir(parents=True)
     weight_map: dict[str, str] = {}
     total_bytes = 0
     for path in weight_files(folder_in):
         tensors: dict[str, torch.Tensor] = {}
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a mapping
-                    tensors |= _rename(name, file.get_tensor(name))
-        except SafetensorError as error:
-            raise CheckpointError(f"{path.name}: cannot be read ({error}).") from error
+        for name, tensor in _load(path).items():
+            tensors |= _rename(name, tensor, heads)
         save_file(tensors, folder_out / path.name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, path.name)
         total_bytes += sum(tensor.nbytes for tensor in tensors.values())
     if (folder_in / INDEX_FILE).exists():
         index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
         write_text_atomic(folder_out / INDEX_FILE, json.dumps(index, indent=1) + "\n")
-    _copy_tokenizer(folder_in, folder_out)
+    present = [name for name in _TOKENIZER_FILES if (folder_in / name).exists()]
+    files = {name: read_regular(folder_in / name) for name in present}
+    for name, content in tokenizer_files(files).items():
+        (folder_out / name).write_bytes(content)
     write_text_atomic(folder_out / "config.json", json.dumps(config, indent=1) + "\n")
 
 
-def _rename(name: str, tensor: "torch.Tensor") -> "dict[str, torch.Tensor]":
+def tokenizer_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The tokenizer's files as `convert` writes them, by name.
+
+    They are loaded as the plain tokenizer that they are, without code from outside.
+
+    Raises:
+        CheckpointError: a `tokenizer_config.json` that is no mapping.
+    """
+    converted = {name: files[name] for name in _TOKENIZER_FILES if name in files}
+    settings = parse_mapping(files.get(_TOKENIZER_CONFIG, b"{}"), _TOKENIZER_CONFIG)
+    settings.pop("auto_map", None)
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    converted[_TOKENIZER_CONFIG] = (json.dumps(settings, indent=1) + "\n").encode()
+    return converted
+
+
+def _heads(config: Mapping[str, Any]) -> Heads:
+    width, count = config["d_model"], config["n_heads"]
+    if config.get("n_kv_heads") not in (None, count):
+        raise CheckpointError(
+            f"config.json: n_kv_heads = {config['n_kv_heads']}; expected n_heads ({count})."
+        )
+    if width % (2 * count):
+        raise CheckpointError(f"config.json: n_heads = {count} does not cut {width} evenly.")
+    return kernel_heads(count, width // count)
+
+
+def _load(path: Path) -> "dict[str, torch.Tensor]":
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path.name}: cannot be read ({one_line(error)}).") from error
+
+
+def _rename(name: str, tensor: "torch.Tensor", heads: Heads) -> "dict[str, torch.Tensor]":
     if name in _TOP:
         return {_TOP[name]: tensor}
     match = _BLOCK.fullmatch(name)
     parts = _PARTS.get(match[2]) if match else None
     if match is None or parts is None:
         raise CheckpointError(f"tensor {name!r} is not one of an {MODEL_TYPE} checkpoint.")
-    if tensor.shape[0] % len(parts):
+    if tensor.ndim == 0 or tensor.shape[0] % len(parts):
         raise CheckpointError(
-            f"tensor {name!r} has {tensor.shape[0]} rows; expected {len(parts)} equal parts."
+            f"tensor {name!r} has shape {list(tensor.shape)}; expected {len(parts)} equal parts."
         )
     return {
-        f"model.layers.{match[1]}.{part}.weight": rows.clone()
+        f"model.layers.{match[1]}.{part}.weight": _padded(name, part, rows, heads)
         for part, rows in zip(parts, tensor.chunk(len(parts)), strict=True)
     }
 
 
-def _copy_tokenizer(folder_in: Path, folder_out: Path) -> None:
-    """Copies the tokenizer, to be loaded as the plain one that it is, without other code."""
-    for name in _TOKENIZER_FILES:
-        if (folder_in / name).exists():
-            shutil.copyfile(folder_in / name, folder_out / name)
-    path = folder_in / "tokenizer_config.json"
-    settings = _read_json(path) if path.exists() else {}
-    settings = {key: value for key, value in settings.items() if key != "auto_map"}
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    write_text_atomic(folder_out / path.name, json.dumps(settings, indent=1) + "\n")
+def _padded(name: str, part: str, rows: "torch.Tensor", heads: Heads) -> "torch.Tensor":
+    if not heads.are_padded or not part.startswith("self_attn."):
+        return rows.clone()
+    width = heads.count * heads.size
+    if rows.shape != (width, width):
+        raise CheckpointError(
+            f"tensor {name!r} has parts of shape {list(rows.shape)}; expected {[width, width]} by "
+            "config.json."
+        )
+    if part.endswith("o_proj"):
+        return heads.pad_columns(rows)
+    return heads.pad_queries(rows) if part.endswith("q_proj") else heads.pad_rows(rows)
 
 
 def _positive(config: Mapping[str, Any], name: str, default: float) -> float:
     value = config.get(name)
     if value is None:
         return default
-    if not isinstance(value, int | float) or value <= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
         raise CheckpointError(f"config.json: {name} = {value!r}; expected a positive number.")
     return float(value)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name}: cannot be read as JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name}: expected a mapping, found {type(content).__name__}.")
-    return content

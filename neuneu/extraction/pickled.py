@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from neuneu.errors import CheckpointError
 from neuneu.extraction.weights import INDEX_FILE, is_constant
 from neuneu.files import write_text_atomic
+from neuneu.json_files import one_line
 
 if TYPE_CHECKING:
     import torch
@@ -47,16 +48,15 @@ def replace_pickled(folder: Path) -> None:
 
 
 def _load(path: Path) -> "dict[str, torch.Tensor]":
-    import pickle
-
     import torch
 
     try:
         loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path.name}: not a plain file of tensors ({reason}).") from error
-    if not isinstance(loaded, dict) or not all(map(torch.is_tensor, loaded.values())):
+    except Exception as error:  # a damaged pickle ends in errors of almost any type
+        raise CheckpointError(
+            f"{path.name}: not a plain file of tensors ({one_line(error)})."
+        ) from error
+    if not isinstance(loaded, dict) or not all(map(_is_plain, loaded.items())):
         raise CheckpointError(f"{path.name}: expected tensors by name, found something else.")
     # Tied tensors share their memory, which safetensors does not store: each gets its own.
     return {
@@ -64,3 +64,17 @@ def _load(path: Path) -> "dict[str, torch.Tensor]":
         for name, tensor in loaded.items()
         if not is_constant(name)
     }
+
+
+def _is_plain(item: tuple[object, object]) -> bool:
+    """Whether this is a name with a tensor that safetensors can store."""
+    import torch
+
+    name, tensor = item
+    return (
+        isinstance(name, str)
+        and isinstance(tensor, torch.Tensor)
+        and tensor.layout == torch.strided
+        and not tensor.is_quantized
+        and tensor.device.type == "cpu"
+    )

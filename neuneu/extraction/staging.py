@@ -14,7 +14,6 @@ space is needed, and whoever stages that checkpoint again goes on with the files
 
 import errno
 import hashlib
-import json
 import logging
 import re
 import shutil
@@ -25,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
@@ -36,6 +35,7 @@ from neuneu.extraction import hf_olmo
 from neuneu.extraction.pickled import PICKLED_INDEX, is_pickled, replace_pickled
 from neuneu.extraction.weights import INDEX_FILE
 from neuneu.files import write_text_atomic
+from neuneu.json_files import parse_mapping
 from neuneu.retries import TransientError, retried
 from neuneu.sources import fetch, list_files, read_small
 
@@ -74,12 +74,13 @@ class _Plan:
     files: dict[str, StoredFile]
     pickled: bool
     old_format: bool
+    padding_bytes: int
 
     @property
     def n_bytes(self) -> int:
         """The most that it takes at a time: a conversion has its input and output side by side."""
         size = sum(file.size for file in self.files.values())
-        return 2 * size if self.pickled or self.old_format else size
+        return 2 * size + self.padding_bytes if self.pickled or self.old_format else size
 
 
 class Stager:
@@ -158,23 +159,18 @@ class Stager:
             raise CheckpointError(f"{ref.uri}: expected safetensors, found {what}; {advice}.")
         names = [*weights, INDEX_FILE] if weights else [*pickled, PICKLED_INDEX]
         wanted = _SMALL.union(names)
+        config = self._config(ref)
+        old_format = config.get("model_type") == hf_olmo.MODEL_TYPE
         return _Plan(
             files={name: file for name, file in found.items() if name in wanted},
             pickled=not weights,
-            old_format=self._model_type(ref) == hf_olmo.MODEL_TYPE,
+            old_format=old_format,
+            # Refuses before anything large is copied.
+            padding_bytes=hf_olmo.padding_bytes(config) if old_format else 0,
         )
 
-    def _model_type(self, ref: CheckpointRef) -> object:
-        content = self._retried(lambda: read_small(ref, "config.json"))
-        try:
-            config = json.loads(content)
-        except ValueError as error:
-            raise CheckpointError(f"{ref.uri}: config.json is not JSON ({error}).") from error
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{ref.uri}: config.json: expected a mapping.")
-        if config.get("model_type") == hf_olmo.MODEL_TYPE:
-            hf_olmo.as_llama_config(config)  # refuses before anything large is copied
-        return config.get("model_type")
+    def _config(self, ref: CheckpointRef) -> dict[str, Any]:
+        return parse_mapping(self._retried(lambda: read_small(ref, "config.json")), "config.json")
 
     def _reserve(self, entry: Path, plan: _Plan, ref: CheckpointRef) -> FileLock:
         """Waits for space, writes down how much, and returns the checkpoint's lock, held."""

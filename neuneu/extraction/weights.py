@@ -1,14 +1,16 @@
 """The weight files of a checkpoint folder, read without loading them: what tensors they hold."""
 
 import hashlib
-import json
+import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from neuneu.errors import CheckpointError
+from neuneu.json_files import check_regular, one_line, parse_mapping, read_mapping
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +21,7 @@ SAMPLE_BLOCKS: Final = 64
 SAMPLE_BYTES: Final = 64 * 2**10
 _FLOATS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _MAX_HEADER_BYTES: Final = 100 * 2**20
+_MOST_DIMENSIONS: Final = 8
 # Constants that old checkpoints store and models compute themselves.
 _CONSTANTS: Final = re.compile(r"\.(rotary_emb\.inv_freq|(attention|attn)\.(bias|masked_bias))$")
 
@@ -30,6 +33,9 @@ class TensorHeader:
     file: str
     kind: str
     shape: tuple[int, ...]
+
+
+_Entry = tuple[str, tuple[int, ...], tuple[int, int]]
 
 
 def is_constant(name: str) -> bool:
@@ -54,8 +60,8 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
                 )
             headers[name] = header
     index = folder / INDEX_FILE
-    if index.exists():
-        missing = sorted(_read_json(index)["weight_map"].keys() - headers.keys())
+    if os.path.lexists(index):
+        missing = sorted(_weight_map(index).keys() - headers.keys())
         if missing:
             raise CheckpointError(
                 f"tensor {missing[0]!r} is in {INDEX_FILE} but in none of its files "
@@ -75,7 +81,8 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint: `model.safetensors`, or the shards of its index.
 
     Raises:
-        CheckpointError: none there, pickled weights only, or files beside the named ones.
+        CheckpointError: none there, pickled weights only, files beside the named ones, or a pipe,
+            a folder or a broken link in place of one.
     """
     present = sorted(folder.glob("*.safetensors"))
     if not present:
@@ -86,14 +93,12 @@ def weight_files(folder: Path) -> list[Path]:
             f"expected model.safetensors in {folder}, found {found}; "
             "save it again with safe_serialization=True."
         )
+    for path in present:
+        check_regular(path)
     index = folder / INDEX_FILE
-    if index.exists():
-        try:
-            expected = sorted(set(_read_json(index)["weight_map"].values()))
-        except (KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{INDEX_FILE}: expected a weight_map, found none.") from error
-    else:
-        expected = ["model.safetensors"]
+    expected = ["model.safetensors"]
+    if os.path.lexists(index):
+        expected = sorted(set(_weight_map(index).values()))
     if [path.name for path in present] != expected:
         raise CheckpointError(
             f"expected the weight files {expected}, found {[path.name for path in present]}; "
@@ -150,6 +155,13 @@ def iter_tensors(folder: Path) -> "Iterator[tuple[str, torch.Tensor]]":
 
 
 def _read_header(path: Path) -> dict[str, TensorHeader]:
+    try:
+        return _parse_header(path)
+    except OSError as error:
+        raise CheckpointError(f"{path.name}: cannot be read ({one_line(error)}).") from error
+
+
+def _parse_header(path: Path) -> dict[str, TensorHeader]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -158,18 +170,22 @@ def _read_header(path: Path) -> dict[str, TensorHeader]:
                 f"{path.name}: truncated or not safetensors: {size} bytes cannot hold its "
                 f"header of {length}; copy or save it again."
             )
-        try:
-            raw = json.loads(file.read(length))
-            tensors = {
-                name: (entry["dtype"], tuple(entry["shape"]), entry["data_offsets"][1])
-                for name, entry in raw.items()
-                if name != "__metadata__"
-            }
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raw = parse_mapping(file.read(length), f"{path.name}: header")
+    tensors = {
+        name: _entry(path.name, name, entry)
+        for name, entry in raw.items()
+        if name != "__metadata__"
+    }
+    end = 0
+    for name, (kind, shape, (start, stop)) in sorted(tensors.items(), key=lambda item: item[1][2]):
+        n_bytes = math.prod(shape) * _FLOATS[kind] if kind in _FLOATS else stop - start
+        if start != end or stop < start or stop - start != n_bytes:
             raise CheckpointError(
-                f"{path.name}: expected a safetensors header, found {error}; save it again."
-            ) from error
-    expected = 8 + length + max((end for _, _, end in tensors.values()), default=0)
+                f"{path.name}: tensor {name!r} lies at bytes {start} to {stop}; expected "
+                f"{n_bytes} bytes from {end} on by its shape {list(shape)}; save it again."
+            )
+        end = stop
+    expected = 8 + length + end
     if size != expected:
         raise CheckpointError(
             f"{path.name}: truncated or damaged: expected {expected} bytes by its header, "
@@ -181,8 +197,32 @@ def _read_header(path: Path) -> dict[str, TensorHeader]:
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path.name}: cannot be read as JSON ({error}).") from error
+def _entry(file: str, name: str, entry: object) -> _Entry:
+    """Type, shape and bytes of a tensor in a header."""
+    found = entry if isinstance(entry, dict) else {}
+    kind, shape, offsets = (found.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if isinstance(kind, str) and _is_sizes(shape) and _is_sizes(offsets) and len(offsets) == 2:
+        return kind, tuple(shape), (offsets[0], offsets[1])
+    raise CheckpointError(
+        f"{file}: header: tensor {name!r}: expected dtype, shape and data_offsets, found "
+        f"{str(entry)[:80]}; save it again."
+    )
+
+
+def _is_sizes(value: object) -> TypeGuard[list[int]]:
+    return (
+        isinstance(value, list)
+        and len(value) <= _MOST_DIMENSIONS
+        and all(type(item) is int and 0 <= item < 2**63 for item in value)
+    )
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Which file of the checkpoint holds which tensor."""
+    found = read_mapping(path).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise CheckpointError(
+            f"{path.name}: expected a weight_map from tensors to names of files, found "
+            f"{type(found).__name__}."
+        )
+    return found

@@ -191,7 +191,10 @@ def test_converted_weights_keep_their_type(tmp_path: Path) -> None:
     save_file(halves, tmp_path / "in" / "model.safetensors")
     convert(tmp_path / "in", tmp_path / "out")
     converted = load_file(tmp_path / "out" / "model.safetensors")
-    assert {tensor.dtype for tensor in converted.values()} == {torch.bfloat16}
+    # But for queries: half precision does not hold them scaled for padded heads.
+    queries = {name for name in converted if "q_proj" in name}
+    assert {converted[name].dtype for name in queries} == {torch.float32}
+    assert {converted[name].dtype for name in converted.keys() - queries} == {torch.bfloat16}
     assert len(converted) == 3 + 9 * LAYERS
 
 
@@ -250,6 +253,15 @@ def test_tokenizer_of_datadecide_is_read_as_it_is(tmp_path: Path, shared: Path) 
         ("rope_theta", "10000"),
         ("d_model", None),
         ("max_sequence_length", None),
+        ("n_layers", 0),
+        ("n_layers", 1e30),
+        ("d_model", "48"),
+        ("n_heads", True),
+        ("vocab_size", -1),
+        ("embedding_size", "abc"),
+        ("mlp_ratio", "8"),
+        ("mlp_hidden_size", "x"),
+        ("rope_theta", float("inf")),
         ("ternary", True),
     ],
 )
@@ -268,7 +280,11 @@ def test_config_without_a_needed_field_is_refused(field: str) -> None:
 def test_config_without_eps_and_theta_has_olmos_own() -> None:
     old = {k: v for k, v in CONFIG.items() if k not in {"layer_norm_eps", "rope_theta"}}
     llama = as_llama_config(old)
-    assert (llama["rms_norm_eps"], llama["rope_theta"]) == (1e-5, 10_000.0)
+    assert llama["rms_norm_eps"] == 1e-5
+    # Heads of 12 dimensions are padded to 32.
+    assert llama["rope_theta"] == pytest.approx(10_000 ** (32 / 12), rel=1e-5)
+    wide = as_llama_config(old | {"d_model": 128, "n_heads": 4})
+    assert (wide["head_dim"], wide["rope_theta"]) == (32, 10_000.0)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +293,7 @@ def test_config_without_eps_and_theta_has_olmos_own() -> None:
         ("model.transformer.blocks.0.q_norm.weight", (WIDTH,), "q_norm.weight' is not one of"),
         ("model.transformer.wpe.weight", (64, WIDTH), "wpe.weight' is not one of"),
         ("model.transformer.blocks.0.att_proj.bias", (WIDTH,), "att_proj.bias' is not one of"),
-        ("model.transformer.blocks.0.att_proj.weight", (100, WIDTH), "has 100 rows; expected 3"),
+        ("model.transformer.blocks.0.att_proj.weight", (100, WIDTH), "shape .100, 48.; expected 3"),
     ],
 )
 def test_tensor_that_no_llama_has_is_refused(

@@ -14,6 +14,7 @@ from test_hf_olmo import save_olmo
 from tiny_checkpoints import save_model
 
 from neuneu.errors import CheckpointError
+from neuneu.extraction.hf_olmo import padding_bytes
 from neuneu.extraction.preflight import inspect
 
 pytest.importorskip("transformers")
@@ -89,13 +90,16 @@ def test_old_olmo_checkpoint_is_converted(
     if kind == "hub":
         hub: HubServer = request.getfixturevalue("hub")
         ref = ref_of("hf://org/olmo@step1", hub.add("org/olmo", "step1", contents(tmp_path / "c")))
-    with stager(tmp_path, budget_bytes=2 * size).stage(ref) as staged:
+    need = 2 * size + padding_bytes(json.loads((tmp_path / "c" / "config.json").read_text()))
+    assert need > 2 * size
+    with stager(tmp_path, budget_bytes=need).stage(ref) as staged:
         assert staged.bytes_moved == size
         assert json.loads((staged.folder / "config.json").read_text())["model_type"] == "llama"
         assert inspect(ref, staged.folder).architecture == "LlamaForCausalLM"
+        assert size + sum(path.stat().st_size for path in staged.folder.iterdir()) <= need
     with (
         pytest.raises(CheckpointError, match="staging space"),
-        stager(tmp_path, budget_bytes=2 * size - 1).stage(ref),
+        stager(tmp_path, budget_bytes=need - 1).stage(ref),
     ):
         pass
 
