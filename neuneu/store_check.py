@@ -1,5 +1,6 @@
 """What is in a trajectory store: a full check of its files, and a summary by run."""
 
+import json
 import math
 import re
 from collections import Counter
@@ -27,7 +28,10 @@ from neuneu.units import (
     winners,
 )
 
-_OTHERS: Final = re.compile(rf"{re.escape(META)}|tasks\.parquet|extraction\.json|{ATTEMPTS}/.+")
+_HISTORY: Final = "extraction.json"
+_OTHERS: Final = re.compile(
+    rf"{re.escape(META)}|tasks\.parquet|{re.escape(_HISTORY)}|{ATTEMPTS}/.+"
+)
 _STATUSES: Final = ("done", "quarantined")
 
 
@@ -38,6 +42,9 @@ class StoreReport:
     `checkpoints` counts those of each status, `rows` those of each tidy table that count;
     `duplicates` are rows of a checkpoint that do not, since another does. `damaged` says by file
     what is wrong and what to do; `foreign` are files that do not belong in a store.
+    `mixed_tokenizers` counts the done checkpoints by the hash of their tokenizer, for each run
+    (`suite/run`) that has several of them, unless an extraction allowed it by name: their losses
+    are not comparable.
     """
 
     store: str
@@ -50,6 +57,7 @@ class StoreReport:
     duplicates: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
     foreign: list[str] = field(default_factory=list)
+    mixed_tokenizers: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -105,6 +113,9 @@ def check(store: Store) -> StoreReport:
             else:
                 report.damaged[name] = result
     _count(report, files)
+    for name in _allowed(store):
+        for run in [run for run in report.mixed_tokenizers if name in (run, run.partition("/")[2])]:
+            del report.mixed_tokenizers[run]
     return report
 
 
@@ -181,18 +192,37 @@ def _is_named(name: str, row: Mapping[str, Any]) -> bool:
     return is_compacted(name) or name == file_name(row)
 
 
+def _allowed(store: Store) -> set[str]:
+    """The runs whose tokenizers may differ, by the configs of the extractions."""
+    try:
+        history = json.loads(store.folder.read(_HISTORY))
+        return {name for entry in history for name in entry["config"].get("mixed_tokenizers", ())}
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return set()
+
+
 def _count(report: StoreReport, files: Mapping[str, _File]) -> None:
     counted = winners({name: file.checkpoints for name, file in files.items()})
     rows: Counter[str] = Counter(dict.fromkeys(LISTS, 0))
     statuses: Counter[str] = Counter(dict.fromkeys(_STATUSES, 0))
+    tokenizers: dict[str, Counter[str]] = {}
     pieces = [LISTS["accuracies"].empty_table()]
-    for name, row in counted.values():
+    for (suite, run, _), (name, row) in counted.items():
         file = files[name]
-        statuses[file.checkpoints[row]["status"].as_py()] += 1
+        checkpoint = file.checkpoints[row]
+        status, tokenizer = checkpoint["status"].as_py(), checkpoint["tokenizer_hash"].as_py()
+        statuses[status] += 1
+        if status == "done" and tokenizer:
+            tokenizers.setdefault(f"{suite}/{run}", Counter())[tokenizer] += 1
         rows.update({column: lengths[row] for column, lengths in file.lengths.items()})
         structs = file.accuracies.slice(row, 1).flatten()
         pieces.append(pa.Table.from_arrays(structs.flatten(), schema=LISTS["accuracies"]))
     report.checkpoints = dict(statuses)
+    report.mixed_tokenizers = {
+        run: dict(counts.most_common())
+        for run, counts in sorted(tokenizers.items())
+        if len(counts) > 1
+    }
     report.rows |= rows
     report.runs = len({key[:2] for key in counted})
     report.duplicates = sum(len(file.checkpoints) for file in files.values()) - len(counted)

@@ -50,7 +50,7 @@ def status(address: Address, json_: Json = False) -> None:
 
 @app.command()
 def check(address: Address, json_: Json = False) -> None:
-    """Read everything in a store; leave with code 3 if something in it is damaged.
+    """Read everything in a store; leave with code 3 if it is damaged or mixes tokenizers in a run.
 
     Example: neuneu store check s3://bucket/store
     """
@@ -59,19 +59,22 @@ def check(address: Address, json_: Json = False) -> None:
         from neuneu.store_check import check as run_check
 
         report = run_check(Store(address))
+        partial = bool(report.damaged or report.mixed_tokenizers)
         if json_:
-            finish(report, json_, partial=bool(report.damaged))
+            finish(report, json_, partial=partial)
             return
         counts = asdict(report)
         foreign, damaged = counts.pop("foreign"), counts.pop("damaged")
+        mixed = counts.pop("mixed_tokenizers")
         for name in foreign:
             print(f"does not belong in a store: {name}")
         for text in damaged.values():
             print(f"damaged: {text}")
+        for run, tokenizers in mixed.items():
+            print(f"tokenizers differ in {run}, checkpoints by hash: {tokenizers}")
+        numbers = {"foreign": foreign, "damaged": damaged, "mixed_tokenizers": mixed}
         finish(
-            counts | {"foreign": len(foreign), "damaged": len(damaged)},
-            json_,
-            partial=bool(damaged),
+            counts | {name: len(found) for name, found in numbers.items()}, json_, partial=partial
         )
 
 

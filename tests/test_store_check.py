@@ -101,6 +101,38 @@ def test_check_notices_a_broken_contract_across_checkpoints(store: Store) -> Non
     assert "tokens do not grow with step" in check(store).damaged["accuracies"]
 
 
+def test_check_names_runs_of_several_tokenizers(store: Store) -> None:
+    assert check(store).mixed_tokenizers == {}
+    for step, tokenizer in ((40, "u"), (50, None)):
+        odd = unit(step)
+        odd.checkpoint["tokenizer_hash"] = tokenizer
+        store.commit(odd)
+    lost = failed(70, "why", run="other")
+    lost.checkpoint["tokenizer_hash"] = "v"
+    store.commit(lost)
+    report = check(store)
+    assert report.mixed_tokenizers == {"s/r": {"t": 3, "u": 1}}
+    assert report.damaged == {}
+    code, out, _ = run("check", store.path)
+    assert code == EXIT_PARTIAL
+    assert "tokenizers differ in s/r, checkpoints by hash: {'t': 3, 'u': 1}" in out
+    assert "mixed_tokenizers: 1" in out
+
+
+@pytest.mark.parametrize("name", ["r", "s/r"])
+def test_check_knows_where_an_extraction_allowed_several_tokenizers(
+    store: Store, name: str
+) -> None:
+    odd = unit(40)
+    odd.checkpoint["tokenizer_hash"] = "u"
+    store.commit(odd)
+    history = [{"config": {"seed": 0}}, {"config": {"mixed_tokenizers": [name]}}]
+    store.folder.write("extraction.json", json.dumps(history).encode())
+    assert check(store).mixed_tokenizers == {}
+    store.folder.write("extraction.json", b"{")
+    assert list(check(store).mixed_tokenizers) == ["s/r"]
+
+
 def test_check_not_a_store_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="expected a trajectory store"):
         check(Store(tmp_path))
