@@ -178,12 +178,12 @@ def prefix_token(tokenizer: "PreTrainedTokenizerBase") -> int:
     """The id after which a text starts: the tokenizer's bos, else its eos.
 
     Raises:
-        DataError: it has neither.
+        CheckpointError: it has neither.
     """
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
-    raise DataError(
+    raise CheckpointError(
         f"tokenizer {tokenizer.name_or_path!r}: expected a bos or an eos token to score the first "
         "token of a text after, found neither; set bos_token in tokenizer_config.json."
     )
@@ -210,12 +210,12 @@ def encode_corpus(
 
     Raises:
         UserError: `max_tokens` is less than 2.
-        DataError: the tokenizer gives no offsets, or no token for a document.
+        CheckpointError: the tokenizer gives no offsets, or no token for a document.
     """
     if max_tokens < 2:
         raise UserError(f"max_tokens: expected a window of at least 2 tokens, found {max_tokens}.")
     if not tokenizer.is_fast:
-        raise DataError(
+        raise CheckpointError(
             f"tokenizer {tokenizer.name_or_path!r}: expected a fast tokenizer (tokenizer.json), "
             "which tells where its tokens lie; convert it with transformers."
         )
@@ -233,7 +233,7 @@ def encode_corpus(
     for i, document in enumerate(corpus.documents):
         ids = batch["input_ids"][i]
         if not ids:
-            raise DataError(
+            raise CheckpointError(
                 f"corpus {corpus.name}: document {i} has words but no token; expected a "
                 "tokenizer that covers its characters."
             )

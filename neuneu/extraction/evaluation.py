@@ -62,7 +62,7 @@ def make_workload(
     """Tokenises tasks and corpus for prompts of at most `max_tokens` tokens.
 
     Raises:
-        UserError, DataError: as `encode_requests` and `encode_corpus`.
+        UserError, DataError, CheckpointError: as `encode_requests` and `encode_corpus`.
     """
     prefix = prefix_token(tokenizer)
     prompts = _Prompts()

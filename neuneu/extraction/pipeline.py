@@ -20,12 +20,13 @@ from pydantic import Field
 from neuneu import logs
 from neuneu.checkpoints import CheckpointRef
 from neuneu.config import Address, config_dataclass, config_to_dict
+from neuneu.errors import UserError
 from neuneu.extraction.attempts import ATTEMPTS, AttemptLedger
 from neuneu.extraction.corpus import Corpus, load_corpus
 from neuneu.extraction.engines import EngineConfig, engine_version, local_gpu, with_dtype
 from neuneu.extraction.evaluation import quarantined
 from neuneu.extraction.fan_out import cluster_has_gpus, fan_out, slots
-from neuneu.extraction.grouping import Groups, Pending, group
+from neuneu.extraction.grouping import Groups, Pending, group, is_named, with_tokenizers
 from neuneu.extraction.placement import Placement, need, place
 from neuneu.extraction.requests import Task
 from neuneu.extraction.summary import ExtractSummary, repeated_weights
@@ -57,6 +58,8 @@ class ExtractConfig:
     start of an engine included, or than `inspect_timeout_s` to be inspected; both limits are for
     models of up to 1e9 parameters and grow in proportion. The extraction ends early when more than
     `max_failures` checkpoints have failed on workers; None goes on to the end.
+    Checkpoints of a run must have one tokenizer, but for the runs that `mixed_tokenizers` names
+    (`run` or `suite/run`).
     """
 
     checkpoints: Address
@@ -80,6 +83,7 @@ class ExtractConfig:
     max_attempts: Annotated[int, Field(ge=1)] = 2
     max_failures: Annotated[int, Field(ge=0)] | None = 50
     retry_quarantined: bool = False
+    mixed_tokenizers: tuple[str, ...] = ()
 
 
 def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSummary:
@@ -97,6 +101,7 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
     config = _with_dtype(config, store, address)
     summary = ExtractSummary(store=config.store, engine=engine_version(config.engine))
     refs = list_checkpoints(config.checkpoints)
+    _check_runs(config.mixed_tokenizers, refs)
     tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
     corpus = load_corpus(config.corpus, max_words=config.corpus_words)
     store.bind(fingerprint(config, tasks, corpus, engine=summary.engine))
@@ -113,7 +118,7 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
         extra={"store": config.store, "listed": len(refs), "to_score": len(todo)},
     )
     if todo:
-        groups = _group(store, rows, todo, summary)
+        groups = _group(config, store, rows, todo, summary)
         _score(config, groups, tasks=tasks, corpus=corpus, summary=summary, address=address)
     assert summary.listed == (
         summary.skipped_done
@@ -168,7 +173,18 @@ def is_due(status: str | None, config: ExtractConfig) -> bool:
     return status is None or (status == "quarantined" and config.retry_quarantined)
 
 
+def _check_runs(names: Sequence[str], refs: Sequence[CheckpointRef]) -> None:
+    """Raises a UserError for a name in `mixed_tokenizers` that no run has."""
+    for name in names:
+        if not any(is_named(ref, [name]) for ref in refs):
+            runs = ", ".join(sorted({ref.run for ref in refs})[:3])
+            raise UserError(
+                f"mixed_tokenizers: no run is named {name!r}; expected names such as {runs}."
+            )
+
+
 def _group(
+    config: ExtractConfig,
     store: Store,
     rows: Sequence[dict[str, Any]],
     todo: Sequence[CheckpointRef],
@@ -177,14 +193,18 @@ def _group(
     """Quarantines what has no usable config."""
     started = time.perf_counter()
     known: dict[tuple[str, str], list[str]] = {}
+    tokenizers: dict[tuple[str, str], list[str]] = {}
     earlier_attempts: dict[tuple[str, str, int], int] = {}
     for row in rows:
         if row["status"] == "done":
             known.setdefault((row["suite"], row["run"]), []).append(row["config_hash"])
+            if row["tokenizer_hash"]:
+                tokenizers.setdefault((row["suite"], row["run"]), []).append(row["tokenizer_hash"])
         else:
             earlier_attempts[row["suite"], row["run"], row["step"]] = row["attempts"]
     with stage("read configs", len(todo)) as bar:
         groups = group(todo, known=known, earlier_attempts=earlier_attempts, advance=bar.advance)
+    groups = with_tokenizers(groups, known=tokenizers, mixed=config.mixed_tokenizers)
     for ref, error in groups.failed:
         attempts = earlier_attempts.get(ref.key, 0) + 1
         store.commit(quarantined(ref, error, attempts=attempts))

@@ -1,5 +1,6 @@
 """What an extraction would cost, before anything runs: tokens, gigabytes, hours, store size."""
 
+import logging
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from typing import Final
 import numpy as np
 
 from neuneu.checkpoints import CheckpointRef
+from neuneu.errors import CheckpointError, DataError, UserError
+from neuneu.extraction import hf_olmo
 from neuneu.extraction.corpus import Corpus
 from neuneu.extraction.cost import HardwareProfile
 from neuneu.extraction.engines import EngineConfig, read_tokenizer, window
@@ -18,6 +21,9 @@ from neuneu.extraction.grouping import Groups, Pending
 from neuneu.extraction.multiple_choice import METRICS
 from neuneu.extraction.prefixes import computed_tokens
 from neuneu.extraction.requests import Task
+from neuneu.extraction.tokenizer_files import check_vocabulary
+from neuneu.json_files import one_line
+from neuneu.retries import TransientError
 from neuneu.sources import list_files, read_small
 
 # The blocks of vLLM's cache on GPU; on CPU ours are twice as long.
@@ -29,6 +35,7 @@ _BYTES_A_WORD: Final = 1.8
 _BYTES_A_ROW: Final = 13
 _BYTES_A_UNIT: Final = 19_200
 _OPTIONAL_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json")
+_log = logging.getLogger(__name__)
 _WEIGHT_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -93,19 +100,35 @@ def make_plan(
         status: how many of `refs` the store has, by status.
         profile: hardware; None leaves out hours.
 
+    One tokenizer is read an architecture. A checkpoint whose tokenizer cannot be used counts as
+    unusable, and the next one's is taken.
+
     Raises:
-        CheckpointError: a tokenizer that is not there or not to be used.
-        TransientError: the source of a tokenizer does not answer.
+        UserError: `engine.max_model_len` is too short.
     """
     by_hash: dict[str, list[Pending]] = defaultdict(list)
     for item in groups.pending:
         by_hash[item.config_hash].append(item)
     counted: dict[tuple[bytes, int], _Tokens] = {}
+    usable: list[Pending] = []
+    unusable, unreached = len(groups.failed), len(groups.unreached)
+    architectures = 0
     totals = np.zeros(3)
     hours = np.zeros(3)
     gigabytes = 0.0
     for items in by_hash.values():
-        tokens = _count(items[0], tasks, corpus, engine, counted)
+        tokens = None
+        while items and tokens is None:
+            try:
+                tokens = _count(items[0], tasks, corpus, engine, counted)
+            except CheckpointError as error:
+                _log.warning("%s: %s", items.pop(0).ref.uri, error)
+                later = isinstance(error, TransientError)
+                unreached, unusable = unreached + later, unusable + (not later)
+        if tokens is None:
+            continue
+        architectures += 1
+        usable += items
         totals += len(items) * np.array([tokens.corpus, tokens.tasks, tokens.tasks_shared])
         for item in items:
             if "://" in item.ref.uri:
@@ -118,22 +141,22 @@ def make_plan(
                 ]
     fixed = 0.0
     if profile is not None:
-        fixed = (len(groups.pending) * profile.overhead_s + len(by_hash) * profile.start_s) / 3600
+        fixed = (len(usable) * profile.overhead_s + architectures * profile.start_s) / 3600
     return Plan(
         listed=len(refs),
-        to_score=len(groups.pending),
+        to_score=len(usable),
         done=status["done"],
         quarantined=status["quarantined"],
-        unusable=len(groups.failed),
-        unreached=len(groups.unreached),
-        architectures=len(by_hash),
+        unusable=unusable,
+        unreached=unreached,
+        architectures=architectures,
         tokenizers=len({tokenizer for tokenizer, _ in counted}),
-        params_largest=max((item.ref.params for item in groups.pending), default=0.0),
+        params_largest=max((item.ref.params for item in usable), default=0.0),
         corpus_tokens=int(totals[0]),
         task_tokens=int(totals[1]),
         task_tokens_shared=int(totals[2]),
         gigabytes_to_move=gigabytes,
-        store_gigabytes=len(groups.pending) * unit_bytes(corpus.n_words, len(tasks)) / 1e9,
+        store_gigabytes=len(usable) * unit_bytes(corpus.n_words, len(tasks)) / 1e9,
         profile=profile.name if profile else None,
         engine_hours=float(hours[0] + hours[2] + fixed) if profile else None,
         engine_hours_corpus=float(hours[0]) if profile else None,
@@ -156,10 +179,36 @@ def _count(
     engine: EngineConfig,
     counted: dict[tuple[bytes, int], _Tokens],
 ) -> _Tokens:
-    """Tokens of one checkpoint, from the tokenizer of one of its architecture."""
+    """Tokens of one checkpoint of an architecture, by its tokenizer.
+
+    Raises:
+        CheckpointError: a tokenizer that is not there or not to be used.
+        TransientError: its source does not answer.
+    """
+    try:
+        return _count_tokens(item, tasks, corpus, engine, counted)
+    except (CheckpointError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of native code is no Exception
+        setting = window(engine, item.max_positions) == engine.max_model_len
+        if setting and isinstance(error, UserError) and not isinstance(error, DataError):
+            raise
+        raise CheckpointError(f"its tokenizer cannot be used ({one_line(error)}).") from error
+
+
+def _count_tokens(
+    item: Pending,
+    tasks: Sequence[Task],
+    corpus: Corpus,
+    engine: EngineConfig,
+    counted: dict[tuple[bytes, int], _Tokens],
+) -> _Tokens:
     content = {"tokenizer.json": read_small(item.ref, "tokenizer.json")}
     present = list_files(item.ref)
     content |= {name: read_small(item.ref, name) for name in _OPTIONAL_FILES if name in present}
+    if item.old_format:
+        content = hf_olmo.tokenizer_files(content)
+    check_vocabulary(content, vocab_size=item.vocab_size)
     max_tokens = window(engine, item.max_positions) - 1
     key = (content["tokenizer.json"], max_tokens)
     if key not in counted:

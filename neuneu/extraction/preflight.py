@@ -16,7 +16,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from neuneu.checkpoints import CheckpointRef
 from neuneu.errors import CheckpointError
+from neuneu.extraction.sizes import check_sizes
+from neuneu.extraction.tokenizer_files import (
+    check_vocabulary,
+    hash_tokenizer,
+    read_tokenizer_files,
+)
 from neuneu.extraction.weights import TensorHeader, is_constant, read_headers, weights_hash
+from neuneu.json_files import (
+    one_line,
+    parse_mapping,
+    read_regular,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -26,8 +37,6 @@ if TYPE_CHECKING:
 _PROVENANCE: Final = {"_name_or_path", "_commit_hash", "transformers_version", "use_cache"}
 _SAVED_TYPE: Final = {"dtype", "torch_dtype"}
 _EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-_TOKENIZER_KEYS: Final = ("tokenizer_class", "bos_token", "eos_token", "add_prefix_space")
 _BUILDING: Final = Lock()
 
 
@@ -67,16 +76,12 @@ def inspect(ref: CheckpointRef, folder: Path | None = None) -> Preflight:
     with _BUILDING:  # transformers' lazy imports and the meta device are not for several threads
         model = _model_of(canonical_config(config))
     _compare(tensors, model)
-    tokens = _tokenizer_tokens(folder)
-    if tokens > model.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has token id {tokens - 1}, the model a vocabulary of "
-            f"{model.vocab_size}; expected the tokenizer that the model was trained with."
-        )
+    tokenizer = read_tokenizer_files(folder)
+    check_vocabulary(tokenizer, vocab_size=model.vocab_size)
     return Preflight(
         ref=ref,
         config_hash=config_hash(config),
-        tokenizer_hash=tokenizer_hash(folder),
+        tokenizer_hash=hash_tokenizer(tokenizer),
         weights_hash=weights_hash(folder),
         architecture=model.architecture,
         max_positions=model.max_positions,
@@ -90,27 +95,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: what is wrong with it.
     """
-    try:
-        content = (folder / "config.json").read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"expected config.json in {folder}, found none.") from error
-    except OSError as error:
-        raise CheckpointError(f"config.json: cannot be read ({error}).") from error
-    return checked_config(decode_config(content))
+    return checked_config(decode_config(read_regular(folder / "config.json")))
 
 
 def decode_config(content: bytes) -> dict[str, Any]:
     """The content of a `config.json`.
 
     Raises:
-        CheckpointError: not JSON, or without a model type.
+        CheckpointError: not JSON, or without the name of a model type.
     """
-    try:
-        config = json.loads(content)
-    except ValueError as error:
-        raise CheckpointError(f"config.json: cannot be read as JSON ({error}).") from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise CheckpointError("config.json: expected a mapping with model_type, found none.")
+    config = parse_mapping(content, "config.json")
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise CheckpointError(
+            "config.json: expected a mapping with model_type, found "
+            f"{'none' if model_type is None else repr(model_type)[:80]}."
+        )
     return config
 
 
@@ -138,6 +138,17 @@ def checked_config(config: dict[str, Any]) -> dict[str, Any]:
         )
     if config.get("is_encoder_decoder"):
         raise CheckpointError("config.json: expected a decoder, found an encoder-decoder.")
+    check_sizes(config)
+    names = config.get("architectures")
+    if names is not None and not (isinstance(names, list) and all(map(_is_text, names))):
+        raise CheckpointError(
+            f"config.json: architectures = {str(names)[:80]}; expected a list of names."
+        )
+    for key in _SAVED_TYPE:
+        if config.get(key) is not None and not _is_text(config[key]):
+            raise CheckpointError(
+                f"config.json: {key} = {str(config[key])[:80]}; expected a name such as bfloat16."
+            )
     return config
 
 
@@ -152,27 +163,23 @@ def canonical_config(config: Mapping[str, Any]) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
-def tokenizer_hash(folder: Path) -> str:
-    """Sixteen hex digits that name the tokenizer: its vocabulary files and special tokens."""
-    digest = hashlib.sha256()
-    for name in _TOKENIZER_FILES:
-        path = folder / name
-        if path.exists():
-            digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
-    path = folder / "tokenizer_config.json"
-    if path.exists():
-        try:
-            settings = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{path.name}: cannot be read as JSON ({error}).") from error
-        if settings.get("auto_map"):
-            raise CheckpointError(
-                f"{path.name}: auto_map asks for code from the checkpoint, which is never run; "
-                "save it with a tokenizer of transformers."
-            )
-        kept = {key: settings.get(key) for key in _TOKENIZER_KEYS}
-        digest.update(json.dumps(kept, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
+def check_tokenizer(checked: Preflight, expected: str | None) -> None:
+    """Refuses a checkpoint whose tokenizer is not that of its run.
+
+    Args:
+        checked: the checkpoint.
+        expected: `Pending.tokenizer_hash`; None takes any.
+
+    Raises:
+        CheckpointError: it is another one.
+    """
+    if expected is not None and checked.tokenizer_hash != expected:
+        raise CheckpointError(
+            "its tokenizer differs from that of the run's other checkpoints (hash "
+            f"{checked.tokenizer_hash}, expected {expected}): losses and accuracies are not "
+            "comparable; put the right tokenizer there, name it another run, or allow it with "
+            f"mixed_tokenizers=[{checked.ref.run}]."
+        )
 
 
 @dataclass(frozen=True)
@@ -204,16 +211,16 @@ def _model_of(canonical: str) -> _Model:
         config = AutoConfig.for_model(model_type, **raw)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        saved, vocab_size = _as_saved(model), int(config.vocab_size)
+    except Exception as error:  # what a wrong value ends in depends on the architecture
         raise CheckpointError(
-            f"config.json: no causal language model can be built from it ({error})."
+            f"config.json: no causal language model can be built from it ({one_line(error)})."
         ) from error
     if config.architectures and type(model).__name__ not in config.architectures:
         raise CheckpointError(
             f"config.json: architectures is {config.architectures}; expected "
             f"{type(model).__name__}, the causal language model of {model_type}."
         )
-    saved = _as_saved(model)
     first_names: dict[int, str] = {}
     optional = {
         name for name, tensor in saved.items() if first_names.setdefault(id(tensor), name) != name
@@ -224,7 +231,7 @@ def _model_of(canonical: str) -> _Model:
         shapes=shapes,
         optional=frozenset(optional),
         max_positions=getattr(config, "max_position_embeddings", None),
-        vocab_size=int(config.vocab_size),
+        vocab_size=vocab_size,
     )
 
 
@@ -260,26 +267,5 @@ def _compare(tensors: Mapping[str, TensorHeader], model: _Model) -> None:
             )
 
 
-def _tokenizer_tokens(folder: Path) -> int:
-    """One more than the largest token id of `tokenizer.json`."""
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        raise CheckpointError(
-            f"expected tokenizer.json in {folder}, found none; save the tokenizer beside the "
-            "weights."
-        )
-    return _count_tokens(path.read_bytes())
-
-
-@lru_cache(maxsize=8)
-def _count_tokens(content: bytes) -> int:
-    try:
-        raw = json.loads(content)
-        vocab = raw["model"]["vocab"]
-        largest = len(vocab) - 1 if isinstance(vocab, list) else max(vocab.values(), default=-1)
-        added = max((token["id"] for token in raw.get("added_tokens") or []), default=-1)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"tokenizer.json: expected a tokenizer with a vocabulary, found {error!r}."
-        ) from error
-    return int(max(largest, added)) + 1
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
