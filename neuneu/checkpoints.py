@@ -132,8 +132,8 @@ def check(ref: CheckpointRef, *, where: str) -> CheckpointRef:
         if name == "planned_tokens" and value is None:
             continue
         from_zero = ref.step == 0 and name in {"tokens", "flops"}
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not (0 < value <= LARGEST or (from_zero and value == 0)):
+        number = value if isinstance(value, int | float) and not isinstance(value, bool) else -1
+        if not (0 < number <= LARGEST or (from_zero and number == 0)):
             least = "a number of at least 0" if from_zero else "a positive number"
             optional = ", or null" if name == "planned_tokens" else ""
             raise DataError(

@@ -48,21 +48,22 @@ class Heads:
         one with the nearest frequencies.
 
         Raises:
-            CheckpointError: there is none, the base being too large.
+            CheckpointError: float32 holds no such base.
         """
         if not self.are_padded:
             return theta
         expected = _frequencies(np.array([theta]), self.size, self.size // 2)
-        spacing = np.arange(-_NEIGHBOURS, _NEIGHBOURS + 1) * 2.0**-23
+        steps = np.arange(-_NEIGHBOURS, _NEIGHBOURS + 1).astype(np.float64)
         exponent = min(self.padded / self.size * math.log(theta), _LARGEST_LOG)
-        nearby = math.exp(exponent) * (1 + spacing)
+        nearby: npt.NDArray[np.float64] = math.exp(exponent) * (1 + steps * 2.0**-23)
         found = _frequencies(nearby, self.padded, self.size // 2)
-        errors = found - expected
+        with np.errstate(invalid="ignore"):
+            errors = found - expected
         best = int((errors**2).sum(axis=1).argmin())
-        if np.abs(errors[best]).max() > _LARGEST_ERROR:
+        if not np.abs(errors[best]).max() <= _LARGEST_ERROR:  # also where it is no number
             raise CheckpointError(
                 f"config.json: rope_theta = {theta:g} with heads of {self.size} dimensions, which "
-                f"no kernel takes: padded to {self.padded} they need a larger base than there is."
+                f"no kernel takes: padded to {self.padded} they need a base that float32 lacks."
             )
         return float(np.float32(nearby[best]))
 
@@ -101,8 +102,9 @@ def _frequencies(thetas: npt.NDArray[np.float64], size: int, count: int) -> npt.
     """(thetas, count) radians a position, with the rounding of engines."""
     exponents = (np.arange(0, 2 * count, 2).astype(np.float32) / np.float32(size)).astype(float)
     bases = thetas.astype(np.float32).astype(float)
-    powers = (bases[:, None] ** exponents).astype(np.float32)
-    return (np.float32(1) / powers).astype(float)
+    with np.errstate(all="ignore"):
+        powers = (bases[:, None] ** exponents).astype(np.float32)
+        return (np.float32(1) / powers).astype(float)
 
 
 def kernel_heads(count: int, size: int) -> Heads:

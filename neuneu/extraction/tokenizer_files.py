@@ -17,7 +17,7 @@ from neuneu.json_files import one_line, parse_json, parse_mapping, read_regular
 
 _VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _SETTINGS: Final = "tokenizer_config.json"
-TOKENIZER_FILES: Final = (*_VOCABULARIES, _SETTINGS)
+TOKENIZER_FILES: Final[tuple[str, ...]] = (*_VOCABULARIES, _SETTINGS)
 """The files of a tokenizer that count here."""
 
 _HASHED_SETTINGS: Final = ("tokenizer_class", "bos_token", "eos_token", "add_prefix_space")

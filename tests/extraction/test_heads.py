@@ -6,6 +6,7 @@ the search for a base (`Heads.theta`) it is up to 1e-4 at position 2,048.
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from test_hf_olmo import CONFIG
 from tiny_checkpoints import make_ref, save_model
 
 from neuneu.errors import CheckpointError
+from neuneu.extraction.engines import EngineConfig
 from neuneu.extraction.grouping import group
 from neuneu.extraction.heads import kernel_heads
 from neuneu.extraction.hf_olmo import as_llama_config, convert, padding_bytes
@@ -151,9 +153,12 @@ def test_unpadded_conversion_keeps_every_bit(tmp_path: Path) -> None:
     assert (config["head_dim"], config["rope_theta"]) == (32, 10000.0)
 
 
-def test_base_that_padding_cannot_reach_is_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"rope_theta = 1e\+09 with heads of 4 dimensions"):
-        kernel_heads(1, 4).theta(1e9)
+@pytest.mark.parametrize("theta", [1e9, 1e-30, 1e-60])
+def test_base_that_padding_cannot_reach_is_refused(theta: float) -> None:
+    with pytest.raises(
+        CheckpointError, match=rf"rope_theta = {re.escape(f'{theta:g}')} with heads of 4 dimensions"
+    ):
+        kernel_heads(1, 4).theta(theta)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
@@ -187,3 +192,28 @@ def test_tensor_of_another_size_than_the_heads_is_refused(tmp_path: Path) -> Non
     save_as_olmo(true, tmp_path / "other", size=12, length=64, d_model=48, n_heads=4)
     with pytest.raises(CheckpointError, match=r"att_proj.* has parts of shape \[36, 36\]"):
         convert(tmp_path / "other", tmp_path / "out")
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [12, 84])
+def test_padded_checkpoint_in_vllm_gives_the_losses_of_the_true_model(
+    tmp_path: Path, size: int
+) -> None:
+    pytest.importorskip("vllm")
+    from neuneu.extraction.vllm_scorer import VllmScorer
+
+    true = random_llama(size, length=128)
+    tokens = torch.randint(0, VOCAB, (1, 100), generator=torch.Generator().manual_seed(1))
+    everything = logits(true, tokens).log_softmax(dim=1)
+    expected = everything[:-1].gather(1, tokens[0, 1:, None])[:, 0].numpy()
+    assert expected.std() > 0.5
+    save_as_olmo(true, tmp_path / "in", size=size, length=128)
+    convert(tmp_path / "in", tmp_path / "out")
+    scorer = VllmScorer(EngineConfig(max_model_len=128), tmp_path / "out")
+    try:
+        scorer.load(tmp_path / "out")
+        (found,) = scorer.score([tuple(tokens[0].tolist())])
+    finally:
+        scorer.close()
+    assert np.abs(found - expected).max() < 1e-4
