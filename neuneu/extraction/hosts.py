@@ -2,10 +2,10 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from neuneu.checkpoints import CheckpointRef
 from neuneu.errors import CheckpointError, EngineError
@@ -130,6 +130,10 @@ class Inspector:
             return inspect(ref, folder)
         except OSError as error:
             raise CheckpointError(f"its files cannot be read ({error}).") from error
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function of a module; a conversion, for example."""
+        return function(*args)
 
     def workload(self, folder: Path, max_tokens: int) -> Workload:
         """Tasks and corpus for the tokenizer of a checkpoint.

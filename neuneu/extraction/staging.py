@@ -18,7 +18,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,6 +98,7 @@ class Stager:
         wait_s: float = 1.0,
         allow_pickle: bool = False,
         space_timeout_s: float = 3600.0,
+        run: Callable[..., Any] = lambda function, *args: function(*args),
     ) -> None:
         """Names the folder; it is made when it is needed.
 
@@ -108,12 +109,14 @@ class Stager:
             wait_s: seconds before the second time; they double.
             allow_pickle: convert checkpoints that have pickled weights only.
             space_timeout_s: how long to wait for others to give space back.
+            run: calls a conversion, which reads what a checkpoint brings, with its folders.
         """
         self._folder = folder
         self._budget = budget_bytes
         self._retried = partial(retried, attempts=attempts, wait_s=wait_s)
         self._allow_pickle = allow_pickle
         self._space_timeout_s = space_timeout_s
+        self._run = run
 
     @contextmanager
     def stage(self, ref: CheckpointRef) -> Iterator[Staged]:
@@ -255,11 +258,11 @@ class Stager:
         try:
             moved = self._copy(part, plan, ref)
             if plan.pickled:
-                replace_pickled(part)
+                self._run(replace_pickled, part)
             if plan.old_format:
                 converted = entry / "converted"
                 shutil.rmtree(converted, ignore_errors=True)
-                hf_olmo.convert(part, converted)
+                self._run(hf_olmo.convert, part, converted)
                 shutil.rmtree(part)
                 part = converted
         except OSError as error:

@@ -26,7 +26,7 @@ from neuneu.extraction.hosts import (
     Scored,
     WorkloadKey,
 )
-from neuneu.extraction.preflight import Preflight
+from neuneu.extraction.preflight import Preflight, check_tokenizer
 from neuneu.extraction.processes import Host, ProcessError, Remote, first_line
 from neuneu.extraction.requests import Task
 from neuneu.extraction.staging import Stager
@@ -36,6 +36,11 @@ from neuneu.store import Store, Unit
 
 _log = logging.getLogger(__name__)
 PHASES: Final = ("stage", "inspect", "tokenise", "engine_start", "swap", "score", "write")
+_WORDS: Final = {
+    "run": "converting it",
+    "inspect": "inspecting it",
+    "workload": "tokenising with its tokenizer",
+}
 LIMIT_IS_FOR_PARAMS: Final = 1e9
 """Time limits are for models of up to so many parameters, and grow in proportion beyond."""
 
@@ -168,7 +173,10 @@ class Worker:
         self._config = config
         self._store = Store(config.store)
         self._stager = Stager(
-            config.staging, budget_bytes=config.staging_bytes, allow_pickle=config.allow_pickle
+            config.staging,
+            budget_bytes=config.staging_bytes,
+            allow_pickle=config.allow_pickle,
+            run=self._converted,
         )
         self._ledger = AttemptLedger(
             self._store.folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s
@@ -266,7 +274,12 @@ class Worker:
                 f"config.json changed while this ran (hash {checked.config_hash}, before "
                 f"{pending.config_hash}); run the extraction again."
             )
+        check_tokenizer(checked, pending.tokenizer_hash)
         return checked
+
+    def _converted(self, function: Callable[..., Any], *args: Any) -> Any:
+        limit = self._config.checkpoint_timeout_s
+        return self._inspected("run", function, *args, timeout_s=limit)
 
     def _tokenised(self, checked: Preflight, folder: Path) -> WorkloadKey:
         """Tasks and corpus for the checkpoint's tokenizer and window, tokenised once."""
@@ -295,8 +308,7 @@ class Worker:
             except ProcessError as failure:
                 self._inspector.kill()
                 self._inspector = None
-                what = "inspecting it" if method == "inspect" else "tokenising with its tokenizer"
-                raise CheckpointError(f"{what}: {failure}") from failure
+                raise CheckpointError(f"{_WORDS[method]}: {failure}") from failure
 
     def _limit(self, seconds: float, pending: Pending) -> float:
         return seconds * max(1.0, pending.ref.params / LIMIT_IS_FOR_PARAMS)

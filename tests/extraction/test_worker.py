@@ -263,6 +263,15 @@ def test_run_inspection_that_breaks_costs_that_checkpoint_only(
     )
 
 
+def test_run_another_tokenizer_inside_a_run_is_quarantined(
+    worker: Worker, checked: list[Pending]
+) -> None:
+    outcome = worker.run(replace(checked[0], tokenizer_hash="0" * 16))
+    assert outcome.status == "quarantined"
+    assert "its tokenizer differs from that of the run's other checkpoints" in outcome.error
+    assert worker.run(replace(checked[1], tokenizer_hash=None)).status == "done"
+
+
 def test_run_unexpected_failure_quarantines_with_its_reason(
     worker: Worker, checked: list[Pending], monkeypatch: pytest.MonkeyPatch
 ) -> None:
