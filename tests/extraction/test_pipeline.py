@@ -1,6 +1,7 @@
 """The whole extraction under Ray with the transformers engine."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import (
     VOCAB_SIZE,
+    change_config,
     extract_config,
     rewrite_weights,
     save_checkpoint,
@@ -99,6 +101,28 @@ def test_extract_bad_checkpoints_are_quarantined_and_can_be_retried(root: Path) 
     assert (retried.skipped_done, retried.done, retried.quarantined) == (2, 1, 1)
     rows = {(r["run"], r["step"]): r for r in Store(config.store).checkpoints().to_pylist()}
     assert (rows["a", 1]["attempts"], rows["b", 2]["status"]) == (2, "done")
+
+
+def test_extract_malformed_checkpoints_cost_themselves_only(root: Path) -> None:
+    folders = [
+        save_checkpoint(root / "checkpoints", run="a", step=step, tied=True) for step in range(3, 9)
+    ]
+    change_config(folders[0], vocab_size="abc")
+    change_config(folders[1], pad_token_id=10**9)
+    (folders[2] / "tokenizer.json").write_text("[]")
+    tokenizer = json.loads((folders[3] / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = [["no such", "pair"]]
+    (folders[3] / "tokenizer.json").write_text(json.dumps(tokenizer))
+    weights = folders[4] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes().replace(b'"data_offsets":[', b'"data_offsets":{', 1))
+    (folders[5] / "model.safetensors").unlink()
+    os.mkfifo(folders[5] / "model.safetensors")
+    summary = extract(extract_config(root))
+    assert (summary.done, summary.quarantined, summary.left) == (4, 6, 0)
+    steps = sorted(int(key.rpartition(" ")[2]) for key in summary.errors)
+    assert steps == [3, 4, 5, 6, 7, 8]
+    status = Store(root / "store").status()
+    assert sorted(status.values()) == ["done"] * 4 + ["quarantined"] * 6
 
 
 def test_extract_hanging_checkpoint_is_stopped_and_quarantined(root: Path) -> None:
