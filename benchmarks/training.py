@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from neuneu.backtest import make_queries
 from neuneu.backtest_inputs import read_observations
-from neuneu.batching import Batch
+from neuneu.batching import Batch, to_device
 from neuneu.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig
 from neuneu.cross_run.network import CrossRunNetwork
 from neuneu.cross_run.validation import validate
@@ -114,7 +114,8 @@ def collate(items: list[dict[str, Tensor]]) -> Batch:
 def straight_steps(network: Network, data: TrainingData, config: TrainConfig) -> Iterator[int]:
     """The straightforward loop: one optimiser step an item; yields its samples."""
     optimizer = make_optimizer(config.optim, network)
-    levels = torch.tensor(data.model.levels)
+    device = next(network.parameters()).device
+    levels = torch.tensor(data.model.levels, device=device)
     total = config.optim.max_steps or 10**9
     step = 0
     while True:
@@ -123,7 +124,8 @@ def straight_steps(network: Network, data: TrainingData, config: TrainConfig) ->
             Straight(data, config.drop, config.seed + step), batch_size=config.optim.batch_size,
             shuffle=True, collate_fn=collate, drop_last=True,
         )  # fmt: skip
-        for batch in loader:
+        for inputs in loader:
+            batch = to_device(inputs, device)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config.optim, min(step, total - 1), total)
             optimizer.zero_grad(set_to_none=True)
@@ -151,18 +153,19 @@ def our_steps(
 ) -> Iterator[int]:
     """The inner part of our loop, a step an item; yields its (context, target) pairs."""
     optimizer = make_optimizer(optim, network)
+    device = next(network.parameters()).device
     per_epoch = learner.steps_per_epoch(optim.batch_size)
     total = optim.max_steps or 10**9
     step = 0
     while True:
         epoch, index = divmod(step, per_epoch)
-        parts, size = learner.draw(epoch, index, Ranks())
+        parts, size = learner.draw(epoch, index, Ranks(device=device))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(optim, min(step, total - 1), total)
         optimizer.zero_grad(set_to_none=True)
         pairs = 0
         for part in parts:
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 loss, _ = learner.losses(network, part.inputs)
             (loss.sum() / size).backward()
             known = part.inputs.get("values")
@@ -182,11 +185,15 @@ def rate(steps: Iterator[int], seconds: float, warmup: int = 2) -> dict[str, flo
     while time.perf_counter() - start < seconds or count < 3:
         pairs += next(steps)
         count += 1
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     took = time.perf_counter() - start
     return {"pairs_a_second": pairs / took, "steps": count, "seconds": took}
 
 
-def published_data(seed: int = 0) -> tuple[TrainConfig, TrainingData]:
+def published_data(
+    seed: int = 0, *, words: int = WORDS
+) -> tuple[list[Trajectory], TrainConfig, TrainingData]:
     """Curves of 66 tasks and random word losses of every checkpoint: their values cost nothing."""
     generator = np.random.default_rng(seed)
     at = np.arange(1, CHECKPOINTS + 1)
@@ -210,7 +217,7 @@ def published_data(seed: int = 0) -> tuple[TrainConfig, TrainingData]:
         for run in range(RUNS)
         for task in range(TASKS)
     ]
-    losses = generator.exponential(4.0, (RUNS * CHECKPOINTS, WORDS)).astype(np.float16)
+    losses = generator.exponential(4.0, (RUNS * CHECKPOINTS, words)).astype(np.float16)
     rows = [np.arange(CHECKPOINTS) + (i // TASKS) * CHECKPOINTS for i in range(len(runs))]
     model = preset("paper")
     config = TrainConfig(
@@ -224,12 +231,12 @@ def published_data(seed: int = 0) -> tuple[TrainConfig, TrainingData]:
         series=series, train=samples, validation=none, model=model, runs={}, metrics=["acc"],
         corpus_hash="random", digest="",
     )  # fmt: skip
-    return config, data
+    return runs, config, data
 
 
 def paper_part(seconds: float) -> dict[str, Any]:
     """Samples a second of the published network, from the straightforward loop to ours."""
-    config, data = published_data()
+    _, config, data = published_data()
     found: dict[str, Any] = {}
     with stage("paper preset", 5) as bar:
         torch.manual_seed(0)
@@ -405,7 +412,7 @@ def on_workers(config: TrainConfig, learner: Learner, workers: int, every: int) 
 
 def workers_part(learn: list[Trajectory]) -> dict[str, Any]:
     """Steps a second of one worker and of two, of both designs."""
-    config, data = published_data()
+    _, config, data = published_data()
     paper = replace(config, optim=replace(config.optim, max_steps=30))
     fit = FitConfig(optim=CrossRunOptim(max_steps=150))
     own = TrainConfig(output="unused", cross_run=fit)

@@ -1,0 +1,105 @@
+"""Step `pipeline`: extraction on Ray, several engines on fractions of the GPU, against one."""
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final
+
+from gpu import models
+from gpu.report import Context, Row
+
+_TASKS: Final = "generated"
+_WORDS: Final = {True: 400, False: 20_000}
+_LIMIT: Final = {True: 10, False: 100}
+_AGREES: Final = {"cpu": 1e-3, "cuda": 0.05}
+_CHECKED: Final = (2, 11)
+
+
+def run_pipeline(context: Context) -> None:
+    """All checkpoints through `extract`, and some again through an engine of this process."""
+    from neuneu.extraction.engines import EngineConfig
+    from neuneu.extraction.pipeline import ExtractConfig, extract
+    from neuneu.ray_session import ray_session
+
+    inputs, on_gpu = context.work / "inputs", context.device == "cuda"
+    kind = "vllm" if find_spec("vllm") else "hf"
+    engine = EngineConfig(kind=kind, max_model_len=256 if not context.dry_run else 128)  # type: ignore[arg-type]
+    config = ExtractConfig(
+        checkpoints=str(context.work / "models" / models.PIPELINE),
+        store=str(context.work / "store"),
+        corpus=str(inputs / "corpus.parquet"),
+        corpus_words=_WORDS[context.dry_run],
+        tasks=(_TASKS, f"blimp:{inputs / 'pairs.parquet'}"),
+        task_text=str(inputs / "corpus.parquet"),
+        limit=_LIMIT[context.dry_run],
+        engine=engine,
+        actors=None if on_gpu else 2,
+        gpus_per_actor=0.25 if on_gpu else None,
+        staging=context.work / "staging",
+    )
+    started = time.perf_counter()
+    with ray_session():
+        ray_s = time.perf_counter() - started
+        summary = extract(config)
+    phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary.seconds.items())
+    context.report.add(
+        Row(what=f"{summary.done} checkpoints, {kind}", rate=summary.tokens / summary.wall_s,
+            seconds=summary.wall_s,
+            note=f"{summary.actors} actors, {summary.engines_started} engines started, "
+                 f"{summary.swaps} swaps; Ray's start {ray_s:.1f} s; seconds: {phases}")
+    )  # fmt: skip
+    if summary.done != summary.listed:
+        errors = [str(error) for error in summary.errors]
+        context.report.fail(f"{summary.done} of {summary.listed} checkpoints done: {errors[:1]}")
+    with context.report.case("one engine directly"):
+        _compare(context, config)
+
+
+def _compare(context: Context, config: Any) -> None:
+    """Rows of the store against those of an engine that nothing shares the card with."""
+    from neuneu.checkpoints import list_local
+    from neuneu.extraction.corpus import load_corpus
+    from neuneu.extraction.engines import make_scorer, read_tokenizer
+    from neuneu.extraction.evaluation import evaluate, make_workload
+    from neuneu.extraction.preflight import inspect
+    from neuneu.extraction.tasks import load_tasks
+    from neuneu.store import Store
+
+    refs = list_local(Path(config.checkpoints))
+    chosen = [refs[place] for place in _CHECKED]
+    tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
+    corpus = load_corpus(config.corpus, max_words=config.corpus_words)
+    scorer = make_scorer(config.engine, Path(chosen[0].uri))
+    try:
+        workload = make_workload(
+            tasks, corpus, read_tokenizer(Path(chosen[0].uri)), max_tokens=scorer.max_prompt_tokens
+        )
+        store = Store(config.store)
+        stored = store.losses().to_pylist() + store.accuracies().to_pylist()
+        for ref in chosen:
+            scorer.load(Path(ref.uri))
+            unit = evaluate(scorer, workload, inspect(ref), attempts=1)
+            gaps = [
+                abs(row["value"] - _value_of(stored, row)) for row in [*unit.losses, *unit.accuracies]
+            ]
+            context.report.add(
+                Row(what=f"step {ref.step} of the pipeline, one engine directly",
+                    difference=max(gaps[: len(unit.losses)]),
+                    note=f"losses; accuracies differ by at most {max(gaps):.3g}")
+            )  # fmt: skip
+            if max(gaps[: len(unit.losses)]) > _AGREES[context.device]:
+                context.report.fail(f"step {ref.step}: losses differ by {max(gaps):.3g}.")
+    finally:
+        scorer.close()
+
+
+def _value_of(stored: list[dict[str, Any]], row: dict[str, Any]) -> float:
+    name = "task" if "task" in row else "name"
+    found = [
+        other["value"]
+        for other in stored
+        if other.get(name) == row[name]
+        and (other["step"], other["metric"]) == (row["step"], row["metric"])
+    ]
+    assert len(found) == 1, f"{len(found)} rows of {row[name]} {row['metric']} at {row['step']}"
+    return float(found[0])

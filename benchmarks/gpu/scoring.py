@@ -1,0 +1,239 @@
+"""Steps `transformers` and `vllm-...`: the same models and prompts through both engines.
+
+transformers leaves its log-probabilities in the work folder; vLLM, which patches transformers'
+classes in its own process, is compared with them.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from gpu import models
+from gpu.models import Model
+from gpu.report import Context, Row
+from neuneu.extraction.engines import EngineConfig, make_scorer
+from neuneu.extraction.scorer import Scorer
+
+Dtype = Literal["float32", "bfloat16"]
+Values = list[npt.NDArray[np.float32]]
+
+DTYPES: Final[tuple[Dtype, ...]] = ("float32", "bfloat16")
+AGREES: Final = {"float32": 2e-3, "bfloat16": 0.1}
+"""Largest mean difference of log-probabilities, in nats, that passes as rounding; of unrelated
+numbers it is above 1."""
+FIVE_SHOT: Final = ("llama-10M", "llama-160M")
+_LEAST_S: Final = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What one vLLM process does.
+
+    `memory` is its share of the GPU's. `engine` are settings other than the defaults.
+    `together`: it measures at the same time as the other cases of its group, not in turn.
+    """
+
+    model: str
+    dtype: Dtype = "bfloat16"
+    memory: float = 0.15
+    engine: tuple[tuple[str, Any], ...] = ()
+    together: bool = False
+
+
+_LARGE: Final = (("max_num_batched_tokens", 16_384), ("max_num_seqs", 256))
+CASES: Final = {
+    "vllm-10M": Case(model="llama-10M"),
+    "vllm-160M": Case(model="llama-160M"),
+    "vllm-160M-float32": Case(model="llama-160M", dtype="float32"),
+    "vllm-160M-large-batches": Case(model="llama-160M", engine=_LARGE),
+    "vllm-1B": Case(model="llama-1B"),
+    "vllm-neox-160M": Case(model="neox-160M"),
+    "vllm-neox-1B": Case(model="neox-1B"),
+    "vllm-tied": Case(model="tied"),
+    "vllm-head-12": Case(model="head-12"),
+    "vllm-two-engines-1": Case(model="llama-10M", memory=0.45, together=True),
+    "vllm-two-engines-2": Case(model="llama-10M", memory=0.45, together=True),
+}
+
+
+def score_with_transformers(context: Context) -> None:
+    """Every model in both dtypes: tokens/s, and bfloat16's difference from float32."""
+    for model in models.shapes(dry_run=context.dry_run).values():
+        if model.name == models.PIPELINE or not model.folder(context.work).exists():
+            continue
+        for dtype in DTYPES:
+            with context.report.case(f"{model.name} {dtype}"):
+                _reference(context, model, dtype)
+
+
+def _reference(context: Context, model: Model, dtype: Dtype) -> None:
+    config = EngineConfig(
+        kind="hf", dtype=dtype, max_model_len=models.window(dry_run=context.dry_run),
+        max_num_batched_tokens=16_384,
+    )  # fmt: skip
+    prompts = models.corpus_prompts(model.vocabulary, dry_run=context.dry_run)
+    scorer = make_scorer(config, model.folder(context.work))
+    try:
+        scorer.score(prompts[:8])
+        found, rate = _timed(scorer, prompts)
+        exact = read_reference(context.work, model, "float32") if dtype == "bfloat16" else None
+        largest, mean = differences(found, exact) if exact else (None, None)
+        params = models.count_parameters(model.folder(context.work))
+        context.report.add(
+            Row(what=f"{model.name} {dtype}", rate=rate, share=context.share(params, rate),
+                difference=largest, mean_difference=mean,
+                note="difference: from float32" if exact else "")
+        )  # fmt: skip
+        _write_reference(context.work, model, dtype, 0, found)
+        if model.name in FIVE_SHOT:
+            five_shot = scorer.score(*models.five_shot(model.vocabulary, dry_run=context.dry_run))
+            _write_reference(context.work, model, dtype, "five-shot", five_shot)
+        for checkpoint in range(1, model.checkpoints):
+            scorer.load(model.folder(context.work, checkpoint))
+            _write_reference(context.work, model, dtype, checkpoint, scorer.score(prompts))
+    finally:
+        scorer.close()
+
+
+def score_with_vllm(context: Context) -> None:
+    """One engine: start, tokens/s, equality with transformers, swaps, a five-shot task."""
+    case = CASES[context.name]
+    model = models.shapes(dry_run=context.dry_run)[case.model]
+    config = EngineConfig(
+        kind="vllm", dtype=case.dtype, max_model_len=models.window(dry_run=context.dry_run),
+        gpu_memory_utilization=case.memory, **dict(case.engine),
+    )  # fmt: skip
+    prompts = models.corpus_prompts(model.vocabulary, dry_run=context.dry_run)
+    started = time.perf_counter()
+    scorer = make_scorer(config, model.folder(context.work))
+    start_s = time.perf_counter() - started
+    try:
+        scorer.score(prompts[:8])
+        context.turns.ready()
+        if case.together:
+            _measure(context, case, model, scorer, prompts, start_s=start_s)
+            return
+        with context.turns.alone():
+            _measure(context, case, model, scorer, prompts, start_s=start_s)
+            if model.name in FIVE_SHOT:
+                with context.report.case("five-shot"):
+                    _five_shot(context, case, model, scorer)
+            for checkpoint in range(1, model.checkpoints):
+                with context.report.case(f"swap {checkpoint}"):
+                    _swap(context, case, model, scorer, checkpoint, prompts)
+    finally:
+        scorer.close()
+
+
+def _measure(
+    context: Context, case: Case, model: Model, scorer: Scorer, prompts: Sequence[Any], *,
+    start_s: float,
+) -> None:  # fmt: skip
+    found, rate = _timed(scorer, prompts)
+    params = models.count_parameters(model.folder(context.work))
+    settings = ", ".join(f"{key} {value:,}" for key, value in case.engine)
+    _compare(
+        context, case, model, 0, found,
+        Row(what=f"{model.name} {case.dtype}", rate=rate, share=context.share(params, rate),
+            seconds=start_s, note="; ".join(filter(None, ["seconds: start", settings]))),
+    )  # fmt: skip
+
+
+def _swap(
+    context: Context, case: Case, model: Model, scorer: Scorer, checkpoint: int,
+    prompts: Sequence[Any],
+) -> None:  # fmt: skip
+    started = time.perf_counter()
+    scorer.load(model.folder(context.work, checkpoint))
+    seconds = time.perf_counter() - started
+    found = scorer.score(prompts)
+    row = Row(what=f"{model.name} {case.dtype}, swap {checkpoint}", seconds=seconds)
+    _compare(context, case, model, checkpoint, found, row)
+
+
+def _five_shot(context: Context, case: Case, model: Model, scorer: Scorer) -> None:
+    prompts, last = models.five_shot(model.vocabulary, dry_run=context.dry_run)
+    before, started = scorer.computed_tokens, time.perf_counter()
+    found = scorer.score(prompts, last)
+    seconds = time.perf_counter() - started
+    computed, total = scorer.computed_tokens - before, sum(map(len, prompts))
+    row = Row(
+        what=f"{model.name} {case.dtype}, five-shot", rate=total / seconds, seconds=seconds,
+        note=f"{len(prompts)} requests of {total:,} tokens, {computed:,} computed; "
+             f"{1000 * seconds / len(prompts):.2f} ms a request",
+    )  # fmt: skip
+    _compare(context, case, model, "five-shot", found, row)
+
+
+def _compare(
+    context: Context, case: Case, model: Model, what: int | str, found: Values, row: Row
+) -> None:
+    """Adds the row with the difference from transformers, and fails where it is no rounding."""
+    from dataclasses import replace
+
+    expected = read_reference(context.work, model, case.dtype, what)
+    if expected is None:
+        note = "; ".join(filter(None, [row.note, "transformers has no values"]))
+        context.report.add(replace(row, note=note))
+        return
+    largest, mean = differences(found, expected)
+    context.report.add(replace(row, difference=largest, mean_difference=mean))
+    if not mean <= AGREES[case.dtype]:  # NaN, too
+        context.report.fail(
+            f"{row.what}: differs from transformers by {mean:.3g} nats on average; expected at "
+            f"most {AGREES[case.dtype]:.3g}."
+        )
+
+
+def differences(found: Values, expected: Values) -> tuple[float, float]:
+    """The largest and the mean difference of log-probabilities, in nats.
+
+    Raises:
+        ValueError: of another number of prompts or tokens.
+    """
+    lengths, wanted = [len(array) for array in found], [len(array) for array in expected]
+    if lengths != wanted:
+        raise ValueError(f"{sum(lengths):,} log-probabilities of {len(lengths):,} prompts; "
+                         f"expected {sum(wanted):,} of {len(wanted):,}.")  # fmt: skip
+    gaps = np.abs(np.concatenate(found) - np.concatenate(expected))
+    return float(gaps.max()), float(gaps.mean())
+
+
+def _timed(scorer: Scorer, prompts: Sequence[Any]) -> tuple[Values, float]:
+    """Log-probabilities, and tokens/s of the fastest pass; passes take a second together."""
+    times: list[float] = []
+    found: Values = []
+    while not times or (sum(times) < _LEAST_S and len(times) < 5):
+        started = time.perf_counter()
+        found = scorer.score(prompts)
+        times.append(time.perf_counter() - started)
+    return found, sum(map(len, prompts)) / min(times)
+
+
+def _reference_file(work: Path, model: Model, dtype: str, what: int | str) -> Path:
+    return work / "references" / f"{model.name}-{dtype}-{what}.npz"
+
+
+def read_reference(
+    work: Path, model: Model, dtype: str, what: int | str = 0
+) -> Values | None:
+    """transformers' values of a checkpoint (or of the five-shot task), if it got that far."""
+    path = _reference_file(work, model, dtype, what)
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        flat, ends = file["values"], np.cumsum(file["lengths"])
+    return np.split(flat, ends[:-1])
+
+
+def _write_reference(
+    work: Path, model: Model, dtype: str, what: int | str, values: Values
+) -> None:
+    path = _reference_file(work, model, dtype, what)
+    path.parent.mkdir(exist_ok=True)
+    np.savez(path, values=np.concatenate(values), lengths=[len(array) for array in values])

@@ -1,0 +1,56 @@
+"""Step `training`: samples a second of the paper's network and of ours, and of a plain loop."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+import training
+
+from gpu.report import Context, Row
+from neuneu.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig
+from neuneu.model.network import Network
+from neuneu.window_learner import WindowLearner
+
+
+def measure_training(context: Context) -> None:
+    """What benchmarks/training.py measures on CPUs, on made-up curves."""
+    device = torch.device(context.device)
+    seconds = 0.2 if context.dry_run else 3.0
+    words = 512 if context.dry_run else training.WORDS
+    runs, config, data = training.published_data(words=words)
+    if context.dry_run:
+        config = replace(config, optim=replace(config.optim, batch_size=8))
+
+    def network() -> Network:
+        torch.manual_seed(0)
+        return Network(data.model).to(device)
+
+    def ours(group: int) -> WindowLearner:
+        return WindowLearner(data=data, config=replace(config, checkpoint_group=group))
+
+    fit = FitConfig(optim=CrossRunOptim(batch_size=8 if context.dry_run else 128))
+    own = CrossRunLearner(learn=runs, config=fit)
+    ways: dict[str, Callable[[], Iterator[int]]] = {
+        "paper preset, straightforward loop": lambda: training.straight_steps(
+            network(), data, config
+        ),
+        "paper preset, ours": lambda: training.our_steps(network(), ours(1), config.optim),
+        "paper preset, ours, grouped by checkpoint": lambda: training.our_steps(
+            network(), ours(16), config.optim
+        ),
+        "paper preset, ours, grouped, bf16": lambda: training.our_steps(
+            network(), ours(16), config.optim, bf16=True
+        ),
+        "our forecaster": lambda: training.our_steps(own.build().to(device), own, fit.optim),
+        "our forecaster, bf16": lambda: training.our_steps(
+            own.build().to(device), own, fit.optim, bf16=True
+        ),
+    }
+    for name, steps in ways.items():
+        with context.report.case(name):
+            found = training.rate(steps(), seconds)
+            context.report.add(
+                Row(what=name, rate=found["pairs_a_second"], unit="samples/s",
+                    seconds=found["seconds"],
+                    note=f"{found['steps'] / found['seconds']:.1f} steps/s")
+            )  # fmt: skip
