@@ -219,7 +219,7 @@ def published_data(
     ]
     losses = generator.exponential(4.0, (RUNS * CHECKPOINTS, words)).astype(np.float16)
     rows = [np.arange(CHECKPOINTS) + (i // TASKS) * CHECKPOINTS for i in range(len(runs))]
-    model = preset("paper")
+    model = preset("paper", encoder={"units": words})
     config = TrainConfig(
         output="unused", model=model, optim=OptimConfig(batch_size=BATCH, epochs=100)
     )

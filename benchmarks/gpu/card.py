@@ -63,11 +63,17 @@ def _version(package: str) -> str | None:
 
 
 def _name(device: str) -> str:
+    import torch
+
     if device == "cpu":
         return "no GPU"
-    query = "name,memory.total,driver_version"
-    found = subprocess.run(
-        ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    return "; ".join(found.stdout.split("\n")).strip("; ")
+    card = torch.cuda.get_device_properties(0)
+    name = f"{card.name}, {card.total_memory / 2**30:.1f} GiB, CUDA {torch.version.cuda}"
+    try:
+        driver = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return name
+    return f"{name}, driver {driver.stdout.splitlines()[0]}"

@@ -5,9 +5,9 @@
 (a) the card; (b) transformers' scorer; (c) vLLM: speed, equality with (b), swaps, two
 architectures, a five-shot task, padded heads, two engines on one card; (d) extraction on Ray;
 (e) training, and the tests marked `gpu`. Each step is a process of its own with a time limit, so
-that neither a poisoned CUDA context nor a hang reaches the next one. Whatever fails is told and
-the rest goes on; the record is written as results come in. `--dry-run` takes every branch on a CPU with
-tiny shapes. Needs the package's dependencies, psutil, and pytest for the tests; steps of what
+that neither a poisoned CUDA context nor a hang reaches the next one. Whatever fails is reported and
+the rest goes on; the record is written as results come in. `--dry-run` takes every branch on a CPU
+with tiny shapes. Needs the package's dependencies, psutil, and pytest for the tests; steps of what
 is not installed (vLLM, Ray) are skipped.
 """
 
@@ -38,7 +38,7 @@ ROOT: Final = BENCHMARKS.parent
 RESERVE_S: Final = 10.0
 """Kept for each step after the one that is running."""
 LEAST_S: Final = 5.0
-SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - models of 10 GB are read many times
+SHARED_MEMORY: Final = Path("/dev/shm")
 MODELS_BYTES: Final = 24e9
 ENVIRONMENT: Final = {
     "HF_HUB_OFFLINE": "1",
@@ -124,20 +124,19 @@ class Check:
         for place, batch in enumerate(batches):
             later = RESERVE_S * (len(batches) - place - 1)
             left = deadline - time.monotonic()
-            limit = min(self.limit_factor * max(step.limit_s for step in batch), left - later)
-            if limit < LEAST_S:
-                limit = min(limit, left)
+            most = self.limit_factor * max(step.limit_s for step in batch)
+            limit = min(most, max(left - later, LEAST_S))
             missing = [step for step in batch if step.needs and not find_spec(step.needs)]
             for step in batch:
                 if step in missing:
                     reason = f"{step.needs} is not installed"
-                elif limit < LEAST_S:
+                elif left < LEAST_S:
                     reason = f"the budget of {self.budget_s:.0f} s is used up"
                 else:
                     continue
                 found.append(Found(step.name, step.part, "skipped", errors=[reason]))
-            started = [step for step in batch if step not in missing and limit >= LEAST_S]
-            if started:
+            started = [step for step in batch if step not in missing]
+            if started and left >= LEAST_S:
                 self._together(started, limit, found)
             self.tell(found)
         for step in steps:
@@ -326,8 +325,9 @@ def main() -> int:
             beside.replace(given.output)
 
     def command(step: Step, group: Sequence[Step]) -> list[str]:
+        names = ",".join(other.name for other in group)
         words = [sys.executable, "-m", "gpu.step", step.name, "--work", str(work),
-                 "--result", str(_result(work, step)), "--group", ",".join(s.name for s in group)]  # fmt: skip
+                 "--result", str(_result(work, step)), "--group", names]  # fmt: skip
         return [*words, "--dry-run"] if given.dry_run else words
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from gpu.report import Context, Row, cpus
+from gpu.report import Context, Row
 
 _SPREAD: Final = 2.5
 _ROOT: Final = Path(__file__).parents[2]
@@ -85,9 +85,7 @@ def corpus_prompts(vocabulary: int, *, dry_run: bool) -> list[npt.NDArray[np.int
     return [generator.integers(0, vocabulary, size=n).astype(np.int32) for n in lengths]
 
 
-def five_shot(
-    vocabulary: int, *, dry_run: bool
-) -> tuple[list[npt.NDArray[np.int32]], list[int]]:
+def five_shot(vocabulary: int, *, dry_run: bool) -> tuple[list[npt.NDArray[np.int32]], list[int]]:
     """Prompts of a five-shot task, and how many last tokens of each are a choice.
 
     100 questions of 60 tokens, each with 4 choices of 12 after the same 600 tokens of examples.
@@ -131,7 +129,9 @@ def write_checkpoint(context: Context, model: Model, checkpoint: int) -> None:
         _write_olmo(model, checkpoint, folder, context.device)
         return
     with torch.device(context.device), torch.no_grad():
-        network = AutoModelForCausalLM.from_config(_config(model), dtype=getattr(torch, model.dtype))
+        network = AutoModelForCausalLM.from_config(
+            _config(model), dtype=getattr(torch, model.dtype)
+        )
         head = network.get_output_embeddings().weight
         head.normal_(0.0, _SPREAD / math.sqrt(model.width))
     network.save_pretrained(folder)

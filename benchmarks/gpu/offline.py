@@ -25,7 +25,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
-from fatbin import FatbinError, prune
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts find their own folder only
+
+from gpu.fatbin import FatbinError, prune
 
 INSTALLER: Final = Path(__file__).with_name("offline_install.py")
 PYTHON: Final = "3.12"
@@ -64,8 +66,12 @@ DROPPED: Final = (
     "vllm/vllm_flash_attn/_vllm_fa2_C*",
     "vllm/vllm_flash_attn/cute/*",
 )
-STRIPPED: Final = ("ray/_raylet.so", "ray/core/src/ray/gcs/gcs_server",
-                   "ray/core/src/ray/raylet/raylet", "xgrammar/libxgrammar_bindings.so")  # fmt: skip
+STRIPPED: Final = (
+    "ray/_raylet.so",
+    "ray/core/src/ray/gcs/gcs_server",
+    "ray/core/src/ray/raylet/raylet",
+    "xgrammar/libxgrammar_bindings.so",
+)
 _GLIBC: Final = (5, 12, 17, 24, 26, 27, 28, 31, 34, 35)
 _XZ: Final = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 2**27}]
 
@@ -104,7 +110,8 @@ def resolve(installed: Mapping[str, str | None]) -> list[str]:
         over.write_text("\n".join(overrides) + "\n")
         command = ["uv", "pip", "compile", str(wanted), "--override", str(over), "--quiet",
                    "--python-version", PYTHON, "--python-platform", "x86_64-manylinux_2_28",
-                   "--no-header", "--no-annotate", "--index-strategy", "unsafe-best-match"]  # fmt: skip
+                   "--no-header", "--no-annotate",
+                   "--index-strategy", "unsafe-best-match"]  # fmt: skip
         for link in find_links:
             command += ["--find-links", link]
         for index in indexes:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from neuneu.files import write_text_atomic
 
-_PATIENCE_S = 90.0
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)

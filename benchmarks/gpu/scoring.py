@@ -7,6 +7,7 @@ classes in its own process, is compared with them.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -108,86 +109,96 @@ def score_with_vllm(context: Context) -> None:
         kind="vllm", dtype=case.dtype, max_model_len=models.window(dry_run=context.dry_run),
         gpu_memory_utilization=case.memory, **dict(case.engine),
     )  # fmt: skip
-    prompts = models.corpus_prompts(model.vocabulary, dry_run=context.dry_run)
     started = time.perf_counter()
     scorer = make_scorer(config, model.folder(context.work))
-    start_s = time.perf_counter() - started
+    engine = _Engine(context=context, case=case, model=model, scorer=scorer)
     try:
-        scorer.score(prompts[:8])
+        start_s = time.perf_counter() - started
+        scorer.score(engine.prompts[:8])
         context.turns.ready()
         if case.together:
-            _measure(context, case, model, scorer, prompts, start_s=start_s)
+            engine.measure(start_s)
             return
         with context.turns.alone():
-            _measure(context, case, model, scorer, prompts, start_s=start_s)
+            engine.measure(start_s)
             if model.name in FIVE_SHOT:
                 with context.report.case("five-shot"):
-                    _five_shot(context, case, model, scorer)
+                    engine.five_shot()
             for checkpoint in range(1, model.checkpoints):
                 with context.report.case(f"swap {checkpoint}"):
-                    _swap(context, case, model, scorer, checkpoint, prompts)
+                    engine.swap(checkpoint)
     finally:
         scorer.close()
 
 
-def _measure(
-    context: Context, case: Case, model: Model, scorer: Scorer, prompts: Sequence[Any], *,
-    start_s: float,
-) -> None:  # fmt: skip
-    found, rate = _timed(scorer, prompts)
-    params = models.count_parameters(model.folder(context.work))
-    settings = ", ".join(f"{key} {value:,}" for key, value in case.engine)
-    _compare(
-        context, case, model, 0, found,
-        Row(what=f"{model.name} {case.dtype}", rate=rate, share=context.share(params, rate),
-            seconds=start_s, note="; ".join(filter(None, ["seconds: start", settings]))),
-    )  # fmt: skip
+@dataclass(kw_only=True)
+class _Engine:
+    """A started engine and what is measured with it."""
 
+    context: Context
+    case: Case
+    model: Model
+    scorer: Scorer
 
-def _swap(
-    context: Context, case: Case, model: Model, scorer: Scorer, checkpoint: int,
-    prompts: Sequence[Any],
-) -> None:  # fmt: skip
-    started = time.perf_counter()
-    scorer.load(model.folder(context.work, checkpoint))
-    seconds = time.perf_counter() - started
-    found = scorer.score(prompts)
-    row = Row(what=f"{model.name} {case.dtype}, swap {checkpoint}", seconds=seconds)
-    _compare(context, case, model, checkpoint, found, row)
+    @cached_property
+    def prompts(self) -> list[npt.NDArray[np.int32]]:
+        """What every engine scores."""
+        return models.corpus_prompts(self.model.vocabulary, dry_run=self.context.dry_run)
 
-
-def _five_shot(context: Context, case: Case, model: Model, scorer: Scorer) -> None:
-    prompts, last = models.five_shot(model.vocabulary, dry_run=context.dry_run)
-    before, started = scorer.computed_tokens, time.perf_counter()
-    found = scorer.score(prompts, last)
-    seconds = time.perf_counter() - started
-    computed, total = scorer.computed_tokens - before, sum(map(len, prompts))
-    row = Row(
-        what=f"{model.name} {case.dtype}, five-shot", rate=total / seconds, seconds=seconds,
-        note=f"{len(prompts)} requests of {total:,} tokens, {computed:,} computed; "
-             f"{1000 * seconds / len(prompts):.2f} ms a request",
-    )  # fmt: skip
-    _compare(context, case, model, "five-shot", found, row)
-
-
-def _compare(
-    context: Context, case: Case, model: Model, what: int | str, found: Values, row: Row
-) -> None:
-    """Adds the row with the difference from transformers, and fails where it is no rounding."""
-    from dataclasses import replace
-
-    expected = read_reference(context.work, model, case.dtype, what)
-    if expected is None:
-        note = "; ".join(filter(None, [row.note, "transformers has no values"]))
-        context.report.add(replace(row, note=note))
-        return
-    largest, mean = differences(found, expected)
-    context.report.add(replace(row, difference=largest, mean_difference=mean))
-    if not mean <= AGREES[case.dtype]:  # NaN, too
-        context.report.fail(
-            f"{row.what}: differs from transformers by {mean:.3g} nats on average; expected at "
-            f"most {AGREES[case.dtype]:.3g}."
+    def measure(self, start_s: float) -> None:
+        """Tokens/s of the corpus prompts."""
+        found, rate = _timed(self.scorer, self.prompts)
+        params = models.count_parameters(self.model.folder(self.context.work))
+        settings = ", ".join(f"{key} {value:,}" for key, value in self.case.engine)
+        row = Row(
+            what=f"{self.model.name} {self.case.dtype}{', two at once' if self.case.together else ''}",
+            rate=rate,
+            share=self.context.share(params, rate),
+            seconds=start_s,
+            note="; ".join(filter(None, ["seconds: start", settings])),
         )
+        self._compare(0, found, row)
+
+    def swap(self, checkpoint: int) -> None:
+        """Seconds of a swap, its proof included; scores must be the new ones."""
+        started = time.perf_counter()
+        self.scorer.load(self.model.folder(self.context.work, checkpoint))
+        seconds = time.perf_counter() - started
+        found = self.scorer.score(self.prompts)
+        what = f"{self.model.name} {self.case.dtype}, swap {checkpoint}"
+        self._compare(checkpoint, found, Row(what=what, seconds=seconds))
+
+    def five_shot(self) -> None:
+        """Tokens that shared contexts save, and time a request."""
+        prompts, last = models.five_shot(self.model.vocabulary, dry_run=self.context.dry_run)
+        before, started = self.scorer.computed_tokens, time.perf_counter()
+        found = self.scorer.score(prompts, last)
+        seconds = time.perf_counter() - started
+        computed, total = self.scorer.computed_tokens - before, sum(map(len, prompts))
+        row = Row(
+            what=f"{self.model.name} {self.case.dtype}, five-shot",
+            rate=total / seconds,
+            seconds=seconds,
+            note=f"{len(prompts)} requests of {total:,} tokens, {computed:,} computed; "
+            f"{1000 * seconds / len(prompts):.2f} ms a request",
+        )
+        self._compare("five-shot", found, row)
+
+    def _compare(self, what: int | str, found: Values, row: Row) -> None:
+        """Adds the row with the difference from transformers; fails where it is no rounding."""
+        report, dtype = self.context.report, self.case.dtype
+        expected = read_reference(self.context.work, self.model, dtype, what)
+        if expected is None:
+            note = "; ".join(filter(None, [row.note, "transformers has no values"]))
+            report.add(replace(row, note=note))
+            return
+        largest, mean = differences(found, expected)
+        report.add(replace(row, difference=largest, mean_difference=mean))
+        if not mean <= AGREES[dtype]:  # NaN, too
+            report.fail(
+                f"{row.what}: differs from transformers by {mean:.3g} nats on average; expected "
+                f"at most {AGREES[dtype]:.3g}."
+            )
 
 
 def differences(found: Values, expected: Values) -> tuple[float, float]:
@@ -219,9 +230,7 @@ def _reference_file(work: Path, model: Model, dtype: str, what: int | str) -> Pa
     return work / "references" / f"{model.name}-{dtype}-{what}.npz"
 
 
-def read_reference(
-    work: Path, model: Model, dtype: str, what: int | str = 0
-) -> Values | None:
+def read_reference(work: Path, model: Model, dtype: str, what: int | str = 0) -> Values | None:
     """transformers' values of a checkpoint (or of the five-shot task), if it got that far."""
     path = _reference_file(work, model, dtype, what)
     if not path.exists():
@@ -231,9 +240,7 @@ def read_reference(
     return np.split(flat, ends[:-1])
 
 
-def _write_reference(
-    work: Path, model: Model, dtype: str, what: int | str, values: Values
-) -> None:
+def _write_reference(work: Path, model: Model, dtype: str, what: int | str, values: Values) -> None:
     path = _reference_file(work, model, dtype, what)
     path.parent.mkdir(exist_ok=True)
     np.savez(path, values=np.concatenate(values), lengths=[len(array) for array in values])

@@ -2,14 +2,16 @@
 
 import subprocess
 import sys
-import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Final
+from xml.etree import ElementTree
 
 from gpu.report import Context, Row
 
 _ROOT: Final = Path(__file__).parents[2]
 _MARK: Final = "mark.gpu"
+_SESSION_S: Final = 110
+"""Of `pytest`, which then still writes its results; the step may take a little longer."""
 
 
 def run_tests(context: Context) -> None:
@@ -21,7 +23,7 @@ def run_tests(context: Context) -> None:
         return
     results = context.work / "pytest.xml"
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider",
-               f"--junitxml={results}", "--tb=short",
+               f"--junitxml={results}", "--tb=short", f"--session-timeout={_SESSION_S}",
                *(["--collect-only"] if context.dry_run else []),
                *(str(path.relative_to(_ROOT)) for path in files)]  # fmt: skip
     code = subprocess.run(command, check=False, cwd=_ROOT).returncode

@@ -16,10 +16,10 @@ def measure_training(context: Context) -> None:
     """What benchmarks/training.py measures on CPUs, on made-up curves."""
     device = torch.device(context.device)
     seconds = 0.2 if context.dry_run else 3.0
-    words = 512 if context.dry_run else training.WORDS
+    words = 16_384 if context.dry_run else training.WORDS
     runs, config, data = training.published_data(words=words)
     if context.dry_run:
-        config = replace(config, optim=replace(config.optim, batch_size=8))
+        config = replace(config, optim=replace(config.optim, batch_size=2))
 
     def network() -> Network:
         torch.manual_seed(0)
@@ -28,7 +28,7 @@ def measure_training(context: Context) -> None:
     def ours(group: int) -> WindowLearner:
         return WindowLearner(data=data, config=replace(config, checkpoint_group=group))
 
-    fit = FitConfig(optim=CrossRunOptim(batch_size=8 if context.dry_run else 128))
+    fit = FitConfig(optim=CrossRunOptim(batch_size=4 if context.dry_run else 128))
     own = CrossRunLearner(learn=runs, config=fit)
     ways: dict[str, Callable[[], Iterator[int]]] = {
         "paper preset, straightforward loop": lambda: training.straight_steps(
