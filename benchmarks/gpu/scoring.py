@@ -150,8 +150,9 @@ class _Engine:
         found, rate = _timed(self.scorer, self.prompts)
         params = models.count_parameters(self.model.folder(self.context.work))
         settings = ", ".join(f"{key} {value:,}" for key, value in self.case.engine)
+        beside = ", two at once" if self.case.together else ""
         row = Row(
-            what=f"{self.model.name} {self.case.dtype}{', two at once' if self.case.together else ''}",
+            what=f"{self.model.name} {self.case.dtype}{beside}",
             rate=rate,
             share=self.context.share(params, rate),
             seconds=start_s,
