@@ -11,7 +11,8 @@ runs that the forecaster had not learnt from.
 Shapes: N targets, Q levels, H targets of one query, S samples, T trajectories, K places.
 """
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -31,6 +32,10 @@ _PAIRS: Final = 200
 
 _CELL: Final = 0.2
 """Scores of different trajectories are compared within cells of so many ln tokens."""
+
+_NODES: Final = 16
+_MEMORY: Final = 8 * _NODES
+"""Nodes a reach of paths that runs share, and how many of them a value remembers: all but e^-8."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,27 +198,33 @@ def sample_futures(
     x: Sequence[FloatArray],
     joint: Joint,
     *,
-    runs: Sequence[int],
-    tasks: Sequence[int],
+    trajectories: Sequence[Hashable],
+    runs: Sequence[Hashable],
+    tasks: Sequence[Hashable],
     count: int,
-    generator: np.random.Generator,
+    seed: int,
 ) -> list[FloatArray]:
     """(S, H) accuracies in [0, 1] of each query; a column has its target's distribution.
+
+    A query is drawn from its names and the seed: the other runs that it is drawn with do not
+    change its samples, they only move with them.
 
     Args:
         quantiles: (H, Q) of each of T queries; NaN gives NaN.
         levels: of the columns.
         x: (H,) ln tokens of the targets of each query, increasing.
         joint: how targets move together.
-        runs: (T,) codes; equal for the tasks of one run.
-        tasks: (T,) codes; equal for the runs on one task.
+        trajectories: (T,) names, different for each query. Names are told apart by their `repr`.
+        runs: (T,) names; equal for the tasks of one run.
+        tasks: (T,) names; equal for the runs on one task.
         count: S.
-        generator: of the samples.
+        seed: of the samples.
     """
-    of_runs = _shared(runs, x, joint, count, generator) if joint.run_share else {}
-    of_tasks = _shared(tasks, x, joint, count, generator) if joint.task_share else {}
+    of_runs = _run_paths(runs, x, joint, count, seed) if joint.run_share else {}
+    of_tasks = _task_paths(tasks, x, joint, count, seed) if joint.task_share else {}
     drawn = []
     for row, (answer, targets) in enumerate(zip(quantiles, x, strict=True)):
+        generator = _generator(seed, "trajectory", trajectories[row])
         normal = np.sqrt(joint.own_share) * _paths(targets, joint.reach, count, generator)
         normal += np.sqrt(joint.noise) * generator.standard_normal(normal.shape)
         for share, shared, owner in (
@@ -227,20 +238,41 @@ def sample_futures(
     return drawn
 
 
-def _shared(
-    owners: Sequence[int],
-    x: Sequence[FloatArray],
-    joint: Joint,
-    count: int,
-    generator: np.random.Generator,
-) -> dict[int, tuple[FloatArray, FloatArray]]:
-    """Owner -> ((K,) all its places, (S, K) one path over them)."""
-    found = {}
-    for owner in sorted(set(owners)):
-        mine = [targets for targets, of in zip(x, owners, strict=True) if of == owner]
-        places = np.unique(np.concatenate(mine))
-        found[owner] = (places, _paths(places, joint.reach, count, generator))
-    return found
+_Paths = dict[Hashable, tuple[FloatArray, FloatArray]]
+"""Owner -> ((K,) all its places, (S, K) one path over them)."""
+
+
+def _run_paths(
+    runs: Sequence[Hashable], x: Sequence[FloatArray], joint: Joint, count: int, seed: int
+) -> _Paths:
+    return {
+        run: (places, _paths(places, joint.reach, count, _generator(seed, "run", run)))
+        for run, places in _all_places(runs, x).items()
+    }
+
+
+def _task_paths(
+    tasks: Sequence[Hashable], x: Sequence[FloatArray], joint: Joint, count: int, seed: int
+) -> _Paths:
+    return {
+        task: (places, _placed_paths(places, joint.reach, count, (seed, "task", task)))
+        for task, places in _all_places(tasks, x).items()
+    }
+
+
+def _all_places(
+    owners: Sequence[Hashable], x: Sequence[FloatArray]
+) -> dict[Hashable, FloatArray]:
+    mine: dict[Hashable, list[FloatArray]] = {}
+    for owner, targets in zip(owners, x, strict=True):
+        mine.setdefault(owner, []).append(targets)
+    return {owner: np.unique(np.concatenate(parts)) for owner, parts in mine.items()}
+
+
+def _generator(*name: object) -> np.random.Generator:
+    """A generator of its own for each name, the same in every process."""
+    digest = hashlib.blake2b(repr(name).encode(), digest_size=16).digest()
+    return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def _paths(x_K: FloatArray, reach: float, count: int, generator: np.random.Generator) -> FloatArray:
@@ -250,6 +282,36 @@ def _paths(x_K: FloatArray, reach: float, count: int, generator: np.random.Gener
     for place, share in enumerate(kept, start=1):
         paths[:, place] = share * paths[:, place - 1] + np.sqrt(1.0 - share**2) * paths[:, place]
     return paths
+
+
+def _placed_paths(
+    x_K: FloatArray, reach: float, count: int, name: tuple[object, ...]
+) -> FloatArray:
+    """(S, K) as `_paths`, nearly, but what is drawn at a place does not depend on the others.
+
+    Nodes lie on one grid of ln tokens, `_NODES` in a reach. Each has noise of its own, and a
+    node's value is the decaying sum of the noise of the `_MEMORY` nodes up to it, which has the
+    correlation of `_paths`; between two nodes the path is a line, scaled to unit variance.
+    """
+    place = x_K * (_NODES / reach)
+    left = np.floor(place).astype(np.int64)
+    first = int(left.min()) - _MEMORY
+    kept = np.exp(-1.0 / _NODES)
+    noise = np.stack(
+        [
+            _generator(*name, node).standard_normal(count)
+            for node in range(first, int(left.max()) + 2)
+        ]
+    )
+    nodes = noise.copy()
+    for node in range(1, len(nodes)):
+        nodes[node] += kept * nodes[node - 1]
+        if node >= _MEMORY:
+            nodes[node] -= kept**_MEMORY * noise[node - _MEMORY]
+    nodes *= np.sqrt((1.0 - kept**2) / (1.0 - kept ** (2 * _MEMORY)))
+    share = (place - left)[:, None]
+    scale = np.sqrt(share**2 + (1.0 - share) ** 2 + 2.0 * share * (1.0 - share) * kept)
+    return ((1.0 - share) * nodes[left - first] + share * nodes[left - first + 1]).T / scale.T
 
 
 def _at_shares(

@@ -17,8 +17,8 @@ def bands(n: int = 30, sd: float = 0.02) -> np.ndarray:
 
 def sample(quantiles: np.ndarray, joint: Joint, *, count: int, seed: int = 0) -> np.ndarray:
     (drawn,) = sample_futures(
-        [quantiles], FORECAST_LEVELS, [X], joint, runs=[0], tasks=[0], count=count,
-        generator=np.random.default_rng(seed),
+        [quantiles], FORECAST_LEVELS, [X], joint, trajectories=["a"], runs=["r"], tasks=["t"],
+        count=count, seed=seed,
     )  # fmt: skip
     return drawn
 
@@ -84,8 +84,9 @@ def test_runs_and_tasks_share_what_was_fitted() -> None:
     runs, tasks = (codes.ravel() for codes in np.indices((side, side)))
     found: list[list[np.ndarray]] = [
         sample_futures(
-            [bands()] * side**2, FORECAST_LEVELS, [X] * side**2, truth, runs=runs.tolist(),
-            tasks=tasks.tolist(), count=1, generator=np.random.default_rng(seed),
+            [bands()] * side**2, FORECAST_LEVELS, [X] * side**2, truth,
+            trajectories=range(side**2), runs=runs.tolist(), tasks=tasks.tolist(), count=1,
+            seed=seed,
         )
         for seed in range(10)
     ]  # fmt: skip
@@ -109,14 +110,44 @@ def test_runs_and_tasks_share_what_was_fitted() -> None:
 def test_shared_parts_correlate_futures_and_only_where_shared() -> None:
     joint = Joint(reach=2.0, noise=0.2, run_share=0.3, task_share=0.4)
     drawn = sample_futures(
-        [bands()] * 4, FORECAST_LEVELS, [X, X, X + 0.01, X], joint, runs=[0, 0, 1, 2],
-        tasks=[0, 1, 0, 2], count=8000, generator=np.random.default_rng(0),
+        [bands()] * 4, FORECAST_LEVELS, [X, X, X + 0.01, X], joint, trajectories=range(4),
+        runs=[0, 0, 1, 2], tasks=[0, 1, 0, 2], count=8000, seed=0,
     )  # fmt: skip
     ends = np.corrcoef([d[:, -1] for d in drawn])
     assert ends[0, 1] == pytest.approx(0.3, abs=0.05)
     assert ends[0, 2] == pytest.approx(0.4, abs=0.05)
     assert abs(ends[1, 2]) < 0.05
     assert abs(ends[0, 3]) < 0.05
+
+
+def test_samples_of_a_query_do_not_depend_on_what_is_drawn_with_it() -> None:
+    joint = Joint(reach=2.0, noise=0.2, run_share=0.3, task_share=0.4)
+
+    def drawn(names: str, shift: float) -> dict[str, np.ndarray]:
+        places = [X if name == "a" else X + shift for name in names]
+        found = sample_futures(
+            [bands()] * len(names), FORECAST_LEVELS, places, joint, trajectories=names,
+            runs=names, tasks=["t"] * len(names), count=50, seed=4,
+        )  # fmt: skip
+        return dict(zip(names, found, strict=True))
+
+    alone = drawn("a", 0.0)["a"]
+    for names, shift in (("ab", 0.03), ("ba", -4.0), ("cab", 9.0)):
+        np.testing.assert_allclose(drawn(names, shift)["a"], alone, rtol=1e-9)
+    assert not np.allclose(drawn("ab", 0.0)["b"], alone)
+
+
+def test_paths_that_runs_share_have_the_correlation_of_the_fit() -> None:
+    """A task's share alone, so that correlations are exp(-d / reach) between two runs, too."""
+    joint = Joint(reach=1.5, noise=0.0, task_share=1.0)
+    drawn = sample_futures(
+        [bands()] * 2, FORECAST_LEVELS, [X, X + 0.31], joint, trajectories="ab", runs="ab",
+        tasks="tt", count=20_000, seed=0,
+    )  # fmt: skip
+    places = np.concatenate([X, X + 0.31])
+    expected = np.exp(-np.abs(places[:, None] - places) / 1.5)
+    found = np.corrcoef(np.concatenate(drawn, axis=1).T)
+    np.testing.assert_allclose(found, expected, atol=0.04)
 
 
 def test_records_without_shares_are_read() -> None:

@@ -230,17 +230,17 @@ class CrossRunForecaster:
                 f"forecaster {self.name!r}: expected a joint distribution, found none; train it "
                 "with `neuneu pretrain`."
             )
-        codes = Codes()
         contexts = [query.context for query in queries]
         return sample_futures(
             answers,
             self.levels,
             [np.log(query.target_tokens) for query in queries],
             self.joint,
-            runs=[codes(("run", c.run_group)) for c in contexts],
-            tasks=[codes(("task", c.task, c.metric, c.num_fewshot)) for c in contexts],
+            trajectories=[(c.family, *c.key) for c in contexts],
+            runs=[c.run_group for c in contexts],
+            tasks=[(c.task, c.metric, c.num_fewshot) for c in contexts],
             count=count,
-            generator=np.random.default_rng(seed),
+            seed=seed,
         )
 
     def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
