@@ -1,7 +1,7 @@
 """Forecasts of unfinished runs from a table: what will each task score later?
 
-Every run of the table, and of a reference table if one is given, is compared with the others:
-where they went further on the same task, they say what came next. Shapes: h targets.
+Every unfinished run of the table is compared with the finished ones, and with those of a reference
+table if one is given: on the same task they say what came next. Shapes: h targets.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from neuneu.decisions.grounds import Grounds
 from neuneu.errors import UserError
 from neuneu.forecast_table import check_answers, forecast_table, identity_columns
 from neuneu.forecaster import Query
-from neuneu.horizon import Horizon, even_places, query_at
+from neuneu.horizon import Horizon, even_places, query_at, reached
 from neuneu.quantiles import column
 from neuneu.schemas import ACCURACIES
 from neuneu.trajectories import FloatArray, TokenLossTable, Trajectory
@@ -46,7 +46,7 @@ def make_forecasts(
     horizon: Horizon,
     token_losses: TokenLossTable | None = None,
 ) -> Forecasts:
-    """Forecasts trajectories, compared with each other and with those of other tables.
+    """Forecasts trajectories, compared with the finished ones and with those of other tables.
 
     Raises:
         UserError: more than one end, or no trajectory that can be forecast.
@@ -58,7 +58,7 @@ def make_forecasts(
         seen, end = horizon.seen(trajectory), horizon.end(trajectory)
         if not len(seen) or end is None:
             continue
-        if end <= seen.tokens[-1]:
+        if reached(float(seen.tokens[-1]), end):
             done.append((seen, end))
             continue
         places = even_places(float(seen.tokens[-1]), end, horizon.points)
@@ -66,7 +66,7 @@ def make_forecasts(
         truths.append(_unknown(queries[-1]))
     if not queries:
         raise UserError(_nothing_to_forecast(len(trajectories), done))
-    forecaster.fit([*trajectories, *others])
+    forecaster.fit(horizon.references(trajectories, others))
     answers = forecaster.predict(queries)
     flat = check_answers(forecaster, answers, queries)
     common = identity_columns(queries, truths, PROTOCOL)

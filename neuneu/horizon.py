@@ -59,26 +59,47 @@ class Horizon:
         """
         if self.until is not None:
             return self.until
-        last = trajectory.tokens[-1]
-        if last <= 0:
+        seen = self.seen(trajectory)
+        now = seen.tokens[-1] if len(seen) else 0.0
+        if now <= 0:
             return None
         if self.until_flops is not None:
-            if np.isnan(trajectory.flops[-1]):
+            if np.isnan(seen.flops[-1]):
                 raise UserError(
                     f"until_flops: the FLOPs of run {trajectory.run!r} are not known; give its "
                     "params, or until in tokens."
                 )
-            return float(min(self.until_flops * (last / trajectory.flops[-1]), LARGEST))
+            return float(min(self.until_flops * (now / seen.flops[-1]), LARGEST))
         if self.until_step is not None:
-            return float(min(self.until_step * (last / max(trajectory.steps[-1], 1)), LARGEST))
+            return float(min(self.until_step * (now / max(seen.steps[-1], 1)), LARGEST))
         if trajectory.planned_tokens is None and (self.context or self.context_step) is not None:
-            return float(last)
+            return float(trajectory.tokens[-1])
         return trajectory.planned_tokens
 
     def finished(self, trajectory: Trajectory) -> bool:
-        """Whether what is seen of a trajectory reaches the end."""
-        seen, end = self.seen(trajectory), self.end(trajectory)
-        return bool(len(seen) and end is not None and seen.tokens[-1] >= REACHED * end)
+        """Whether what is seen of a trajectory reaches the end, or the end of the run's own plan."""
+        seen = self.seen(trajectory)
+        ends = [
+            end for end in (self.end(trajectory), trajectory.planned_tokens) if end is not None
+        ]
+        return bool(len(seen) and ends and reached(float(seen.tokens[-1]), min(ends)))
+
+    def references(
+        self, trajectories: Sequence[Trajectory], others: Sequence[Trajectory] = ()
+    ) -> list[Trajectory]:
+        """What the runs asked about may be compared with, whatever the question.
+
+        Args:
+            trajectories: of the table. The finished ones are compared with, as far as they are
+                seen; unfinished runs are never compared with each other.
+            others: of tables of finished runs, taken whole.
+        """
+        return [*(self.seen(t) for t in trajectories if self.finished(t)), *others]
+
+
+def reached(tokens: float, end: float) -> bool:
+    """Whether a run that is seen up to `tokens` has reached `end`, up to rounded plans."""
+    return tokens >= REACHED * end
 
 
 def query_at(

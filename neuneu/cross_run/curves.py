@@ -179,10 +179,11 @@ def first_below(grid_TG: Float32Array, rows: IntArray, level: npt.NDArray) -> Fl
 
 
 def _pick_loss(trajectory: Trajectory) -> tuple[str | None, npt.NDArray[np.float64]]:
-    names = [*LOSS_PREFERENCE, *sorted(trajectory.losses)]
-    for name in names:
-        if name in trajectory.losses:
-            return name, trajectory.losses[name]
+    for name in (*LOSS_PREFERENCE, *sorted(trajectory.losses)):
+        values = trajectory.losses.get(name)
+        # One that was measured only after the cut must not take the place of one that is known.
+        if values is not None and np.isfinite(values).any():
+            return name, values
     return None, np.full(len(trajectory), np.nan)
 
 

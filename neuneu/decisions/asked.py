@@ -68,8 +68,7 @@ class Asked:
             pool,
         )
         found = by_run(pool, self.selection.cells)
-        finished = [self.horizon.seen(t) for t in trajectories if self.horizon.finished(t)]
-        forecaster.fit([*finished, *self.known.references])
+        forecaster.fit(self.horizon.references(trajectories, self.known.references))
         self.futures = look_ahead(
             forecaster, found, self.horizon, seed=self.seed, token_losses=self.known.token_losses
         )

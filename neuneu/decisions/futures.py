@@ -11,7 +11,7 @@ import numpy as np
 
 from neuneu.decisions.selection import Cell, RunName, run_name
 from neuneu.forecaster import Forecaster, Query
-from neuneu.horizon import REACHED, Horizon, own_places, query_at
+from neuneu.horizon import Horizon, own_places, query_at, reached
 from neuneu.trajectories import FloatArray, TokenLossTable, Trajectory
 
 SAMPLES = 2000
@@ -96,8 +96,7 @@ def look_ahead(
         seen = [horizon.seen(t) for t in members]
         ends = [end for t in members if (end := horizon.end(t)) is not None]
         if ends and all(len(t) for t in seen):
-            last = max(float(t.tokens[-1]) for t in seen)
-            done = last >= REACHED * max(ends)
+            done = reached(max(float(t.tokens[-1]) for t in seen), max(ends))
             places = np.zeros(0) if done else own_places(seen, max(ends))
             asked = [query_at(t, places, token_losses) for t in seen if len(places)]
             plans.append(_Plan(run=run, seen=seen, places=places, queries=asked))
