@@ -21,6 +21,8 @@ TAGS: Final = (
 )
 """A part of a doubt, and the word or two that stand for it in a table."""
 
+ALONE: Final = "It was compared with no other run: the forecast rests on its own past alone."
+
 _SEEN: Final = {"compared": "runs compared with others", "alone": "runs compared with none"}
 _LEVEL: Final = {"signal": "tasks above chance", "near-chance": "tasks near chance"}
 _NEAR, _FAR = (f"{math.exp(edge):.2g}" for edge in HORIZONS)
@@ -62,7 +64,7 @@ def grounds(rows: Sequence[Row]) -> list[str]:
     """Sentences on what one run's rows rest on: runs compared with, simple rules, calibration."""
     if rows[0].get("finished"):
         return ["It has reached its end: what it scored there stands."]
-    return [_compared(rows), *_rules(rows), *_calibrated(rows)]
+    return [_compared(rows), *_left_out(rows), *_rules(rows), *_calibrated(rows)]
 
 
 def distrust(rows: Mapping[str, Sequence[Row]]) -> str:
@@ -97,13 +99,13 @@ def _compared(rows: Sequence[Row]) -> str:
     if "compared_with" not in rows[0]:
         groups = [row.get("calibration_group") or "" for row in rows]
         if all(group.startswith("alone") for group in groups):
-            return "No other run has its tasks: the forecast rests on its own past alone."
+            return ALONE
         if any(group.startswith("compared") for group in groups):
             return "It was compared with other runs; forecast with --explain to see which."
         return "Which runs it was compared with was not recorded."
     most = max(row["n_compared_with"] for row in rows)
     if most == 0:
-        return "No other run has its tasks: the forecast rests on its own past alone."
+        return ALONE
     often = Counter(name for row in rows for name in row["compared_with"])
     named = [name for name, _ in often.most_common(3)]
     alone = sum(row["n_compared_with"] == 0 for row in rows)
@@ -111,6 +113,17 @@ def _compared(rows: Sequence[Row]) -> str:
     if most <= len(named):
         return f"It was compared with {_series(named)}{but}."
     return f"It was compared with {most} other runs, above all with {_series(named)}{but}."
+
+
+def _left_out(rows: Sequence[Row]) -> list[str]:
+    """Runs that were not compared with, where that was asked and there are any."""
+    most = max(row.get("n_left_out", 0) for row in rows)
+    if not most:
+        return []
+    often = Counter(name for row in rows for name in row["left_out"])
+    named = [name for name, _ in often.most_common(3)]
+    shown = _series(named) if most <= len(named) else f"{most} runs, among them {_series(named)}"
+    return [f"Left out, because they stop short of its end: {shown}."]
 
 
 def _rules(rows: Sequence[Row]) -> list[str]:

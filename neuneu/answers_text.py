@@ -124,12 +124,18 @@ def _show_grounds(answer: Answer, console: Console) -> None:
     for row in answer.rows[:LIMIT]:
         if "baselines" not in row or row.get("finished"):
             continue
-        names = ", ".join(row["compared_with"]) or "no run"
-        more = row["n_compared_with"] - len(row["compared_with"])
+        names = _names(row, "compared_with") or "no run"
+        left_out = _names(row, "left_out")
+        but = f"; left out {left_out}" if left_out else ""
         rules = ", ".join(
             f"{name} {points(value, 0.0)}" for name, value in row["baselines"].items() if value
         )
         what = f"{row['run']}, {row['task']}"
-        console.print(
-            f"- {what}: compared with {names}{f' and {more} more' if more > 0 else ''}; {rules}"
-        )
+        console.print(f"- {what}: compared with {names}{but}; {rules}")
+
+
+def _names(row: Mapping[str, Any], column: str) -> str:
+    """The runs that a row names, and how many more there are."""
+    named = row.get(column, [])
+    more = row.get(f"n_{column}", 0) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")

@@ -77,11 +77,9 @@ class Horizon:
         return trajectory.planned_tokens
 
     def finished(self, trajectory: Trajectory) -> bool:
-        """Whether what is seen of a trajectory reaches the end, or the end of the run's own plan."""
+        """Whether what is seen of a trajectory reaches the end, or that of the run's own plan."""
         seen = self.seen(trajectory)
-        ends = [
-            end for end in (self.end(trajectory), trajectory.planned_tokens) if end is not None
-        ]
+        ends = [end for end in (self.end(trajectory), trajectory.planned_tokens) if end is not None]
         return bool(len(seen) and ends and reached(float(seen.tokens[-1]), min(ends)))
 
     def references(

@@ -260,9 +260,7 @@ def _task_paths(
     }
 
 
-def _all_places(
-    owners: Sequence[Hashable], x: Sequence[FloatArray]
-) -> dict[Hashable, FloatArray]:
+def _all_places(owners: Sequence[Hashable], x: Sequence[FloatArray]) -> dict[Hashable, FloatArray]:
     mine: dict[Hashable, list[FloatArray]] = {}
     for owner, targets in zip(owners, x, strict=True):
         mine.setdefault(owner, []).append(targets)

@@ -34,8 +34,9 @@ class Predictor:
     [0, 1]; `q0.1`, `q0.5`, `q0.9` are quantiles, so that q0.1 to q0.9 is an 80 % band.
 
     Every row says what it rests on: `calibration_group`, `calibrated_on` (how many runs) and
-    `doubts`. `explain=True` adds `compared_with` (runs, the most used first), `n_compared_with`
-    and `baselines` (what simple rules say).
+    `doubts`. `explain=True` adds `compared_with` (runs, the most used first), `n_compared_with`,
+    `left_out` and `n_left_out` (runs that ended too early to be compared with) and `baselines`
+    (what simple rules say).
     """
 
     def __init__(self, forecaster: CrossRunForecaster) -> None:
@@ -71,7 +72,6 @@ class Predictor:
             self.forecaster, known.trajectories, known.references, horizon, known.token_losses
         )
         rows = forecast_rows(found, self.forecaster)
-        seen = [query.context for query in found.queries]
         given = options.get("token_losses") is not None
         if explain:
             grounds = Grounds(self.forecaster)
@@ -80,7 +80,7 @@ class Predictor:
         return Answer(
             question="forecast",
             rows=rows,
-            notes=(*known.notes, *about(self.forecaster, seen, token_losses=given)),
+            notes=(*known.notes, *about(self.forecaster, found.queries, token_losses=given)),
             doubts=merged([row["doubts"] for row in rows]),
             settings=plain_settings(options),
             tables={"forecasts": found.table, "observed": found.observed},

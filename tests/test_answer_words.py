@@ -67,7 +67,7 @@ def test_words_say_what_was_seen_and_how_much_is_ahead() -> None:
         ({}, "It was compared with other runs; forecast with --explain to see which."),
         (
             {"calibration_group": "alone, signal, far"},
-            "No other run has its tasks: the forecast rests on its own past alone.",
+            "It was compared with no other run: the forecast rests on its own past alone.",
         ),
         (
             {"calibration_group": None, "calibrated_on": None},
@@ -83,12 +83,23 @@ def test_words_say_what_was_seen_and_how_much_is_ahead() -> None:
         ),
         (
             {"compared_with": [], "n_compared_with": 0},
-            "No other run has its tasks: the forecast rests on its own past alone.",
+            "It was compared with no other run: the forecast rests on its own past alone.",
         ),
     ],
 )
 def test_words_name_the_runs_compared_with(changes: dict[str, Any], sentence: str) -> None:
     assert grounds([forecast_row(**changes)])[0] == sentence
+
+
+def test_words_name_the_runs_that_were_left_out() -> None:
+    few = forecast_row(left_out=["f/b", "f/c"], n_left_out=2)
+    assert grounds([few])[1] == "Left out, because they stop short of its end: f/b and f/c."
+    many = forecast_row(left_out=["f/b", "f/c", "f/d", "f/e", "f/g"], n_left_out=9)
+    assert grounds([many, few])[1] == (
+        "Left out, because they stop short of its end: 9 runs, among them f/b, f/c and f/d."
+    )
+    none = forecast_row(left_out=[], n_left_out=0)
+    assert "Left out" not in " ".join(grounds([none]) + grounds([forecast_row()]))
 
 
 def test_words_say_on_which_tasks_nothing_was_there_to_compare_with() -> None:

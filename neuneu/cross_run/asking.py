@@ -3,7 +3,7 @@
 Shapes: B rows of a batch, H targets, Q levels.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,7 @@ from neuneu.cross_run.references import (
     ReferenceIndex,
     candidates,
     distances,
+    far_enough,
     index_references,
     nearest,
 )
@@ -53,6 +54,7 @@ def ask(
     n_references: int,
     index: ReferenceIndex | None = None,
     assume_end: bool = True,
+    familiar: Collection[str] | None = None,
 ) -> Iterator[Asked]:
     """Batches of the queries that have a past and a future; others are left out.
 
@@ -63,17 +65,18 @@ def ask(
         n_references: at most so many of them for a question, the nearest.
         index: of the library, if it was made already.
         assume_end: take the last target for the planned end of a run that tells none.
+        familiar: see `nearest_references`.
 
     Raises:
         DataError: tokens that are not positive.
     """
-    asked = [
-        place
-        for place, query in enumerate(queries)
-        if len(query.context.without_step_zero()) and len(query.target_steps)
-    ]
-    contexts = build_curves([queries[place].context for place in asked], codes)
-    references = nearest_references(contexts, library, index, n_references)
+    asked = answerable(queries)
+    kept = [queries[place] for place in asked]
+    contexts = build_curves([query.context for query in kept], codes)
+    found = nearest_references(
+        kept, contexts, library, index, count=n_references, familiar=familiar
+    )
+    references = found.nearest
     planned = contexts.end
     if assume_end:
         last = np.log([float(queries[place].target_tokens[-1]) for place in asked])
@@ -110,12 +113,57 @@ def ask(
         )
 
 
+def answerable(queries: Sequence[Query]) -> list[int]:
+    """The places of the queries that have a past and a future."""
+    return [
+        place
+        for place, query in enumerate(queries)
+        if len(query.context.without_step_zero()) and len(query.target_steps)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Found:
+    """Rows of the library for each of N queries, -1 pads.
+
+    `nearest` (N, R) are compared with, nearest first; `too_short` (N, M) would be, but ended too
+    early for the question.
+    """
+
+    nearest: IntArray
+    too_short: IntArray
+
+
 def nearest_references(
-    contexts: Curves, library: Curves, index: ReferenceIndex | None, count: int
-) -> IntArray:
-    """(N, R <= count) rows of the library to compare each context with, nearest first; -1 pads."""
+    queries: Sequence[Query],
+    contexts: Curves,
+    library: Curves,
+    index: ReferenceIndex | None,
+    *,
+    count: int,
+    familiar: Collection[str] | None = None,
+) -> Found:
+    """Which runs of the library each query is compared with.
+
+    Args:
+        queries: N, with a past and a future.
+        contexts: their pasts.
+        library: finished runs; may be empty.
+        index: of the library, if it was made already.
+        count: at most so many for a query.
+        familiar: families of whose runs any reference will do, however early it ended; of other
+            runs only one that is `far_enough`. None: all families.
+    """
     rows = np.arange(len(contexts))
     if not len(library) or not len(rows):
-        return np.full((len(rows), 1), NONE, dtype=np.int64)
+        none = np.full((len(rows), 1), NONE, dtype=np.int64)
+        return Found(nearest=none, too_short=none)
     found = candidates(index or index_references(library), contexts, rows)
-    return nearest(found, distances(library, found, contexts, rows), count)
+    anywhere = [familiar is None or query.context.family in familiar for query in queries]
+    end = np.where(anywhere, -np.inf, np.log([query.target_tokens[-1] for query in queries]))
+    there = far_enough(library, found, contexts, rows, end)
+    usable = np.where(there, found, NONE)
+    return Found(
+        nearest=nearest(usable, distances(library, usable, contexts, rows), count),
+        too_short=np.where(there, NONE, found),
+    )

@@ -3,7 +3,7 @@
 Shapes: N targets, Q levels.
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,26 +43,6 @@ def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> li
         seen = "compared" if compared else "alone"
         names.append([f"{seen}, {kind}, {('near', 'middle', 'far')[f]}" for f in far])
     return names
-
-
-RunsByCell = Mapping[tuple[str, str, int], Set[tuple[str, str]]]
-"""(task, metric, num_fewshot) -> run groups."""
-
-
-def runs_by_cell(references: Sequence[Trajectory]) -> RunsByCell:
-    """The run groups that have each task, metric and number of shots."""
-    runs: dict[tuple[str, str, int], set[tuple[str, str]]] = {}
-    for t in references:
-        runs.setdefault((t.task, t.metric, t.num_fewshot), set()).add(t.run_group)
-    return runs
-
-
-def has_references(queries: Sequence[Query], runs: RunsByCell) -> list[bool]:
-    """Whether any of the runs has a query's task, metric and shots, and is another run."""
-    contexts = [query.context for query in queries]
-    return [
-        bool(runs.get((c.task, c.metric, c.num_fewshot), set()) - {c.run_group}) for c in contexts
-    ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

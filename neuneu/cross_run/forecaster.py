@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 
 from neuneu.calibration import Calibration
-from neuneu.cross_run.asking import ask, nearest_references
-from neuneu.cross_run.calibrating import group_names, has_references, runs_by_cell
+from neuneu.cross_run.asking import answerable, ask, nearest_references
+from neuneu.cross_run.calibrating import group_names
 from neuneu.cross_run.curves import Codes, build_curves
 from neuneu.cross_run.export import load_networks
 from neuneu.cross_run.features import make_features
@@ -19,7 +19,7 @@ from neuneu.cross_run.fitting import task_places, unfamiliar
 from neuneu.cross_run.network import CrossRunNetwork, to_tensors
 from neuneu.cross_run.questions import Questions
 from neuneu.cross_run.references import NONE, index_references
-from neuneu.cross_run.unfamiliar import cautious, compared_within_family
+from neuneu.cross_run.unfamiliar import cautious, in_company
 from neuneu.errors import DataError
 from neuneu.forecaster import Query, Sees
 from neuneu.joint import Joint, sample_futures
@@ -83,7 +83,6 @@ class CrossRunForecaster:
         self._library = build_curves([], self._codes)
         self._index = index_references(self._library)
         self._references: Sequence[Trajectory] = ()
-        self._by_cell = runs_by_cell([])
 
     @classmethod
     def load(
@@ -117,22 +116,48 @@ class CrossRunForecaster:
         self._library = build_curves(usable, self._codes)
         self._index = index_references(self._library)
         self._references = usable
-        self._by_cell = runs_by_cell(self.references)
 
     @property
     def references(self) -> Sequence[Trajectory]:
         """The finished runs that it compares with."""
         return self._references if self.sees == "reference" else ()
 
-    def compared_with(self, queries: Sequence[Query]) -> list[list[tuple[str, str]]]:
-        """The run groups that each query is compared with, nearest first."""
-        asked = [query.context for query in queries]
-        if not self.references or not asked:
-            return [[] for _ in asked]
-        curves = build_curves(asked, self._codes)
-        found = nearest_references(curves, self._library, self._index, MAX_REFERENCES)
-        groups = [t.run_group for t in self._references]
-        return [[groups[row] for row in rows if row != NONE] for rows in found]
+    def compared_with(self, queries: Sequence[Query]) -> list[list[Trajectory]]:
+        """The trajectories that each query is compared with, nearest first."""
+        return self._found(queries)[0]
+
+    def too_short(self, queries: Sequence[Query]) -> list[list[Trajectory]]:
+        """The trajectories that each query is not compared with, because they ended too early.
+
+        Of a family that was not learnt from, a run is compared with only where it went as far as
+        the last target, or as far for its size (`references.far_enough`). Networks that learnt
+        from the family learnt how longer runs follow shorter ones, too.
+        """
+        return self._found(queries)[1]
+
+    def _found(
+        self, queries: Sequence[Query]
+    ) -> tuple[list[list[Trajectory]], list[list[Trajectory]]]:
+        used: list[list[Trajectory]] = [[] for _ in queries]
+        short: list[list[Trajectory]] = [[] for _ in queries]
+        places = answerable(queries) if self.references else []
+        if not places:
+            return used, short
+        asked = [queries[place] for place in places]
+        contexts = build_curves([query.context for query in asked], self._codes)
+        found = nearest_references(
+            asked, contexts, self._library, self._index, count=MAX_REFERENCES,
+            familiar=self._familiar,
+        )  # fmt: skip
+        for target, rows_NM in ((used, found.nearest), (short, found.too_short)):
+            for place, rows in zip(places, rows_NM, strict=True):
+                target[place] = [self._references[row] for row in rows if row != NONE]
+        return used, short
+
+    @property
+    def _familiar(self) -> tuple[str, ...]:
+        """The families that the networks learnt from."""
+        return self._networks[0].config.families
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """Quantiles (h, Q) in [0, 1]; NaN where nothing but step 0 was observed.
@@ -149,6 +174,7 @@ class CrossRunForecaster:
             n_references=MAX_REFERENCES,
             index=self._index if self.sees == "reference" else None,
             assume_end=self._assume_end,
+            familiar=self._familiar,
         ):
             questions = asked.questions
             total = self._means(questions)
@@ -191,12 +217,13 @@ class CrossRunForecaster:
         if not self._general:
             return answers
         families = self._general[0].config.families
-        compared = compared_within_family(queries, self.references)
         return [
             answer
             if query.context.family in families or np.isnan(answer).any()
-            else cautious(query, answer, self.levels, compared=within)
-            for query, answer, within in zip(queries, answers, compared, strict=True)
+            else cautious(query, answer, self.levels, compared=in_company(query, runs))
+            for query, answer, runs in zip(
+                queries, answers, self.compared_with(queries), strict=True
+            )
         ]
 
     def sample(
@@ -247,7 +274,7 @@ class CrossRunForecaster:
         """The group that adjusts every target of every query; None without a calibration."""
         if self.calibration is None:
             return None
-        names = group_names(queries, has_references(queries, self._by_cell))
+        names = group_names(queries, [bool(runs) for runs in self.compared_with(queries)])
         return [[self.calibration.group(name) for name in of] for of in names]
 
     def _calibrated(self, queries: Sequence[Query], answers: list[FloatArray]) -> list[FloatArray]:

@@ -15,7 +15,7 @@ from neuneu.backtest import make_queries
 from neuneu.backtest_inputs import RunGroup, deal_by_size, read_observations
 from neuneu.calibration import Calibration
 from neuneu.config import Address, config_dataclass, config_hash, config_to_dict
-from neuneu.cross_run.calibrating import OutOfFold, has_references, runs_by_cell
+from neuneu.cross_run.calibrating import OutOfFold
 from neuneu.cross_run.card import write_card
 from neuneu.cross_run.export import save_networks
 from neuneu.cross_run.fitting import FitConfig
@@ -181,11 +181,10 @@ def collect_folds(
         targets = [t for t in trajectories if t.run_group in held]
         for share in CALIBRATION_CONTEXTS:
             queries, truths = make_queries(targets, Anchored(fraction=share), None)
-            compared = has_references(queries, runs_by_cell(others))
             for sees in ("own", "reference"):
                 forecaster = CrossRunForecaster([network], sees=sees)
                 forecaster.fit(others)
-                shown = compared if sees == "reference" else [False] * len(queries)
+                shown = [bool(runs) for runs in forecaster.compared_with(queries)]
                 collected.add(forecaster, queries, truths, shown)
         found.append(collected)
     return found

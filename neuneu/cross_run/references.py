@@ -14,6 +14,8 @@ from neuneu.trajectories import IntArray
 
 NONE: Final = -1
 FAR: Final = 1e9
+FAR_ENOUGH: Final = 0.9
+"""A run that ended within a tenth of a question's end went as far: one step of the grid."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -49,6 +51,20 @@ def candidates(index: ReferenceIndex, asked: Curves, rows: IntArray) -> IntArray
     found = index.members[cells]
     same = index.curves.runs[found] == asked.runs[rows][:, None]
     return np.where((found == NONE) | same, NONE, found)
+
+
+def far_enough(
+    curves: Curves, found_BM: IntArray, asked: Curves, rows: IntArray, end_B: npt.NDArray
+) -> npt.NDArray[np.bool_]:
+    """Whether a candidate went as far as is asked, or as far for its size, (B, M).
+
+    A run with fewer parameters went as far for its size where it read as many tokens a parameter
+    as the asked run has at `end_B` (ln tokens). Runs of unknown size count as of equal size.
+    """
+    size = curves.log_params[found_BM] - asked.log_params[rows][:, None]
+    known = (curves.log_params[found_BM] > 0) & (asked.log_params[rows] > 0)[:, None]
+    fewer = np.where(known, np.minimum(size, 0.0), 0.0)
+    return curves.last[found_BM] >= end_B[:, None] + fewer + np.log(FAR_ENOUGH)
 
 
 def distances(

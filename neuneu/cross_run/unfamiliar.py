@@ -39,17 +39,9 @@ def general_config(config: FitConfig) -> FitConfig:
     )
 
 
-def compared_within_family(
-    queries: Sequence[Query], references: Sequence[Trajectory]
-) -> list[bool]:
-    """Whether any reference is another run of a query's family, on its task, metric and shots."""
-    runs: dict[tuple[str, str, str, int], set[str]] = {}
-    for t in references:
-        runs.setdefault((t.family, t.task, t.metric, t.num_fewshot), set()).add(t.run)
-    return [
-        bool(runs.get((c.family, c.task, c.metric, c.num_fewshot), set()) - {c.run})
-        for c in (query.context for query in queries)
-    ]
+def in_company(query: Query, compared: Sequence[Trajectory]) -> bool:
+    """Whether any of the trajectories that a query is compared with is of its family."""
+    return any(t.family == query.context.family for t in compared)
 
 
 def cautious(

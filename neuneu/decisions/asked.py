@@ -77,9 +77,9 @@ class Asked:
         self.members = {future.run: found[future.run] for future in self.futures}
         self.labels = run_labels(list(self.members))
         self._grounds = Grounds(forecaster)
-        ahead = [t for f in self.futures if not f.finished for t in self.members[f.run]]
+        queries = [query for future in self.futures for query in future.queries]
         given = options.get("token_losses") is not None
-        self._about = about(forecaster, ahead, token_losses=given)
+        self._about = about(forecaster, queries, token_losses=given)
         self._doubts: list[Sequence[str]] = []
 
     def find(self, runs: Sequence[str]) -> list[RunFuture]:

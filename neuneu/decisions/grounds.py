@@ -9,8 +9,9 @@ import numpy as np
 
 from neuneu.answers import merged, plain
 from neuneu.baselines import make_forecaster
-from neuneu.cells import listed
+from neuneu.cells import listed, quoted
 from neuneu.cross_run.forecaster import CrossRunForecaster
+from neuneu.digits import tokens
 from neuneu.forecaster import Query
 from neuneu.training_data import runs_learnt
 from neuneu.trajectories import Trajectory
@@ -56,15 +57,17 @@ class Grounds:
         }
 
     def explain(self, queries: Sequence[Query]) -> dict[str, Any]:
-        """`compared_with` (runs, those of most tasks first), how many, and `baselines` at the end,
-        means over the queries."""
+        """`compared_with` (runs, those of most tasks first), how many, those that were `left_out`
+        because they ended too early, and `baselines` at the end, means over the queries."""
         compared = self._forecaster.compared_with(queries)
-        often = Counter("/".join(run) for runs in compared for run in runs)
+        often = Counter("/".join(t.run_group) for of in compared for t in of)
+        short = self._forecaster.too_short(queries)
+        left_out = Counter("/".join(t.run_group) for of in short for t in of)
         baselines = {}
         for name in SIMPLE:
             rule = make_forecaster(name)
             if rule.sees != "own":
-                rule.fit(self._forecaster.references)
+                rule.fit([t for of in compared for t in of])
             answers = rule.predict(queries) if queries else []
             middle = rule.levels.index(0.5)
             ends = [answer[-1, middle] for answer in answers]
@@ -72,30 +75,51 @@ class Grounds:
         return {
             "compared_with": [name for name, _ in often.most_common(NAMED)],
             "n_compared_with": len(often),
+            "left_out": [name for name, _ in left_out.most_common(NAMED)],
+            "n_left_out": len(left_out),
             "baselines": baselines,
         }
 
 
 def about(
-    forecaster: CrossRunForecaster, asked: Sequence[Trajectory], *, token_losses: bool
+    forecaster: CrossRunForecaster, queries: Sequence[Query], *, token_losses: bool
 ) -> list[str]:
-    """Notes on a forecaster and a question: runs it was trained on, losses that it does not read.
+    """Notes on a forecaster and a question: runs it was trained on, runs that are not compared
+    with because they ended too early, losses that it does not read.
 
     Args:
-        forecaster: the one that answers.
-        asked: trajectories whose future is asked for.
+        forecaster: the one that answers, with its references.
+        queries: what is asked.
         token_losses: whether losses word by word were given.
     """
     notes = []
+    asked = [query.context for query in queries]
     learnt = sorted("/".join(run) for run in runs_learnt(forecaster.seen_share, asked))
     if learnt:
         notes.append(
             f"the forecaster was trained on {listed(learnt, NAMED)}: it has seen how they went on, "
             "so that this answer shows nothing of how good it is"
         )
+    notes += _too_short(forecaster.too_short(queries))
     if token_losses:
         notes.append("token losses change nothing: this forecaster reads no losses word by word")
     return notes
+
+
+def _too_short(left_out: Sequence[Sequence[Trajectory]]) -> list[str]:
+    """A note on runs that ended too early to be compared with; none where there are none."""
+    ends: dict[str, float] = {}
+    for t in (t for of in left_out for t in of):
+        name = "/".join(t.run_group)
+        ends[name] = max(ends.get(name, 0.0), float(t.tokens[-1]))
+    if not ends:
+        return []
+    told = [f"{quoted(name)} (ends at {tokens(ends[name])} tokens)" for name in sorted(ends)]
+    more = f" and {len(told) - NAMED} more" if len(told) > NAMED else ""
+    return [
+        f"left out of the comparison: {', '.join(told[:NAMED])}{more}; they stop short of the "
+        "question's end, in tokens and in tokens per parameter"
+    ]
 
 
 def _own_doubts(query: Query) -> list[str]:

@@ -17,7 +17,7 @@ from curves import ask, ladder, write_table
 from test_cross_run import SMALL
 
 from neuneu.backtest_inputs import deal_by_size
-from neuneu.cross_run.calibrating import group_names, has_references, runs_by_cell
+from neuneu.cross_run.calibrating import group_names
 from neuneu.cross_run.export import load_networks
 from neuneu.cross_run.fitting import CrossRunOptim, FitConfig, fit
 from neuneu.cross_run.forecaster import CrossRunForecaster
@@ -177,7 +177,8 @@ def test_bands_are_calibrated_by_group(folder: Path) -> None:
     assert calibrated.calibration_groups([query]) == [["all"] * 15]
     assert "alone, signal, near" in calibrated.calibration.groups
     for references, seen in (([], "alone"), (ladder(3)[:4], "alone"), (ladder(3)[4:], "compared")):
-        compared = has_references([query], runs_by_cell(references))
+        raw.fit(references)
+        compared = [bool(runs) for runs in raw.compared_with([query])]
         assert group_names([query], compared)[0][0] == f"{seen}, signal, near"
 
 

@@ -19,12 +19,7 @@ from neuneu.cross_run.forecaster import CrossRunForecaster
 from neuneu.cross_run.network import CrossRunNetwork
 from neuneu.cross_run.references import index_references
 from neuneu.cross_run.sampling import Sampler, SamplingConfig
-from neuneu.cross_run.unfamiliar import (
-    SPREAD,
-    cautious,
-    compared_within_family,
-    general_config,
-)
+from neuneu.cross_run.unfamiliar import SPREAD, cautious, general_config, in_company
 from neuneu.curve_prior import SYNTHETIC, sample_varied
 from neuneu.forecaster import Query
 from neuneu.quantiles import FORECAST_LEVELS
@@ -113,13 +108,21 @@ def test_caution_moves_towards_the_law_and_widens() -> None:
     np.testing.assert_allclose(with_company, 0.5 + SPREAD * spread[None, :].repeat(24, 0))
 
 
-def test_only_runs_of_the_same_family_and_task_count_as_company() -> None:
+def test_only_runs_of_the_same_family_and_task_count_as_company(
+    networks: tuple[CrossRunNetwork, CrossRunNetwork],
+) -> None:
     runs = ladder(3, tasks=1)
     asked = query(runs[0], 5)
-    assert compared_within_family([asked], runs) == [True]
-    assert compared_within_family([asked], runs[:1]) == [False]
-    assert compared_within_family([asked], [replace(r, family="g") for r in runs]) == [False]
-    assert compared_within_family([asked], [replace(r, task="u") for r in runs[1:]]) == [False]
+    forecaster = CrossRunForecaster([networks[0]], general=[networks[1]])
+    for references, company in (
+        (runs, True),
+        (runs[:1], False),
+        ([replace(r, family="g") for r in runs], False),
+        ([replace(r, task="u") for r in runs[1:]], False),
+    ):
+        forecaster.fit(references)
+        (compared,) = forecaster.compared_with([asked])
+        assert in_company(asked, compared) is company
 
 
 def test_general_networks_are_kept_beside_the_others(
