@@ -30,13 +30,15 @@ PROTOCOL: Final = "forecast"
 class Forecasts:
     """Forecasts as `schemas.FORECASTS`, and what was seen as `schemas.ACCURACIES`.
 
-    `queries` and `answers` (h, Q), query by query.
+    `queries` and `answers` (h, Q), query by query; `groups` names the calibration group of every
+    target, None without a calibration.
     """
 
     table: pa.Table
     observed: pa.Table
     queries: list[Query]
     answers: list[FloatArray]
+    groups: list[list[str]] | None
 
 
 def make_forecasts(
@@ -79,6 +81,7 @@ def make_forecasts(
         observed=_observed([query.context for query in queries]),
         queries=queries,
         answers=answers,
+        groups=groups,
     )
 
 
@@ -100,7 +103,8 @@ def forecast_rows(found: Forecasts, forecaster: CrossRunForecaster) -> list[dict
     """The end of each trajectory and what it rests on, as JSON types."""
     grounds = Grounds(forecaster)
     rows = []
-    for query, answer in zip(found.queries, found.answers, strict=True):
+    groups = found.groups or [[] for _ in found.queries]
+    for query, answer, names in zip(found.queries, found.answers, groups, strict=True):
         context = query.context
         row: dict[str, Any] = {
             name: getattr(context, name)
@@ -117,7 +121,7 @@ def forecast_rows(found: Forecasts, forecaster: CrossRunForecaster) -> list[dict
             column(level): plain(value)
             for level, value in zip(forecaster.levels, answer[-1], strict=True)
         }
-        rows.append(row | grounds.calibration([query]))
+        rows.append(row | grounds.calibration([query], [names] if names else None))
     return rows
 
 

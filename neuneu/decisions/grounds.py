@@ -33,9 +33,16 @@ class Grounds:
         """Takes the forecaster as it is, with its references."""
         self._forecaster = forecaster
 
-    def calibration(self, queries: Sequence[Query]) -> dict[str, Any]:
-        """`calibration_group` of the ends, the fewest runs that one rests on, and `doubts`."""
-        groups = self._forecaster.calibration_groups(queries)
+    def calibration(
+        self, queries: Sequence[Query], groups: Sequence[Sequence[str]] | None = None
+    ) -> dict[str, Any]:
+        """`calibration_group` of the ends, the fewest runs that one rests on, and `doubts`.
+
+        Args:
+            queries: what is asked.
+            groups: what the forecaster says of their targets, where it was asked already.
+        """
+        groups = groups or self._forecaster.calibration_groups(queries)
         known = self._forecaster.calibration
         doubts = [_own_doubts(query) for query in queries]
         if known is None or not groups:

@@ -17,7 +17,8 @@ class Options(TypedDict, total=False):
     """Tables and the horizon.
 
     `losses`: validation losses; `tasks`: the task table (chance, base tasks, groups, items);
-    `reference`, `reference_losses`: finished runs to compare with; `token_losses`: a store that
+    `reference`, `reference_losses`: finished runs to compare with, beside those of the table that
+    have reached their planned tokens or the end; `token_losses`: a store that
     has losses word by word. `until` (tokens), `until_flops` or `until_step`: the end, by default
     each run's planned tokens. `context`: take only this share of the checkpoints as seen;
     `context_step`: only those up to a step.
