@@ -215,6 +215,35 @@ def test_references_of_the_table_hold_only_what_is_seen() -> None:
     assert seen.tokens.tolist() == [1e3 * step for step in range(1, 9)]
 
 
+@pytest.mark.parametrize(
+    ("end", "tokens"), [({"until_step": 40}, 40e3), ({"until_flops": 8e13}, 40e3)]
+)
+def test_the_end_goes_on_as_steps_and_flops_were_seen_to(
+    end: dict[str, Any], tokens: float
+) -> None:
+    """1000 tokens a step and 2e9 FLOPs a token up to the cut, thrice as many later."""
+    later = np.where(np.arange(1, 11) > 5, 3.0, 1.0)
+    steps = trajectory(np.full(10, 0.5))
+    run = replace(steps, tokens=steps.tokens * later, flops=steps.tokens * later**2 * 2e9)
+    assert Horizon(context_step=5, **end).end(run) == pytest.approx(tokens)
+
+
+def test_a_run_that_ended_before_the_question_is_asked_about_and_compared_with() -> None:
+    """`d` has read its 20K tokens, as many a parameter as `a` will have at 40K."""
+    whole = np.linspace(0.3, 0.6, 20).tolist()
+    table = rows("a", "t", whole, stop=9, planned=40)
+    table += rows("d", "t", whole[::-1], stop=20, planned=20, params=5e5)
+    for answer in (
+        model().forecast(table, until=40e3, explain=True),
+        model().rank(table, until=40e3, explain=True),
+    ):
+        of = {row["run"]: row for row in answer.rows}
+        assert of["a"]["compared_with"] == ["f/d"]
+        assert of["d"]["compared_with"] == []
+        assert of["d"]["q0.1"] < of["d"]["q0.9"]
+        assert {row["tokens"] for row in answer.rows} == {40e3}
+
+
 @pytest.mark.parametrize("ask", [Predictor.forecast, Predictor.rank])
 def test_a_run_at_the_end_up_to_rounding_has_no_future_in_any_question(
     ask: Callable[..., Answer],

@@ -48,6 +48,16 @@ def test_first_below_finds_where_a_loss_was_reached() -> None:
     assert np.isnan(found[2])
 
 
+def test_a_validation_set_that_was_not_measured_is_not_the_one_that_is_read() -> None:
+    """As where it is logged only after the cut: `lambada_openai` comes first, were it known."""
+    unknown = np.full(3, np.nan)
+    known = {"lambada_openai": unknown, "v": np.array([3.0, 2.5, 2.0])}
+    curves = build_curves([trajectory([0.1, 0.2, 0.3], losses=known)], Codes())
+    np.testing.assert_array_equal(curves.losses, [3.0, 2.5, 2.0])
+    without = trajectory([0.1, 0.2, 0.3], losses={"v": unknown})
+    assert np.isnan(build_curves([without], Codes()).losses).all()
+
+
 def test_step_zero_and_codes() -> None:
     codes = Codes()
     first = build_curves([trajectory([0.1, 0.2, 0.3], steps=[0, 1, 2])], codes)
