@@ -69,7 +69,7 @@ STEPS: Final = (
     Step(name="models", part="b", limit_s=60),
     Step(name="transformers", part="b", limit_s=90),
     *(
-        Step(name=f"vllm-{name}", part="c", limit_s=120, group=group, needs="vllm", dry=dry)
+        Step(name=f"vllm-{name}", part="c", limit_s=150, group=group, needs="vllm", dry=dry)
         for name, group, dry in (
             ("10M", "llama", True),
             ("160M", "llama", False),
@@ -87,7 +87,7 @@ STEPS: Final = (
              needs="vllm", always_together=True)
         for number in (1, 2)
     ),
-    Step(name="pipeline", part="d", limit_s=120, needs="ray"),
+    Step(name="pipeline", part="d", limit_s=150, needs="ray"),
     Step(name="training", part="e", limit_s=60, needs="ray"),
     Step(name="pytest", part="e", limit_s=120),
 )  # fmt: skip
