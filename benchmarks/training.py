@@ -192,9 +192,12 @@ def rate(steps: Iterator[int], seconds: float, warmup: int = 2) -> dict[str, flo
 
 
 def published_data(
-    seed: int = 0, *, words: int = WORDS
+    seed: int = 0, **changes: Any
 ) -> tuple[list[Trajectory], TrainConfig, TrainingData]:
-    """Curves of 66 tasks and random word losses of every checkpoint: their values cost nothing."""
+    """Curves of 66 tasks and random word losses of every checkpoint: their values cost nothing.
+
+    `changes` are those of the paper's preset.
+    """
     generator = np.random.default_rng(seed)
     at = np.arange(1, CHECKPOINTS + 1)
     tokens = at.astype(np.float64) * 1e9
@@ -217,9 +220,11 @@ def published_data(
         for run in range(RUNS)
         for task in range(TASKS)
     ]
+    model = preset("paper", **changes)
+    words = model.encoder.units
+    assert words is not None
     losses = generator.exponential(4.0, (RUNS * CHECKPOINTS, words)).astype(np.float16)
     rows = [np.arange(CHECKPOINTS) + (i // TASKS) * CHECKPOINTS for i in range(len(runs))]
-    model = preset("paper", encoder={"units": words})
     config = TrainConfig(
         output="unused", model=model, optim=OptimConfig(batch_size=BATCH, epochs=100)
     )
