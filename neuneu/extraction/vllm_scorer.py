@@ -313,7 +313,7 @@ def _shard(model: torch.nn.Module) -> swap.Shard:
     module: Any
     for name, module in model.named_modules():
         head = type(module).__name__ == "ParallelLMHead"
-        divided = getattr(module, "tp_size", 1) > 1
+        divided = (getattr(module, "tp_size", None) or 1) > 1
         for key, parameter in module.named_parameters(recurse=False):
             weight = parameter[: _own_rows(module)] if divided else parameter
             place = swap.place_of(name, weight)
