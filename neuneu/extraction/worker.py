@@ -230,9 +230,10 @@ class Worker:
         """Ends the processes of the engine and of the inspection."""
         if self._engine is not None:
             self._engine.host.close()
-        for host in (self._spare and self._spare.host, self._inspector):
-            if host is not None:
-                host.kill()
+        if self._spare is not None:
+            self._spare.host.kill()
+        if self._inspector is not None:
+            self._inspector.kill()
         self._engine = self._spare = self._inspector = None
 
     def _unit(self, pending: Pending, outcome: Outcome) -> Unit:
