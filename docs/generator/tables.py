@@ -60,7 +60,7 @@ MEANING: Final = {
     "status": "`done` or `quarantined`",
     "error": "why it is quarantined",
     "attempts": "how often it was tried",
-    "proof": "what shows that the engine held its weights: compared, loaded anew, or a fixed prompt",
+    "proof": "what shows that the engine held its weights: compared, loaded anew, a fixed prompt",
     "ties": "items whose best choice several share to the last bit: their order decides",
     "corpus_hash": "of the text that was scored",
     "unit": "`word` or `token`",
