@@ -192,10 +192,11 @@ def test_dry_run_takes_every_branch(tmp_path: Path) -> None:
     found = {entry["name"]: entry for entry in json.loads(record.read_text())["steps"]}
     assert list(found) == [one.name for one in STEPS if one.dry]
     failed = {name: entry["errors"] for name, entry in found.items() if entry["status"] != "ok"}
-    if "attention heads of 12" in " ".join(failed.get("vllm-head-12", [])):
-        del failed["vllm-head-12"]  # conversion does not pad heads
+    # Where conversion does not pad heads, vLLM on a CPU refuses 12 dimensions by name.
+    unpadded = failed.pop("vllm-head-12", [])
+    assert all("attention heads of 12" in reason for reason in unpadded)
     assert not failed, done.stdout[-5000:]
-    assert done.returncode == 0
+    assert done.returncode == int(bool(unpadded))
     rows = [row["what"] for entry in found.values() for row in entry["rows"]]
     for part in ("llama-10M bfloat16, swap 3", "llama-10M bfloat16, five-shot", "tied bfloat16",
                  "neox-160M bfloat16", "16 checkpoints, vllm", "our forecaster"):  # fmt: skip
