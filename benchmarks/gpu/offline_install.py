@@ -8,6 +8,7 @@ Needs nothing but Python.
 """
 
 import argparse
+import compileall
 import hashlib
 import os
 import re
@@ -53,6 +54,8 @@ def unpack(archive: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive, "r:xz") as tar:
         tar.extractall(target, filter="data")
+    # Else every process that starts first would compile the same modules.
+    compileall.compile_dir(target, quiet=2, workers=0)
     brought = list(distributions(path=[str(target)]))
     print(f"{len(brought)} packages in {target}.")
     for line in conflicts(brought, target):

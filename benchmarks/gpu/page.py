@@ -31,10 +31,10 @@ ABOUT = {
     "a": "Medians of 20, random numbers; a copy counts the bytes read and those written.",
     "b": "Random weights in the shapes of DataDecide (llama) and Pythia (neox). 128 prompts of 256 "
     "to 1,023 tokens; the matrix rate is that of bfloat16, also for float32, at 2 FLOPs a "
-    "parameter and token. The fastest of the passes that fit a second.",
+    "parameter and token. The fastest of two to five passes.",
     "c": "Each row's engine is a process of its own; those of one family start together and "
     "measure one after the other, but `two at once` measure at the same time. The difference is "
-    "from transformers in the same dtype. A mean above 0.1 nats (float32: 0.002) counts as failed.",
+    "from transformers in the same dtype. A mean above 0.1 nats (float32: 0.005) counts as failed.",
     "d": "Engines on quarters of the card, corpus and tasks, each checkpoint swapped in; then two "
     "checkpoints again by one engine alone.",
     "e": "Made-up curves of 66 tasks; the straightforward loop encodes the losses of every sample.",
@@ -52,6 +52,7 @@ def page(record: dict[str, Any] | None) -> str:
             if row["what"] in ("machine", "versions")]  # fmt: skip
     lines += [f"{record['date']}, in {record['seconds']:.0f} s: {'; '.join(reversed(made))}.", ""]
     lines += [*COMMANDS, ""]
+    lines += [text for note in record.get("notes", []) for text in (note, "")]
     for part, title in PARTS.items():
         rows = [(step, row) for step in steps if step["part"] == part for row in step["rows"]
                 if row["what"] not in ("machine", "versions")]  # fmt: skip

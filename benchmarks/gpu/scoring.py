@@ -24,11 +24,12 @@ Dtype = Literal["float32", "bfloat16"]
 Values = list[npt.NDArray[np.float32]]
 
 DTYPES: Final[tuple[Dtype, ...]] = ("float32", "bfloat16")
-AGREES: Final = {"float32": 2e-3, "bfloat16": 0.1}
+AGREES: Final = {"float32": 5e-3, "bfloat16": 0.1}
 """Largest mean difference of log-probabilities, in nats, that passes as rounding; of unrelated
-numbers it is above 1."""
+numbers it is above 1. In float32 vLLM's attention multiplies in TF32: 0.0025 on an H200."""
 FIVE_SHOT: Final = ("llama-10M", "llama-160M")
 _LEAST_S: Final = 1.0
+_PASSES: Final = 2
 _AFTER_SWAP: Final = 32
 """Of the corpus prompts, to see whether a swap reached the computation."""
 
@@ -48,15 +49,12 @@ class Case:
     together: bool = False
 
 
-_LARGE: Final = (("max_num_batched_tokens", 16_384), ("max_num_seqs", 256))
 CASES: Final = {
     "vllm-10M": Case(model="llama-10M"),
     "vllm-160M": Case(model="llama-160M"),
     "vllm-160M-float32": Case(model="llama-160M", dtype="float32"),
-    "vllm-160M-large-batches": Case(model="llama-160M", engine=_LARGE),
     "vllm-1B": Case(model="llama-1B"),
     "vllm-neox-160M": Case(model="neox-160M"),
-    "vllm-neox-1B": Case(model="neox-1B"),
     "vllm-tied": Case(model="tied"),
     "vllm-head-12": Case(model="head-12"),
     "vllm-two-engines-1": Case(model="llama-10M", memory=0.45, together=True),
@@ -220,10 +218,13 @@ def differences(found: Values, expected: Values) -> tuple[float, float]:
 
 
 def _timed(scorer: Scorer, prompts: Sequence[Any]) -> tuple[Values, float]:
-    """Log-probabilities, and tokens/s of the fastest pass; passes take a second together."""
+    """Log-probabilities, and tokens/s of the fastest of two to five passes.
+
+    The first of each shape loads or compiles its kernels, so one pass alone says little.
+    """
     times: list[float] = []
     found: Values = []
-    while not times or (sum(times) < _LEAST_S and len(times) < 5):
+    while len(times) < _PASSES or (sum(times) < _LEAST_S and len(times) < 5):
         started = time.perf_counter()
         found = scorer.score(prompts)
         times.append(time.perf_counter() - started)

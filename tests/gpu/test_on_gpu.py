@@ -35,7 +35,8 @@ KINDS = [
     ),
 ]
 # Random weights of sd 0.15 give losses of whole nats; bfloat16 keeps 8 bits of each product.
-NATS = {"float32": 5e-3, "bfloat16": 0.35}
+# vLLM's attention in float32 multiplies in TF32 (0.005 at the 99th percentile on an H200).
+NATS = {"float32": 2e-2, "bfloat16": 0.35}
 
 
 class Scoring(EngineHost):
@@ -63,19 +64,46 @@ def prompts() -> list[list[int]]:
     return [generator.integers(0, VOCAB_SIZE, size=n).tolist() for n in lengths]
 
 
+def _start(kind: str, folder: Path, **settings: Any) -> Remote:
+    settings = {"gpu_memory_utilization": 0.1} | settings
+    host = Remote(Scoring, EngineConfig(kind=kind, max_model_len=128, **settings), 4)  # type: ignore[arg-type]
+    try:
+        host.call("start", folder, timeout_s=LIMIT_S)
+    except BaseException:
+        host.kill()
+        raise
+    return host
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., Remote]]:
+    """Starts an engine of its own for a test."""
     hosts: list[Remote] = []
 
-    def make(kind: str, folder: Path, **settings: Any) -> Remote:
-        hosts.append(
-            Remote(Scoring, EngineConfig(kind=kind, max_model_len=128, **settings), 4)  # type: ignore[arg-type]
-        )
-        hosts[-1].call("start", folder, timeout_s=LIMIT_S)
+    def make(*args: Any, **settings: Any) -> Remote:
+        hosts.append(_start(*args, **settings))
         return hosts[-1]
 
     yield make
     for host in hosts:
+        host.kill()
+
+
+@pytest.fixture(scope="module")
+def engine(models: Path) -> Iterator[Callable[[str, str], Remote]]:
+    """An engine of a kind and dtype, started with A, that tests share: a start takes long."""
+    hosts: dict[tuple[str, str], Remote] = {}
+
+    def get(kind: str, dtype: str) -> Remote:
+        if (kind, dtype) not in hosts:
+            # The default on a GPU is bfloat16.
+            hosts[kind, dtype] = _start(
+                kind, models / "A", **({} if dtype == "bfloat16" else {"dtype": dtype})
+            )
+        return hosts[kind, dtype]
+
+    yield get
+    for host in hosts.values():
         host.kill()
 
 
@@ -96,29 +124,27 @@ def reference(folder: Path, prompts: list[list[int]]) -> np.ndarray:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_scores_of_swapped_weights_equal_transformers_on_the_cpu(
-    start: Callable[..., Remote], models: Path, prompts: list[list[int]], kind: str, dtype: str
+    engine: Callable[[str, str], Remote],
+    models: Path,
+    prompts: list[list[int]],
+    kind: str,
+    dtype: str,
 ) -> None:
-    host = start(kind, models / "A", dtype=dtype)
+    host = engine(kind, dtype)
     for name in ("A", "B", "A"):
         host.call("load", models / name, timeout_s=LIMIT_S)
         found = np.concatenate(host.call("logprobs", prompts, None, timeout_s=LIMIT_S))
         apart = np.abs(found - reference(models / name, prompts))
         assert np.median(apart) < NATS[dtype] / 5, name
         assert np.quantile(apart, 0.99) < NATS[dtype], name
+        # The default type rounds: else this would be float32 under another name.
+        assert dtype == "float32" or np.median(apart) > NATS["float32"] / 5
     assert host.call("proof", timeout_s=LIMIT_S) in {"weights compared", "model loaded anew"}
-
-
-def test_default_dtype_is_bfloat16(start: Callable[..., Remote], models: Path) -> None:
-    host = start("hf", models / "A")
-    explicit = start("hf", models / "A", dtype="bfloat16")
-    asked = ([[1, 2, 3, 4, 5]], None)
-    one, other = (h.call("logprobs", *asked, timeout_s=LIMIT_S)[0] for h in (host, explicit))
-    np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
 def test_vllm_shared_contexts_are_computed_once_and_change_no_number(
-    start: Callable[..., Remote], models: Path
+    engine: Callable[[str, str], Remote],
 ) -> None:
     generator = np.random.default_rng(1)
     shots = generator.integers(1, VOCAB_SIZE, size=70).tolist()
@@ -129,7 +155,7 @@ def test_vllm_shared_contexts_are_computed_once_and_change_no_number(
             choice = generator.integers(1, VOCAB_SIZE, size=n_choice).tolist()
             asked.append(shots + question + choice)
             last.append(n_choice)
-    host = start("vllm", models / "A", dtype="bfloat16")
+    host = engine("vllm", "bfloat16")
     before = host.call("computed", timeout_s=LIMIT_S)
     shared = host.call("logprobs", asked, last, timeout_s=LIMIT_S)
     between = host.call("computed", timeout_s=LIMIT_S)
@@ -148,11 +174,9 @@ def test_process_of_an_engine_gives_the_memory_of_the_gpu_back(
         return int(torch.cuda.mem_get_info()[0])
 
     before = free()
-    first = start(kind, models / "A", gpu_memory_utilization=0.2)
-    assert free() < before
-    first.close()
-    second = start(kind, models / "C", gpu_memory_utilization=0.2)
-    second.kill()
+    host = start(kind, models / "C")
+    assert free() < before - 64 * 2**20
+    host.kill()
     assert free() > before - 64 * 2**20
 
 
@@ -171,7 +195,6 @@ def test_scorer_cuda_error_is_an_engine_error(start: Callable[..., Remote], mode
     host = start("hf", models / "A")
     with pytest.raises(EngineError, match="failed while scoring"):
         host.call("logprobs", [[1, VOCAB_SIZE + 10**6]], None, timeout_s=LIMIT_S)
-    # The CUDA context of that process is poisoned; another process is not.
-    host.kill()
-    again = start("hf", models / "A")
-    assert len(again.call("logprobs", [[1, 2]], None, timeout_s=LIMIT_S)) == 1
+    # The CUDA context of that process is poisoned: everything fails from now on.
+    with pytest.raises(EngineError, match="failed while scoring"):
+        host.call("logprobs", [[1, 2]], None, timeout_s=LIMIT_S)
