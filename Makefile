@@ -24,10 +24,11 @@ test-slow: $(INSTALLED)  ## the slow tests
 test-soak: $(INSTALLED)  ## kills and restarts of whole stages; on an otherwise idle machine
 	$(BIN)/pytest -m soak
 
-check: $(INSTALLED)  ## what CI and pre-commit check: format, lint, types
+check: $(INSTALLED)  ## what CI and pre-commit check: format, lint, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -29,7 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 CORE = ("torch", "numpy", "pyarrow", "safetensors", "typer", "rich", "pydantic", "pydantic_core",
         "yaml", "neuneu")  # fmt: skip
@@ -144,7 +144,7 @@ def measure(arguments: list[str]) -> Cost:
     """
     started = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-m", "neuneu.cli", *arguments], stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "neuneu.cli.app", *arguments], stdout=subprocess.DEVNULL
     )
     _, status, usage = os.wait4(child.pid, 0)
     seconds = time.perf_counter() - started

@@ -24,22 +24,22 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from neuneu.backtest import make_queries
-from neuneu.backtest_inputs import RunGroup, deal_by_size, read_observations
-from neuneu.cross_run.calibrating import OutOfFold
-from neuneu.cross_run.export import load_networks
-from neuneu.cross_run.fitting import FitConfig
-from neuneu.cross_run.forecaster import CrossRunForecaster
-from neuneu.cross_run.pretraining import collect_folds
+from neuneu.core.files import write_text_atomic
+from neuneu.core.progress import stage
+from neuneu.data.inputs import RunGroup, deal_by_size, read_observations
+from neuneu.data.splits import Anchored
+from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.decisions.next_eval import weigh
 from neuneu.decisions.when import first_passage, reached, running_mean
-from neuneu.files import write_text_atomic
-from neuneu.forecaster import Query
-from neuneu.joint import Joint
-from neuneu.progress import stage
-from neuneu.run_splits import SPLITS
-from neuneu.splits import Anchored
-from neuneu.trajectories import FloatArray, Trajectory
+from neuneu.evaluation.run_splits import SPLITS
+from neuneu.forecasters.copula import Joint
+from neuneu.forecasters.cross_run.calibrating import OutOfFold
+from neuneu.forecasters.cross_run.export import load_networks
+from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
+from neuneu.forecasters.protocol import Query
+from neuneu.forecasters.queries import make_queries
+from neuneu.training.cross_run.fitting import FitConfig
+from neuneu.training.cross_run.pretraining import collect_folds
 
 SPLIT: Final = "standard"
 CONTEXTS: Final = (0.2, 0.4)

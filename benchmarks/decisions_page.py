@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from neuneu.files import write_text_atomic
-from neuneu.plot_style import figure_style, new_figure
+from neuneu.core.files import write_text_atomic
+from neuneu.reports.style import figure_style, new_figure
 
 KINDS: Final = {"tasks": "single tasks", "means": "means of all tasks"}
 

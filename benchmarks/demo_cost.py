@@ -20,7 +20,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 
 def tree_pss_bytes(root: psutil.Process) -> int:

@@ -59,9 +59,9 @@ def prepare(folder: Path, size: str, n_checkpoints: int, n_tokens: int) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from neuneu.checkpoints import CheckpointRef, write_metadata
-    from neuneu.suites.text import TextConfig, prepare_text
-    from neuneu.suites.tokenizer import load_tokenizer, train_tokenizer
+    from neuneu.data.checkpoints import CheckpointRef, write_metadata
+    from neuneu.ladder.text import TextConfig, prepare_text
+    from neuneu.ladder.tokenizer import load_tokenizer, train_tokenizer
 
     if (folder / "ready").exists():
         return
@@ -106,9 +106,9 @@ def workload_of(folder: Path, way: str) -> Any:
     """The corpus as prompts, as every way scores it, and the checkpoint folders to score."""
     from transformers import AutoTokenizer
 
-    from neuneu.checkpoints import list_local
-    from neuneu.extraction.corpus import load_corpus
-    from neuneu.extraction.evaluation import make_workload
+    from neuneu.data.checkpoints import list_local
+    from neuneu.scoring.corpus import load_corpus
+    from neuneu.scoring.evaluation import make_workload
 
     refs = list_local(folder / "checkpoints")
     corpus = load_corpus(folder / "corpus.parquet", max_words=10**9)
@@ -120,9 +120,9 @@ def workload_of(folder: Path, way: str) -> Any:
 
 def run_ours(folder: Path, *, actors: int, threads: int, device: str) -> dict[str, Any]:
     """Our pipeline; Ray's start is outside the time, as a cluster's would be."""
-    from neuneu.extraction.engines import EngineConfig
-    from neuneu.extraction.pipeline import ExtractConfig, extract
-    from neuneu.ray_session import ray_session
+    from neuneu.core.ray_session import ray_session
+    from neuneu.scoring.engines.engines import EngineConfig
+    from neuneu.scoring.pipeline import ExtractConfig, extract
 
     with tempfile.TemporaryDirectory() as store, ray_session():
         summary = extract(
@@ -189,8 +189,8 @@ def run_engine(folder: Path, *, way: str, device: str) -> dict[str, Any]:
 
 def run_transformers(folder: Path, *, device: str) -> dict[str, Any]:
     """Plain transformers: weights loaded for each checkpoint, batches of prompts of like length."""
-    from neuneu.extraction.engines import EngineConfig
-    from neuneu.extraction.hf_scorer import HfScorer
+    from neuneu.scoring.engines.engines import EngineConfig
+    from neuneu.scoring.engines.hf_scorer import HfScorer
 
     workload, folders = workload_of(folder, "transformers")
     results = {}
@@ -220,8 +220,8 @@ def run_transformers(folder: Path, *, device: str) -> dict[str, Any]:
 
 def run_bare(folder: Path, *, device: str) -> dict[str, Any]:
     """The engine alone, warm: no swap, no proof, no store, the same prompts again and again."""
-    from neuneu.extraction.engines import EngineConfig
-    from neuneu.extraction.vllm_scorer import VllmScorer
+    from neuneu.scoring.engines.engines import EngineConfig
+    from neuneu.scoring.engines.vllm_scorer import VllmScorer
 
     workload, folders = workload_of(folder, "bare")
     config = EngineConfig(max_model_len=WINDOW, dtype=DTYPES[device])  # type: ignore[arg-type]
@@ -267,7 +267,7 @@ def matrix_rate() -> float:
 
 def measure_words() -> dict[str, float]:
     """Seconds to attribute the tokens of a document to words: ours, and a scan of all words."""
-    from neuneu.extraction.words import token_words, word_spans
+    from neuneu.scoring.words import token_words, word_spans
 
     text = " ".join(f"word{i % 97}" for i in range(10_000))
     spans = word_spans(text)
@@ -291,7 +291,7 @@ def measure_words() -> dict[str, float]:
 
 def measure(way: str, folder: Path, device: str) -> dict[str, Any]:
     """`run` in a process of its own."""
-    from neuneu.checkpoints import list_local
+    from neuneu.data.checkpoints import list_local
 
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     with tempfile.NamedTemporaryFile(suffix=".json") as result:
@@ -315,7 +315,7 @@ def medians(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def fit_profile(repetitions: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The numbers of `neuneu.extraction.cost.HardwareProfile`, by non-negative least squares.
+    """The numbers of `neuneu.scoring.cost.HardwareProfile`, by non-negative least squares.
 
     From the repetitions of `ours`, relative errors weighted alike: scoring seconds a token are
     `token_s` + 2 * params / `flops_per_s`; the medians of the rest are what they are.
@@ -385,7 +385,7 @@ def main() -> None:
             json.dumps(run(way, Path(folder), arguments.device)), encoding="utf-8"
         )
         return
-    from neuneu.files import write_text_atomic
+    from neuneu.core.files import write_text_atomic
 
     rows: list[dict[str, Any]] = []
     repetitions: list[dict[str, Any]] = []

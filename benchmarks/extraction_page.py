@@ -10,7 +10,7 @@ from typing import Any
 
 from extraction import DTYPES, WINDOW
 
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 
 def write_page(record: dict[str, Any], page: Path) -> None:

@@ -36,23 +36,23 @@ from forecasting_entrants import (
 )
 from forecasting_scores import against, rankings, strata, terciles
 
-from neuneu.backtest import run_backtest, summarise
-from neuneu.backtest_inputs import deal_by_size, read_observations
-from neuneu.baselines import make_forecaster
-from neuneu.config import config_hash, config_to_dict
-from neuneu.cross_run.fitting import CrossRunOptim, FitConfig
-from neuneu.cross_run.forecaster import CrossRunForecaster
-from neuneu.cross_run.parallel import Training, fit_all
-from neuneu.cross_run.pretraining import without
-from neuneu.evaluation_summary import RunBooks
-from neuneu.evaluation_table import read_evaluation
-from neuneu.figures import write_figures
-from neuneu.files import atomic_path, write_text_atomic
-from neuneu.forecaster import Forecaster
-from neuneu.progress import stage
-from neuneu.run_splits import SPLITS, Parts
-from neuneu.splits import Anchored, ByCompute, SplitRule
-from neuneu.trajectories import Trajectory
+from neuneu.core.config import config_hash, config_to_dict
+from neuneu.core.files import atomic_path, write_text_atomic
+from neuneu.core.progress import stage
+from neuneu.data.inputs import deal_by_size, read_observations
+from neuneu.data.splits import Anchored, ByCompute, SplitRule
+from neuneu.data.trajectories import Trajectory
+from neuneu.evaluation.backtest import run_backtest, summarise
+from neuneu.evaluation.run_splits import SPLITS, Parts
+from neuneu.evaluation.summary import RunBooks
+from neuneu.evaluation.table import read_evaluation
+from neuneu.forecasters.baselines import make_forecaster
+from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
+from neuneu.forecasters.protocol import Forecaster
+from neuneu.reports.figures import write_figures
+from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig
+from neuneu.training.cross_run.parallel import Training, fit_all
+from neuneu.training.cross_run.pretraining import without
 
 MAIN: Final = Anchored()
 OTHER: Final[tuple[SplitRule, ...]] = (

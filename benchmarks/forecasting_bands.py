@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from neuneu.quantiles import FORECAST_LEVELS, MEDIAN, column
+from neuneu.data.quantiles import FORECAST_LEVELS, MEDIAN, column
 
 HORIZONS: Final = (1.0, 2.5)
 """Edges in ln(target tokens / context tokens) between near, middle and far."""

@@ -7,30 +7,29 @@ from pathlib import Path
 from typing import Final
 
 from filelock import FileLock
+from lc_pfn import train_lc_pfn
 
-from neuneu.backtest_inputs import RunGroup, deal_by_size
-from neuneu.baselines import BASELINES, make_forecaster
-from neuneu.baselines.boosted import BoostedQuantiles
-from neuneu.baselines.lc_pfn import train_lc_pfn
-from neuneu.calibration import Calibration
-from neuneu.config import config_hash, config_to_dict
-from neuneu.cross_run.export import load_networks, save_networks
-from neuneu.cross_run.fitting import FitConfig
-from neuneu.cross_run.forecaster import CrossRunForecaster
-from neuneu.cross_run.network import CrossRunNetwork
-from neuneu.cross_run.parallel import Training, fit_all
-from neuneu.cross_run.pretraining import calibrate_folds, without
-from neuneu.cross_run.unfamiliar import general_config
-from neuneu.forecaster import Forecaster, Sees
-from neuneu.forecasting import NeuralForecaster
-from neuneu.model.config import preset
-from neuneu.model.export import CONFIG, Provenance, save_model
-from neuneu.optimisation import OptimConfig
-from neuneu.progress import stage
-from neuneu.training import TrainConfig
-from neuneu.training_data import prepare
-from neuneu.trajectories import Trajectory
-from neuneu.window_learner import train_here
+from neuneu.core.config import config_hash, config_to_dict
+from neuneu.core.progress import stage
+from neuneu.data.inputs import RunGroup, deal_by_size
+from neuneu.data.trajectories import Trajectory
+from neuneu.forecasters.baselines import BASELINES, make_forecaster
+from neuneu.forecasters.baselines.boosted import BoostedQuantiles
+from neuneu.forecasters.calibration import Calibration
+from neuneu.forecasters.cross_run.export import load_networks, save_networks
+from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
+from neuneu.forecasters.cross_run.network import CrossRunNetwork
+from neuneu.forecasters.protocol import Forecaster, Sees
+from neuneu.forecasters.window.config import preset
+from neuneu.forecasters.window.export import CONFIG, Provenance, save_model
+from neuneu.forecasters.window.forecaster import NeuralForecaster
+from neuneu.training.config import TrainConfig
+from neuneu.training.cross_run.fitting import FitConfig, general_config
+from neuneu.training.cross_run.parallel import Training, fit_all
+from neuneu.training.cross_run.pretraining import calibrate_folds, without
+from neuneu.training.data import prepare
+from neuneu.training.optimisation import OptimConfig
+from neuneu.training.window_learner import train_here
 
 PAPER_SIZE: Final = {"width": 64, "layers": 2, "heads": 4, "feed_forward": 256}
 """The published design at a size that two cores train in minutes (published: 512 wide, 6 deep)."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from publish import percent
 
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 MAIN: Final = "anchored-0.2"
 OURS: Final = {"reference": "neuneu", "own": "neuneu-own"}

@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from neuneu import metrics
-from neuneu.aggregation import Estimate, RunBootstrap, trajectory_means
-from neuneu.evaluation_table import EvaluationTable
-from neuneu.ranking import comparable_pairs, finals, pair_scores, value_noise
-from neuneu.schemas import TRAJECTORY_KEY
-from neuneu.trajectories import FloatArray, Trajectory
+from neuneu.data.ranking import comparable_pairs, finals, pair_scores, value_noise
+from neuneu.data.schemas import TRAJECTORY_KEY
+from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.evaluation import metrics
+from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
+from neuneu.evaluation.table import EvaluationTable
 
 EARLY: Final = 0.01
 NEAR_CHANCE: Final = 0.03

@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from neuneu.files import write_text_atomic
-from neuneu.report import caveats, headline
+from neuneu.core.files import write_text_atomic
+from neuneu.reports.report import caveats, headline
 
 FIGURES = {
     "trajectories": "Forecasts against what came",

@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/sizing.py
 
-Nothing is typed by hand and nothing is measured: GPU memory is `neuneu.extraction.placement`'s sum,
-store sizes are `neuneu.extraction.plan`'s. The shapes below are published ones; each must give,
-weight by weight, the count in its suite file, or the script refuses.
+Nothing is typed by hand and nothing is measured: GPU memory is the sum of
+`neuneu.scoring.workers.placement`, store sizes are those of `neuneu.scoring.plan`. The shapes below
+are published ones; each must give, weight by weight, the count in its suite file, or the script
+refuses.
 """
 
 import argparse
@@ -13,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from neuneu.config import load_config
-from neuneu.errors import UserError
-from neuneu.extraction.engines import EngineConfig
-from neuneu.extraction.pipeline import ExtractConfig
-from neuneu.extraction.placement import Placement, need, place
-from neuneu.extraction.plan import unit_bytes
-from neuneu.files import write_text_atomic
-from neuneu.suite_file import ByRun, SuiteFile
+from neuneu.core.config import load_config
+from neuneu.core.errors import UserError
+from neuneu.core.files import write_text_atomic
+from neuneu.scoring.checkpoints.suite_file import ByRun, SuiteFile
+from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.pipeline import ExtractConfig
+from neuneu.scoring.plan import unit_bytes
+from neuneu.scoring.workers.placement import Placement, need, place
 
 ROOT: Final = Path(__file__).parents[1]
 PAGE: Final = ROOT / "docs" / "cluster.md"

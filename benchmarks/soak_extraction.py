@@ -22,7 +22,7 @@ import psutil
 from extraction import prepare
 from rich.console import Console
 
-from neuneu.store import Store
+from neuneu.data.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 TABLES = ("accuracies", "losses", "token_losses")

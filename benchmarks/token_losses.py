@@ -28,22 +28,22 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
 
-from neuneu.aggregation import RunBootstrap
-from neuneu.backtest import make_queries
-from neuneu.extraction.words import word_spans
-from neuneu.files import write_text_atomic
-from neuneu.forecasting import NeuralForecaster
-from neuneu.model.config import EncoderConfig, ModelConfig
-from neuneu.model.encoders import SetMeans
-from neuneu.model.export import Provenance
-from neuneu.optimisation import OptimConfig
-from neuneu.progress import stage
-from neuneu.splits import Anchored
-from neuneu.store import Store
-from neuneu.training import TrainConfig
-from neuneu.training_data import prepare
-from neuneu.trajectories import TokenLossTable, Trajectory, build_trajectories
-from neuneu.window_learner import train_here
+from neuneu.core.files import write_text_atomic
+from neuneu.core.progress import stage
+from neuneu.data.splits import Anchored
+from neuneu.data.store.store import Store
+from neuneu.data.trajectories import TokenLossTable, Trajectory, build_trajectories
+from neuneu.evaluation.aggregation import RunBootstrap
+from neuneu.forecasters.queries import make_queries
+from neuneu.forecasters.window.config import EncoderConfig, ModelConfig
+from neuneu.forecasters.window.encoders import SetMeans
+from neuneu.forecasters.window.export import Provenance
+from neuneu.forecasters.window.forecaster import NeuralForecaster
+from neuneu.scoring.words import word_spans
+from neuneu.training.config import TrainConfig
+from neuneu.training.data import prepare
+from neuneu.training.optimisation import OptimConfig
+from neuneu.training.window_learner import train_here
 
 KINDS: Final = ("none", "mean", "sets", "histogram", "quantiles", "cnn")
 CARRIES_OVER: Final = ("sets", "histogram", "quantiles", "cnn")

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from publish import percent
 
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 TITLES: Final = {
     "text": "Runs of another mix of text held out (each mix in turn)",
@@ -97,7 +97,7 @@ def main() -> None:
         "```",
         "",
         f"torch {record['torch']}, {record['cpus']} CPU cores. The tables of accuracies and losses "
-        "are in `neuneu/example`.",
+        "are in `neuneu/data/example`.",
         "",
     ]
     for split, entries in record["results"].items():

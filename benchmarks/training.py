@@ -31,31 +31,31 @@ from ray.train import UserCallback
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from neuneu.backtest import make_queries
-from neuneu.backtest_inputs import read_observations
-from neuneu.batching import Batch, to_device
-from neuneu.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig
-from neuneu.cross_run.network import CrossRunNetwork
-from neuneu.cross_run.validation import validate
-from neuneu.files import write_text_atomic
-from neuneu.forecasting import NeuralForecaster
-from neuneu.learner import Learner, Ranks
-from neuneu.model.config import preset
-from neuneu.model.export import Provenance
-from neuneu.model.network import Network
-from neuneu.optimisation import OptimConfig, learning_rate, make_optimizer
-from neuneu.progress import stage
-from neuneu.quantiles import common_levels, pinball, pinball_torch
-from neuneu.ray_session import ray_session
-from neuneu.run_splits import SPLITS
-from neuneu.splits import Anchored
-from neuneu.storage import Folder
-from neuneu.training import TrainConfig
-from neuneu.training_data import TrainingData, prepare
-from neuneu.training_worker import worker
-from neuneu.trajectories import Trajectory
-from neuneu.window_learner import WindowLearner
-from neuneu.windows import Samples, build_series, enumerate_samples
+from neuneu.core.files import write_text_atomic
+from neuneu.core.progress import stage
+from neuneu.core.ray_session import ray_session
+from neuneu.core.storage import Folder
+from neuneu.data.inputs import read_observations
+from neuneu.data.quantiles import common_levels, pinball, pinball_torch
+from neuneu.data.splits import Anchored
+from neuneu.data.trajectories import Trajectory
+from neuneu.evaluation.run_splits import SPLITS
+from neuneu.forecasters.cross_run.network import CrossRunNetwork
+from neuneu.forecasters.queries import make_queries
+from neuneu.forecasters.window.batching import Batch, to_device
+from neuneu.forecasters.window.config import preset
+from neuneu.forecasters.window.export import Provenance
+from neuneu.forecasters.window.forecaster import NeuralForecaster
+from neuneu.forecasters.window.network import Network
+from neuneu.forecasters.window.windows import Samples, build_series, enumerate_samples
+from neuneu.training.config import TrainConfig
+from neuneu.training.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig
+from neuneu.training.cross_run.validation import validate
+from neuneu.training.data import TrainingData, prepare
+from neuneu.training.learner import Learner, Ranks
+from neuneu.training.optimisation import OptimConfig, learning_rate, make_optimizer
+from neuneu.training.window_learner import WindowLearner
+from neuneu.training.worker import worker
 
 WORDS: Final = 256_000
 TASKS: Final = 66

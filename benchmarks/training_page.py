@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 
 def rates(entries: dict[str, Any], what: str) -> list[str]:
@@ -76,7 +76,8 @@ def main() -> None:
         "",
         f"The preset `paper`, batches of {record['batch']}, {record['words']:,} random word losses "
         "a checkpoint, 66 tasks and up to 10 distances. That both loops give the same gradients "
-        "is tested in float64 (`tests/model/test_network.py`, `tests/test_training_loop.py`).",
+        "is tested in float64 (`tests/forecasters/window/test_network.py`, "
+        "`tests/test_training_loop.py`).",
         "",
         *rates(record["paper"], "samples"),
         "",

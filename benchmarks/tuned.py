@@ -20,17 +20,17 @@ import numpy as np
 import torch
 import yaml
 
-from neuneu.backtest_inputs import read_observations
-from neuneu.config import build_config, config_to_dict
-from neuneu.cross_run.fitting import FitConfig
-from neuneu.cross_run.parallel import Training, fit_all
-from neuneu.cross_run.validation import validate
-from neuneu.files import write_text_atomic
-from neuneu.progress import stage
-from neuneu.run_splits import SPLITS
-from neuneu.tune_analysis import analyse
-from neuneu.tune_report import summary
-from neuneu.tune_results import read_results
+from neuneu.core.config import build_config, config_to_dict
+from neuneu.core.files import write_text_atomic
+from neuneu.core.progress import stage
+from neuneu.data.inputs import read_observations
+from neuneu.evaluation.run_splits import SPLITS
+from neuneu.reports.tuning.analysis import analyse
+from neuneu.reports.tuning.report import summary
+from neuneu.reports.tuning.results import read_results
+from neuneu.training.cross_run.fitting import FitConfig
+from neuneu.training.cross_run.parallel import Training, fit_all
+from neuneu.training.cross_run.validation import validate
 
 SPLIT: Final = "standard"
 MEASURES: Final = ("mae", "pinball", "coverage_80", "own_mae", "own_pinball", "own_coverage_80")

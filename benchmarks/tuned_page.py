@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 ROWS: Final = {
     "mae": ("error with finished runs, points", 100.0, 2),

@@ -13,7 +13,7 @@ from typing import Final
 
 from generator import pages
 
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 FOLDER: Final = Path(__file__).parent / "reference"
 

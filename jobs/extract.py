@@ -7,7 +7,7 @@ The command `neuneu extract`, with its result as one JSON object on the last lin
 
 import sys
 
-from neuneu.cli import app
+from neuneu.cli.app import app
 
 if __name__ == "__main__":
     app(["extract", *sys.argv[1:], "--json"])

@@ -7,7 +7,7 @@ The command `neuneu pretrain`, with its result as one JSON object on the last li
 
 import sys
 
-from neuneu.cli import app
+from neuneu.cli.app import app
 
 if __name__ == "__main__":
     app(["pretrain", *sys.argv[1:], "--json"])

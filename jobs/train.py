@@ -7,7 +7,7 @@ The command `neuneu train`, with its result as one JSON object on the last line.
 
 import sys
 
-from neuneu.cli import app
+from neuneu.cli.app import app
 
 if __name__ == "__main__":
     app(["train", *sys.argv[1:], "--json"])

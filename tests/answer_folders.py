@@ -12,7 +12,7 @@ import pytest
 from curves import ladder, write_table
 
 import neuneu
-from neuneu.trajectories import Trajectory
+from neuneu.data.trajectories import Trajectory
 
 END = 20_000.0
 SCRIPT = "<script>alert(1)</script>"

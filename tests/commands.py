@@ -14,8 +14,8 @@ import typer
 from documents import ROOT
 from generator.configs import JOBS
 
-from neuneu.cli import app
-from neuneu.config import load_config
+from neuneu.cli.app import app
+from neuneu.core.config import load_config
 
 FOREIGN = {
     "docker": "needs a container engine",

@@ -12,7 +12,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from neuneu import logs
+from neuneu.core import logs
 
 # Machines are noisy: how long an example takes says nothing.
 hypothesis.settings.register_profile("no-deadline", deadline=None)

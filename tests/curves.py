@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuneu.forecaster import Query
-from neuneu.schemas import ACCURACIES
-from neuneu.trajectories import Trajectory
+from neuneu.data.schemas import ACCURACIES
+from neuneu.data.trajectories import Trajectory
+from neuneu.forecasters.protocol import Query
 
 
 def trajectory(

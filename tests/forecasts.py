@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from neuneu.forecaster import Query, Sees
-from neuneu.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.forecasters.protocol import Query, Sees
 
 
 def trajectory(values: Sequence[float], **changes: Any) -> Trajectory:

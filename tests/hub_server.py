@@ -216,6 +216,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setenv("HF_TOKEN", "hf_test_token")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("neuneu.hub._WAIT_S", 0.01)
+    monkeypatch.setattr("neuneu.scoring.checkpoints.hub._WAIT_S", 0.01)
     yield server
     server.close()

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neuneu.store import Unit
+from neuneu.data.store.store import Unit
 
 Row = dict[str, Any]
 

@@ -12,18 +12,18 @@ from browser import Browser
 from forecasts import Shifted, trajectory
 from typer.testing import CliRunner
 
-from neuneu import digits
-from neuneu.answer_folder import QUESTIONS
-from neuneu.answer_report import MAX_ROWS, write_answer_report
-from neuneu.answer_tables import SORTED_BY
-from neuneu.answers_text import COLUMNS
-from neuneu.backtest import run_backtest, summarise, write_backtest
-from neuneu.cli import app
-from neuneu.counts import format_count
-from neuneu.errors import UserError
-from neuneu.figures import write_figures
-from neuneu.plot_style import PALETTE
-from neuneu.splits import Anchored
+from neuneu.cli.app import app
+from neuneu.core import digits
+from neuneu.core.counts import format_count
+from neuneu.core.errors import UserError
+from neuneu.data.splits import Anchored
+from neuneu.evaluation.backtest import run_backtest, summarise, write_backtest
+from neuneu.reports.answers.folder import QUESTIONS
+from neuneu.reports.answers.report import MAX_ROWS, write_answer_report
+from neuneu.reports.answers.tables import SORTED_BY
+from neuneu.reports.answers.text import COLUMNS
+from neuneu.reports.figures import write_figures
+from neuneu.reports.style import PALETTE
 
 
 @pytest.fixture(scope="session")
@@ -336,7 +336,7 @@ def test_a_row_without_its_fields_is_named(folder: Path) -> None:
 def test_missing_packages_are_named_with_their_extra(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuneu.extras.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("neuneu.core.extras.importlib.util.find_spec", lambda name: None)
     shown = CliRunner().invoke(app, ["report", str(folder)])
     assert shown.exit_code == 2
     assert "needs jinja2, matplotlib: pip install 'neuneu[analysis]'" in shown.stderr

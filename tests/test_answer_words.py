@@ -9,9 +9,15 @@ import numpy as np
 import pytest
 from curves import ladder
 
-from neuneu.answer_folder import read_answers
-from neuneu.answer_runs import labels, run_pages, task_labels
-from neuneu.answer_words import (
+from neuneu.decisions.answers import Answer
+from neuneu.decisions.grounds import FEW_POINTS, Grounds
+from neuneu.forecasters.calibration import Calibration, GroupAdjustment
+from neuneu.forecasters.cross_run.calibrating import group_names
+from neuneu.forecasters.horizon import query_at
+from neuneu.forecasters.protocol import Query
+from neuneu.reports.answers.folder import read_answers
+from neuneu.reports.answers.runs import labels, run_pages, task_labels
+from neuneu.reports.answers.words import (
     TAGS,
     distrust,
     grounds,
@@ -23,12 +29,6 @@ from neuneu.answer_words import (
     tag,
     when_words,
 )
-from neuneu.answers import Answer
-from neuneu.calibration import Calibration, GroupAdjustment
-from neuneu.cross_run.calibrating import group_names
-from neuneu.decisions.grounds import FEW_POINTS, Grounds
-from neuneu.forecaster import Query
-from neuneu.horizon import query_at
 
 
 def forecast_row(**changes: Any) -> dict[str, Any]:

@@ -11,24 +11,23 @@ import pytest
 from forecasts import Shifted, trajectory
 from rows import accuracy, loss
 
-from neuneu.aggregation import RunBootstrap
-from neuneu.backtest import (
+from neuneu.core.config import build_config
+from neuneu.core.errors import DataError, UserError
+from neuneu.data.inputs import deal_folds, merge_token_losses, read_observations
+from neuneu.data.schemas import FORECASTS, conform
+from neuneu.data.splits import Anchored
+from neuneu.data.trajectories import TokenLossTable, Trajectory
+from neuneu.evaluation.aggregation import RunBootstrap
+from neuneu.evaluation.backtest import (
     BacktestConfig,
-    backtest,
-    make_queries,
     run_backtest,
     summarise,
-    with_future_losses,
     write_backtest,
 )
-from neuneu.backtest_inputs import deal_folds, merge_token_losses, read_observations
-from neuneu.baselines import make_forecaster
-from neuneu.config import build_config
-from neuneu.errors import DataError, UserError
-from neuneu.evaluation_summary import RunBooks
-from neuneu.schemas import FORECASTS, conform
-from neuneu.splits import Anchored
-from neuneu.trajectories import TokenLossTable, Trajectory
+from neuneu.evaluation.summary import RunBooks
+from neuneu.forecasters.baselines import make_forecaster
+from neuneu.forecasters.queries import make_queries, with_future_losses
+from neuneu.reports.backtest import backtest
 
 ANCHORED = Anchored(fraction=0.2)
 
@@ -382,7 +381,8 @@ def test_backtest_marks_runs_that_a_trained_forecaster_saw(
 
     accuracies, _ = write_tables(tmp_path)
     monkeypatch.setattr(
-        "neuneu.backtest._make_forecasters", lambda _: [Trained("trained"), Shifted("plain")]
+        "neuneu.evaluation.backtest._make_forecasters",
+        lambda _: [Trained("trained"), Shifted("plain")],
     )
     config = BacktestConfig(
         accuracies=accuracies, output=tmp_path / "out", bootstrap_samples=100, figures=False

@@ -15,10 +15,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import neuneu
-from neuneu import csv_text, table_files
-from neuneu.cli import app
-from neuneu.exit_codes import EXIT_USER_ERROR
-from neuneu.predictor import Predictor
+from neuneu.cli.app import app
+from neuneu.cli.exit_codes import EXIT_USER_ERROR
+from neuneu.data import csv_text, table_files
+from neuneu.decisions.predictor import Predictor
 
 HEADER = "run,task,step,tokens,value"
 ROWS = (

@@ -5,8 +5,15 @@ import pytest
 import torch
 from curves import family, trajectory
 
-from neuneu.batching import drop_inner, grouped_order, make_batch
-from neuneu.windows import NO_LOSS, Samples, Series, build_series, enumerate_samples, no_loss_rows
+from neuneu.forecasters.window.batching import drop_inner, grouped_order, make_batch
+from neuneu.forecasters.window.windows import (
+    NO_LOSS,
+    Samples,
+    Series,
+    build_series,
+    enumerate_samples,
+    no_loss_rows,
+)
 
 
 def make_series(gap_unit: str = "log_tokens") -> Series:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from neuneu.calibration import (
+from neuneu.core.errors import DataError
+from neuneu.forecasters.calibration import (
     POOLED,
     Calibration,
     CalibrationSet,
@@ -12,7 +13,6 @@ from neuneu.calibration import (
     conformal_quantile,
     run_weights,
 )
-from neuneu.errors import DataError
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from s3_server import S3Server
 
-from neuneu.checkpoints import CheckpointRef, list_folder, list_local, write_metadata
-from neuneu.errors import DataError
-from neuneu.storage import Folder
+from neuneu.core.errors import DataError
+from neuneu.core.storage import Folder
+from neuneu.data.checkpoints import CheckpointRef, list_folder, list_local, write_metadata
 
 
 def make(folder: Path, step: int, run: str = "r") -> None:

@@ -11,14 +11,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from neuneu.cli import app
-from neuneu.errors import NeuneuError
-from neuneu.exit_codes import (
+from neuneu.cli.app import app
+from neuneu.cli.exit_codes import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
     EXIT_TERMINATED,
     EXIT_USER_ERROR,
 )
+from neuneu.core.errors import NeuneuError
 
 ROOT = Path(__file__).parents[1]
 runner = CliRunner()
@@ -91,7 +91,7 @@ def test_failures_are_one_line_with_their_exit_code(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("neuneu.suites.ladder.train_suite", fail)
+    monkeypatch.setattr("neuneu.ladder.ladder.train_suite", fail)
     result = runner.invoke(app, ["suite"])
     assert result.exit_code == code
     assert len(result.stderr.strip().splitlines()) == 1
@@ -100,8 +100,8 @@ def test_failures_are_one_line_with_their_exit_code(
 def test_sigterm_unwinds_and_has_its_own_exit_code() -> None:
     code = """
 import os, signal, time
-import neuneu.suites.ladder
-from neuneu.cli import app
+import neuneu.ladder.ladder
+from neuneu.cli.app import app
 
 def train_suite(*_, **__):
     try:
@@ -111,7 +111,7 @@ def train_suite(*_, **__):
         os.kill(os.getpid(), signal.SIGTERM)  # an impatient sender
         print("cleaned up")
 
-neuneu.suites.ladder.train_suite = train_suite
+neuneu.ladder.ladder.train_suite = train_suite
 app(["suite"])
 """
     done = subprocess.run(
@@ -128,7 +128,7 @@ def test_help_imports_no_heavy_library() -> None:
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from neuneu.cli import app\n"
+        "from neuneu.cli.app import app\n"
         "assert 'pydantic' not in sys.modules\n"
         f"for words in {[[], ['store'], *map(list, COMMANDS)]}:\n"
         "    assert CliRunner().invoke(app, [*words, '--help']).exit_code == 0\n"
@@ -171,7 +171,7 @@ def test_bash_completes_names_of_commands_and_options(
 def test_the_script_of_bash_completes_commands_and_files(tmp_path: Path) -> None:
     """As a shell would: the script is loaded, and asked about a line."""
     neuneu = tmp_path / "neuneu"
-    neuneu.write_text(f"#!{sys.executable}\nfrom neuneu.cli import main\nmain()\n")
+    neuneu.write_text(f"#!{sys.executable}\nfrom neuneu.cli.app import main\nmain()\n")
     neuneu.chmod(0o755)
     (tmp_path / "points.csv").touch()
     ask = """
@@ -193,6 +193,6 @@ complete -p neuneu
 
 
 def test_json_prints_one_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("neuneu.suites.ladder.train_suite", lambda *_, **__: [])
+    monkeypatch.setattr("neuneu.ladder.ladder.train_suite", lambda *_, **__: [])
     result = runner.invoke(app, ["suite", "--json", "--set", "output=here"])
     assert json.loads(result.stdout) == {"output": "here", "runs": 0, "checkpoints": 0}

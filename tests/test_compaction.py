@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rows import unit
 
-from neuneu.compaction import compact
-from neuneu.errors import StorageError, StoreError
-from neuneu.storage import Folder
-from neuneu.store import Store, Unit
+from neuneu.core.errors import StorageError, StoreError
+from neuneu.core.storage import Folder
+from neuneu.data.store.compaction import compact
+from neuneu.data.store.store import Store, Unit
 
 Tables = tuple[list[dict[str, object]], ...]
 

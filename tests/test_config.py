@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from neuneu.config import (
+from neuneu.core.config import (
     build_config,
     config_dataclass,
     config_hash,
@@ -12,7 +12,7 @@ from neuneu.config import (
     load_config,
     save_config,
 )
-from neuneu.errors import UserError
+from neuneu.core.errors import UserError
 
 
 @config_dataclass

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from neuneu.checkpoints import CheckpointRef
-from neuneu.config import load_config
-from neuneu.demo import DemoConfig, resolve_stages, split_runs
-from neuneu.errors import UserError
-from neuneu.store import Store
+from neuneu.cli.demo import DemoConfig, resolve_stages, split_runs
+from neuneu.core.config import load_config
+from neuneu.core.errors import UserError
+from neuneu.data.checkpoints import CheckpointRef
+from neuneu.data.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,7 +99,7 @@ def test_demo_interrupted_in_every_stage_gives_the_tables_of_an_undisturbed_one(
 
     def command(output: Path) -> list[str]:
         settings = ["--config", str(tmp_path / "demo.yaml"), "--output", str(output)]
-        return [sys.executable, "-m", "neuneu.cli", "demo", *settings]
+        return [sys.executable, "-m", "neuneu.cli.app", "demo", *settings]
 
     plain, broken = tmp_path / "plain", tmp_path / "broken"
     _complete(command(plain))

@@ -25,9 +25,9 @@ from generator.configs import JOBS, OTHERS
 from rows import loss
 from typer.testing import CliRunner
 
-from neuneu.cli import app
-from neuneu.config import build_config, load_config
-from neuneu.errors import UserError
+from neuneu.cli.app import app
+from neuneu.core.config import build_config, load_config
+from neuneu.core.errors import UserError
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 ELSEWHERE = [b for b in BLOCKS if b.page.parent.name != "tutorials"]

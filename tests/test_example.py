@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from neuneu.cli import app
-from neuneu.example_data import POINTS
-from neuneu.tables import read_known
+from neuneu.cli.app import app
+from neuneu.data.example_data import POINTS
+from neuneu.data.tables import read_known
 
 FINISHED = {"xs-all-s0", "xs-mixed-s0", "s-all-s0", "s-mixed-s0"}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from neuneu.files import atomic_path, write_text_atomic
+from neuneu.core.files import atomic_path, write_text_atomic
 
 
 def test_atomic_path_success_replaces_old_content(tmp_path: Path) -> None:

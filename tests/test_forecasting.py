@@ -9,14 +9,14 @@ import pytest
 import torch
 from curves import family, trajectory
 
-from neuneu.errors import DataError
-from neuneu.forecaster import Forecaster, Query
-from neuneu.forecasting import NeuralForecaster
-from neuneu.model.config import preset
-from neuneu.model.export import Provenance, save_model
-from neuneu.model.network import Network
-from neuneu.training_data import fingerprints
-from neuneu.trajectories import Trajectory
+from neuneu.core.errors import DataError
+from neuneu.data.fingerprints import fingerprints
+from neuneu.data.trajectories import Trajectory
+from neuneu.forecasters.protocol import Forecaster, Query
+from neuneu.forecasters.window.config import preset
+from neuneu.forecasters.window.export import Provenance, save_model
+from neuneu.forecasters.window.forecaster import NeuralForecaster
+from neuneu.forecasters.window.network import Network
 
 WORDS = 50
 

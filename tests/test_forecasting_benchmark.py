@@ -6,10 +6,10 @@ import pytest
 from forecasting_scores import against, interval_scores, rankings, strata, terciles
 from forecasts import Shifted, trajectory
 
-from neuneu.backtest import run_backtest
-from neuneu.evaluation_table import read_evaluation
-from neuneu.splits import Anchored
-from neuneu.trajectories import Trajectory
+from neuneu.data.splits import Anchored
+from neuneu.data.trajectories import Trajectory
+from neuneu.evaluation.backtest import run_backtest
+from neuneu.evaluation.table import read_evaluation
 
 
 def runs(count: int, seed: int = 0) -> list[Trajectory]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from neuneu import hub as hub_module
-from neuneu.errors import CheckpointError, UserError
-from neuneu.retries import TransientError
+from neuneu.core.errors import CheckpointError, UserError
+from neuneu.core.retries import TransientError
+from neuneu.scoring.checkpoints import hub as hub_module
 
 if TYPE_CHECKING:
     from hub_server import HubServer

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from neuneu.errors import DataError
-from neuneu.joint import Joint, Scored, fit_joint, sample_futures, scores
-from neuneu.quantiles import FORECAST_LEVELS
+from neuneu.core.errors import DataError
+from neuneu.data.quantiles import FORECAST_LEVELS
+from neuneu.forecasters.copula import Joint, Scored, fit_joint, sample_futures, scores
 
 X = np.linspace(20.0, 24.0, 30)
 NORMAL = np.array([-1.6449, -1.2816, -0.6745, 0.0, 0.6745, 1.2816, 1.6449])

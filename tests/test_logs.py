@@ -16,11 +16,11 @@ import pytest
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from typer.testing import CliRunner
 
-from neuneu import logs
-from neuneu.cli import app
-from neuneu.errors import UserError
-from neuneu.exit_codes import EXIT_USER_ERROR
-from neuneu.storage import Folder
+from neuneu.cli.app import app
+from neuneu.cli.exit_codes import EXIT_USER_ERROR
+from neuneu.core import logs
+from neuneu.core.errors import UserError
+from neuneu.core.storage import Folder
 
 log = logging.getLogger("neuneu.somewhere")
 Lines = Callable[[], list[dict[str, Any]]]
@@ -67,7 +67,7 @@ def test_no_secret_is_logged(
     """Also when the exception is S3's own and its traceback is logged."""
     logs.set_up("info", format_)
     s3.refuse_access(f"{ACCESS_KEY} with {SECRET_KEY} at {html.escape(PRESIGNED)} is not known")
-    monkeypatch.setattr("neuneu.s3.translated", lambda *_: None)
+    monkeypatch.setattr("neuneu.core.s3.translated", lambda *_: None)
     with pytest.raises(PermissionError, match=ACCESS_KEY) as caught:
         Folder(f"s3://{s3.bucket}/x").read("y")
     where = "https://me:hunter2@hub/x"
@@ -131,12 +131,12 @@ def test_option_goes_before_variable_and_on_to_other_processes(
 
 JOB = """
 import logging, sys, types
-from neuneu.cli import app
-from neuneu.errors import UserError
-from neuneu.progress import stage
+from neuneu.cli.app import app
+from neuneu.core.errors import UserError
+from neuneu.core.progress import stage
 
 def rewrite_report(folder, figures=False):
-    logging.getLogger("neuneu.report").info("begun")
+    logging.getLogger("neuneu.reports.report").info("begun")
     with stage("draw", 2) as bar:
         bar.advance()
     if folder == "bad":
@@ -145,7 +145,8 @@ def rewrite_report(folder, figures=False):
         raise RuntimeError("password=hunter2")
     return {"report": folder}
 
-sys.modules["neuneu.report"] = types.SimpleNamespace(rewrite_report=rewrite_report)  # which is slow
+# The true one is slow.
+sys.modules["neuneu.reports.rewrite"] = types.SimpleNamespace(rewrite_report=rewrite_report)
 app(["report", sys.argv[1], "--json"])
 """
 
@@ -179,7 +180,9 @@ def test_failures_of_a_job_are_json_and_have_no_secrets() -> None:
 
 
 def test_logs_of_a_library_are_left_alone() -> None:
-    code = "import logging, neuneu.extraction.staging, neuneu.progress, neuneu.cli\n"
+    code = (
+        "import logging, neuneu.scoring.checkpoints.staging, neuneu.core.progress, neuneu.cli.app\n"
+    )
     code += "root = logging.getLogger('neuneu')\nprint(root.handlers, root.propagate)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[] True\n"

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuneu.aggregation import RunBootstrap, trajectory_means
-from neuneu.metrics import (
+from neuneu.data.ranking import comparable_pairs, finals, pair_scores, value_noise
+from neuneu.evaluation.aggregation import RunBootstrap, trajectory_means
+from neuneu.evaluation.metrics import (
     absolute_error,
     inside_band,
     interval_score,
@@ -16,7 +17,6 @@ from neuneu.metrics import (
     shared_levels,
     weighted_interval_score,
 )
-from neuneu.ranking import comparable_pairs, finals, pair_scores, value_noise
 from tests.forecasts import trajectory
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)

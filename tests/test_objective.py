@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuneu.objective import ObjectiveConfig, log_score, objective, sample_weights
+from neuneu.training.objective import ObjectiveConfig, log_score, objective, sample_weights
 
 LEVELS = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9], dtype=torch.float64)
 QUANTILES = torch.tensor([[0.2, 0.28, 0.3, 0.35, 0.5]], dtype=torch.float64)

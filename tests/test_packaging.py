@@ -73,8 +73,9 @@ def test_wheel_holds_what_is_needed_and_no_more(wheel: Path) -> None:
     ).stdout.split()  # fmt: skip
     assert {name for name in found if "dist-info" not in name} == set(tracked)
     assert found >= {
-        "neuneu/py.typed", "neuneu/pretrained/model.safetensors", "neuneu/pretrained/config.json",
-        "neuneu/example/points.csv", "neuneu/templates/report.html.j2", "tune_spaces/joint.py",
+        "neuneu/py.typed", "neuneu/forecasters/pretrained/model.safetensors",
+        "neuneu/forecasters/pretrained/config.json", "neuneu/data/example/points.csv",
+        "neuneu/reports/templates/report.html.j2", "tune_spaces/joint.py",
         "neuneu-0.1.0.dist-info/licenses/LICENSE", "neuneu-0.1.0.dist-info/licenses/NOTICE.md",
     }  # fmt: skip
     assert wheel.stat().st_size < 10e6
@@ -212,6 +213,6 @@ def test_what_needs_more_says_how_to_get_it(place: Path, arguments: list[str], s
 
 
 def test_spaces_of_a_search_are_found(place: Path) -> None:
-    code = "from neuneu.search_space import load_space; print(len(load_space('joint')))"
+    code = "from neuneu.training.tuning.space import load_space; print(len(load_space('joint')))"
     done = run(place, "python", "-c", code)
     assert int(done.stdout) > 10, done.stderr

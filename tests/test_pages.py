@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from browser import Browser
 
-from neuneu.pages import breakable, render_page
+from neuneu.reports.pages import breakable, render_page
 
 PAGE = """<!doctype html><html><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{content_policy}">
@@ -38,7 +38,7 @@ def page(tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> B
         text = (Path(render_page.__code__.co_filename).parent / "templates" / shared).read_text()
         (folder / shared).write_text(text)
     (folder / "page.html.j2").write_text(template)
-    monkeypatch.setattr("neuneu.pages._TEMPLATES", folder)
+    monkeypatch.setattr("neuneu.reports.pages._TEMPLATES", folder)
     path = tmp_path / "page.html"
     path.write_text(render_page("page.html.j2"))
     browser.open(path)

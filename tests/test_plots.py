@@ -7,17 +7,17 @@ import matplotlib
 import numpy as np
 import pytest
 
-from neuneu.counts import format_count
-from neuneu.errors import UserError
-from neuneu.plot_style import (
+from neuneu.core.counts import format_count
+from neuneu.core.errors import UserError
+from neuneu.reports.plots import ForecastPanel, plot_coverage, plot_horizon, plot_trajectories
+from neuneu.reports.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
+from neuneu.reports.style import (
     MAX_PANELS,
     figure_svg,
     forecaster_colors,
     save_figure,
     shorten,
 )
-from neuneu.plots import ForecastPanel, plot_coverage, plot_horizon, plot_trajectories
-from neuneu.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 

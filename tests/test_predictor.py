@@ -11,13 +11,13 @@ from curves import ladder, write_table
 from typer.testing import CliRunner
 
 import neuneu
-from neuneu.cli import app
-from neuneu.cross_run.export import load_networks
-from neuneu.cross_run.forecaster import PRETRAINED, CrossRunForecaster
-from neuneu.errors import UserError
-from neuneu.predictor import Predictor
-from neuneu.training_data import fingerprints
-from neuneu.trajectories import Trajectory
+from neuneu.cli.app import app
+from neuneu.core.errors import UserError
+from neuneu.data.fingerprints import fingerprints
+from neuneu.data.trajectories import Trajectory
+from neuneu.decisions.predictor import Predictor
+from neuneu.forecasters.cross_run.export import load_networks
+from neuneu.forecasters.cross_run.forecaster import PRETRAINED, CrossRunForecaster
 
 END = 20_000.0
 

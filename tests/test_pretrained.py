@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from curves import ask, family, trajectory
 
-from neuneu.backtest_inputs import read_observations
-from neuneu.cross_run.card import write_card
-from neuneu.cross_run.forecaster import PRETRAINED, CrossRunForecaster
+from neuneu.data.inputs import read_observations
+from neuneu.forecasters.cross_run.card import write_card
+from neuneu.forecasters.cross_run.forecaster import PRETRAINED, CrossRunForecaster
 
 
 @pytest.fixture(scope="module")

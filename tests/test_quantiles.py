@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from neuneu.quantiles import FORECAST_LEVELS, column, pinball, pinball_torch
+from neuneu.data.quantiles import FORECAST_LEVELS, column, pinball, pinball_torch
 
 
 def test_pinball_hand_worked_values() -> None:

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 import neuneu
-from neuneu.answers import Answer
-from neuneu.answers_text import show
-from neuneu.errors import UserError
-from neuneu.schemas import FORECASTS
+from neuneu.core.errors import UserError
+from neuneu.data.schemas import FORECASTS
+from neuneu.decisions.answers import Answer
+from neuneu.reports.answers.text import show
 
 LEVELS = [name for name in FORECASTS.names if name.startswith("q")]
 model = functools.cache(neuneu.load)

@@ -12,10 +12,10 @@ import pytest
 from curves import family, write_table
 from tiny_checkpoints import extract_config, save_checkpoint, truncate, write_inputs
 
-from neuneu import logs, ray_metrics
-from neuneu.extraction.fan_out import count
-from neuneu.extraction.worker import Outcome
-from neuneu.ray_metrics import METRICS, Metric, training_name
+from neuneu.core import logs, ray_metrics
+from neuneu.core.ray_metrics import METRICS, Metric, training_name
+from neuneu.scoring.workers.fan_out import count
+from neuneu.scoring.workers.worker import Outcome
 
 
 def test_names_and_tags_are_fit_for_prometheus() -> None:
@@ -30,7 +30,7 @@ def test_names_and_tags_are_fit_for_prometheus() -> None:
 
 def test_without_ray_nothing_is_recorded_and_ray_is_not_imported() -> None:
     code = (
-        "import sys\nfrom neuneu.ray_metrics import METRICS, _made\n"
+        "import sys\nfrom neuneu.core.ray_metrics import METRICS, _made\n"
         "for m in METRICS: m.record(1, **dict.fromkeys(m.tags, 'x'))\n"
         "print('ray' in sys.modules, _made.cache_info().currsize)"
     )
@@ -114,12 +114,13 @@ def test_a_node_of_ray_exports_what_extraction_and_training_did(
     """A real extraction and a real training; the node's endpoint is asked as Prometheus does."""
     pytest.importorskip("transformers")
     ray = pytest.importorskip("ray")
-    from neuneu.config import build_config
-    from neuneu.extraction.pipeline import extract
-    from neuneu.learner import Ranks
-    from neuneu.ray_session import ray_session
-    from neuneu.subjects import load_subject
-    from neuneu.training import TrainConfig, train
+    from neuneu.core.config import build_config
+    from neuneu.core.ray_session import ray_session
+    from neuneu.scoring.pipeline import extract
+    from neuneu.training.config import TrainConfig
+    from neuneu.training.learner import Ranks
+    from neuneu.training.run import train
+    from neuneu.training.subjects import load_subject
 
     logs.set_up("debug", "json")
     # A gauge of a process that ended is forgotten after two intervals.

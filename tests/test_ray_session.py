@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import ray
 
-from neuneu.ray_session import cluster_address, ray_session
+from neuneu.core.ray_session import cluster_address, ray_session
 
 
 @pytest.mark.parametrize("failures", [1, 2])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuneu.redaction import without_secrets
+from neuneu.core.redaction import without_secrets
 
 KEY_ID = "AKIA" + "IOSFODNN7EXAMPLE"
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfi"

@@ -9,8 +9,8 @@ import typer
 from generator import configs, tables
 from generator.markdown import docstring, table
 
-from neuneu import schemas
-from neuneu.cli import app
+from neuneu.cli.app import app
+from neuneu.data import schemas
 
 
 def test_no_committed_page_is_stale() -> None:

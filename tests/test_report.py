@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from forecasts import Shifted, trajectory
 
-from neuneu.backtest import run_backtest, summarise, write_backtest
-from neuneu.errors import UserError
-from neuneu.evaluation_summary import RunBooks
-from neuneu.evaluation_table import read_evaluation
-from neuneu.figures import forecast_panels, leading_forecaster, write_figures
-from neuneu.report import caveats, headline, worst_tasks, write_report
-from neuneu.splits import Anchored
-from neuneu.trajectories import Trajectory
+from neuneu.core.errors import UserError
+from neuneu.data.splits import Anchored
+from neuneu.data.trajectories import Trajectory
+from neuneu.evaluation.backtest import run_backtest, summarise, write_backtest
+from neuneu.evaluation.summary import RunBooks
+from neuneu.evaluation.table import read_evaluation
+from neuneu.reports.figures import forecast_panels, leading_forecaster, write_figures
+from neuneu.reports.report import caveats, headline, worst_tasks, write_report
 
 EVIL = "<script>alert('x')</script>"
 

@@ -14,21 +14,22 @@ from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from typer.testing import CliRunner
 
 import neuneu
-from neuneu import s3 as s3_access
-from neuneu.backtest import BacktestConfig, backtest
-from neuneu.backtest_inputs import read_observations, read_table
-from neuneu.cli import app
-from neuneu.config import build_config, config_to_dict
-from neuneu.cross_run.pretraining import PretrainConfig, pretrain
-from neuneu.errors import UserError
-from neuneu.exit_codes import EXIT_USER_ERROR
-from neuneu.extraction.corpus import load_corpus
-from neuneu.forecasters import load_forecaster
-from neuneu.schemas import ACCURACIES
-from neuneu.storage import Folder
-from neuneu.store import Store
-from neuneu.training import TrainConfig
-from neuneu.training_data import read_source
+from neuneu.cli.app import app
+from neuneu.cli.exit_codes import EXIT_USER_ERROR
+from neuneu.core import s3 as s3_access
+from neuneu.core.config import build_config, config_to_dict
+from neuneu.core.errors import UserError
+from neuneu.core.storage import Folder
+from neuneu.data.inputs import read_observations, read_table
+from neuneu.data.schemas import ACCURACIES
+from neuneu.data.store.store import Store
+from neuneu.evaluation.backtest import BacktestConfig
+from neuneu.forecasters.registry import load_forecaster
+from neuneu.reports.backtest import backtest
+from neuneu.scoring.corpus import load_corpus
+from neuneu.training.config import TrainConfig
+from neuneu.training.cross_run.pretraining import PretrainConfig, pretrain
+from neuneu.training.data import read_source
 
 
 @pytest.fixture
@@ -90,8 +91,8 @@ def test_a_place_that_cannot_be_used_is_told_before_the_work(
     def work(*_: Any, **__: Any) -> None:
         pytest.fail("the tables were read first")
 
-    monkeypatch.setattr("neuneu.backtest.read_observations", work)
-    monkeypatch.setattr("neuneu.cross_run.pretraining.read_observations", work)
+    monkeypatch.setattr("neuneu.evaluation.backtest.read_observations", work)
+    monkeypatch.setattr("neuneu.training.cross_run.pretraining.read_observations", work)
     with pytest.raises(UserError, match="there is no bucket nowhere-at-all"):
         backtest(small(table, "s3://nowhere-at-all/out"))
     with pytest.raises(UserError, match="there is no bucket nowhere-at-all"):

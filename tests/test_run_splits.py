@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from forecasts import trajectory
 
-from neuneu.errors import UserError
-from neuneu.run_splits import SPLITS, RunSplit
-from neuneu.trajectories import Trajectory
+from neuneu.core.errors import UserError
+from neuneu.data.trajectories import Trajectory
+from neuneu.evaluation.run_splits import SPLITS, RunSplit
 
 RUNS = (
     ("pythia", "pythia-v0", "pythia-70m"),

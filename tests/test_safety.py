@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 
-from neuneu.config import load_config
-from neuneu.errors import UserError
-from neuneu.ray_session import ray_session
-from neuneu.training import TrainConfig
+from neuneu.core.config import load_config
+from neuneu.core.errors import UserError
+from neuneu.core.ray_session import ray_session
+from neuneu.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [
@@ -94,7 +94,7 @@ class Harm:
 def test_a_training_state_that_is_code_is_not_run(tmp_path: Path) -> None:
     import ray.train
 
-    from neuneu.training_worker import STATE, load_state
+    from neuneu.training.worker import STATE, load_state
 
     torch.save({"model": Harm(tmp_path / "harm")}, tmp_path / STATE)
     with pytest.raises(pickle.UnpicklingError):

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 from rows import accuracy
 
-from neuneu.errors import DataError
-from neuneu.schemas import (
+from neuneu.core.errors import DataError
+from neuneu.data.schemas import (
     ACCURACIES,
     CHECKPOINTS,
     FORECASTS,

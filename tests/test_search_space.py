@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from ray.tune.schedulers.pbt import _explore as explore
 
-from neuneu.config import build_config
-from neuneu.errors import UserError
-from neuneu.search_space import (
+from neuneu.core.config import build_config
+from neuneu.core.errors import UserError
+from neuneu.training.config import TrainConfig
+from neuneu.training.tuning.search import mutable, scheduler
+from neuneu.training.tuning.space import (
     FOLDER,
     Parameter,
     choice,
@@ -18,8 +20,6 @@ from neuneu.search_space import (
     usable,
     value_of,
 )
-from neuneu.training import TrainConfig
-from neuneu.tune_search import mutable, scheduler
 
 SPACES = sorted(path.stem for path in (Path(__file__).parents[1] / FOLDER).glob("*.py"))
 

@@ -10,13 +10,19 @@ import yaml
 from hub_server import HubServer, commit_of
 from s3_server import S3Server
 
-from neuneu.checkpoints import CheckpointRef
-from neuneu.config import build_config, load_config
-from neuneu.errors import CheckpointError, DataError, UserError
-from neuneu.retries import TransientError
-from neuneu.sources import fetch, list_checkpoints, list_files, list_suite, read_small
-from neuneu.storage import Folder
-from neuneu.suite_file import SuiteFile, places
+from neuneu.core.config import build_config, load_config
+from neuneu.core.errors import CheckpointError, DataError, UserError
+from neuneu.core.retries import TransientError
+from neuneu.core.storage import Folder
+from neuneu.data.checkpoints import CheckpointRef
+from neuneu.scoring.checkpoints.sources import (
+    fetch,
+    list_checkpoints,
+    list_files,
+    list_suite,
+    read_small,
+)
+from neuneu.scoring.checkpoints.suite_file import SuiteFile, places
 
 SUITES = Path(__file__).parents[1] / "jobs" / "configs" / "suites"
 TINY: dict[str, Any] = {
@@ -252,7 +258,7 @@ def test_missing_checkpoint_folder_is_an_error(tmp_path: Path) -> None:
 def test_s3_that_does_not_answer_is_transient(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neuneu.s3._ATTEMPTS", 1)
+    monkeypatch.setattr("neuneu.core.s3._ATTEMPTS", 1)
     s3.fail_for(60)
     with pytest.raises(TransientError, match="S3 did not answer as it should"):
         read_small(ref_of(f"s3://{s3.bucket}/c"), "config.json")

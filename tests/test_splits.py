@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuneu.splits import MIN_CHECKPOINTS, Anchored, ByCompute
-from neuneu.trajectories import Trajectory
+from neuneu.data.splits import MIN_CHECKPOINTS, Anchored, ByCompute
+from neuneu.data.trajectories import Trajectory
 
 
 def trajectory(steps: list[int]) -> Trajectory:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 
-from neuneu import s3 as s3_module
-from neuneu import storage
-from neuneu.errors import StorageError, UserError
-from neuneu.storage import Folder
+from neuneu.core import s3 as s3_module
+from neuneu.core import storage
+from neuneu.core.errors import StorageError, UserError
+from neuneu.core.storage import Folder
 
 
 @pytest.fixture(params=["local", "s3"])

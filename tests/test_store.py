@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import accuracy, unit
 
-from neuneu.errors import DataError, StoreError
-from neuneu.storage import Folder
-from neuneu.store import Store, Unit
-from neuneu.trajectories import TokenLossTable
-from neuneu.units import safe_name
+from neuneu.core.errors import DataError, StoreError
+from neuneu.core.storage import Folder
+from neuneu.data.store.store import Store, Unit
+from neuneu.data.store.units import safe_name
+from neuneu.data.trajectories import TokenLossTable
 
 
 @pytest.fixture

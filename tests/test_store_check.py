@@ -10,14 +10,14 @@ import pytest
 from rows import accuracy, unit
 from typer.testing import CliRunner
 
-from neuneu.checkpoints import CheckpointRef
-from neuneu.compaction import compact
-from neuneu.errors import StoreError
-from neuneu.exit_codes import EXIT_PARTIAL, EXIT_USER_ERROR
-from neuneu.extraction.attempts import AttemptLedger
-from neuneu.store import Store, Unit
-from neuneu.store_check import check, summarize
-from neuneu.store_cli import app
+from neuneu.cli.exit_codes import EXIT_PARTIAL, EXIT_USER_ERROR
+from neuneu.cli.store import app
+from neuneu.core.errors import StoreError
+from neuneu.data.checkpoints import CheckpointRef
+from neuneu.data.store.attempts import AttemptLedger
+from neuneu.data.store.check import check, summarize
+from neuneu.data.store.compaction import compact
+from neuneu.data.store.store import Store, Unit
 
 
 def failed(step: int, error: str, *, run: str = "r", attempts: int = 1) -> Unit:
@@ -215,7 +215,7 @@ def test_cli_help_has_an_example(command: str) -> None:
 
 def test_cli_help_imports_no_heavy_library() -> None:
     code = (
-        "import sys, neuneu.store_cli\n"
+        "import sys, neuneu.cli.store\n"
         "print([m for m in ('torch', 'ray', 'pyarrow', 'pydantic', 's3fs') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

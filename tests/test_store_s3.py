@@ -9,14 +9,14 @@ from rows import unit
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from typer.testing import CliRunner
 
-from neuneu.checkpoints import CheckpointRef
-from neuneu.compaction import compact
-from neuneu.errors import StorageError, StoreError
-from neuneu.exit_codes import EXIT_USER_ERROR
-from neuneu.extraction.attempts import AttemptLedger
-from neuneu.store import Store
-from neuneu.store_check import check, summarize
-from neuneu.store_cli import app
+from neuneu.cli.exit_codes import EXIT_USER_ERROR
+from neuneu.cli.store import app
+from neuneu.core.errors import StorageError, StoreError
+from neuneu.data.checkpoints import CheckpointRef
+from neuneu.data.store.attempts import AttemptLedger
+from neuneu.data.store.check import check, summarize
+from neuneu.data.store.compaction import compact
+from neuneu.data.store.store import Store
 
 TABLES = ("checkpoints", "accuracies", "losses", "token_losses")
 

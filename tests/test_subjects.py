@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from curves import ladder
 
-from neuneu.config import build_config
-from neuneu.subjects import load_subject
-from neuneu.training import TrainConfig
-from neuneu.trajectories import Trajectory
+from neuneu.core.config import build_config
+from neuneu.data.trajectories import Trajectory
+from neuneu.training.config import TrainConfig
+from neuneu.training.subjects import load_subject
 
 RUNS = [
     replace(t, losses={"pile": np.linspace(4.0, 3.0, len(t)), "c4": np.linspace(4.5, 3.5, len(t))})

@@ -14,15 +14,15 @@ from rows import accuracy
 from typer.testing import CliRunner
 
 import neuneu
-from neuneu.backtest_inputs import read_table
-from neuneu.cells import LinedName, as_type
-from neuneu.cli import app
-from neuneu.csv_text import read_text
-from neuneu.defaults import fill_defaults
-from neuneu.errors import DataError
-from neuneu.predictor import Predictor
-from neuneu.schemas import ACCURACIES, TASKS, validate
-from neuneu.table_files import read_file
+from neuneu.cli.app import app
+from neuneu.core.errors import DataError
+from neuneu.data.cells import LinedName, as_type
+from neuneu.data.csv_text import read_text
+from neuneu.data.defaults import fill_defaults
+from neuneu.data.inputs import read_table
+from neuneu.data.schemas import ACCURACIES, TASKS, validate
+from neuneu.data.table_files import read_file
+from neuneu.decisions.predictor import Predictor
 
 PLAIN = "run,task,step,value\na,t,1,0.3\na,t,2,0.35\na,u v,1,0.5\n"
 COLUMNS = {

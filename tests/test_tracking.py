@@ -13,17 +13,19 @@ from curves import family, write_table
 from s3_server import S3Server
 from tracked import tracked, wandb_records
 
-from neuneu import trackers, tracking
-from neuneu.config import build_config, config_to_dict
-from neuneu.errors import UserError
-from neuneu.learner import Ranks
-from neuneu.optimisation import make_optimizer
-from neuneu.storage import Folder
-from neuneu.subjects import load_subject
-from neuneu.tracking import RECORD, FollowedTraining, TrackerError, TrackingConfig
-from neuneu.training import TrainConfig, train
-from neuneu.training_loop import FitState, fit
-from neuneu.training_observer import TrainingObserver
+from neuneu.core.config import build_config, config_to_dict
+from neuneu.core.errors import UserError
+from neuneu.core.storage import Folder
+from neuneu.training import tracker, trackers
+from neuneu.training.config import TrainConfig
+from neuneu.training.learner import Ranks
+from neuneu.training.loop import FitState, fit
+from neuneu.training.observer import TrainingObserver
+from neuneu.training.optimisation import make_optimizer
+from neuneu.training.run import train
+from neuneu.training.subjects import load_subject
+from neuneu.training.tracker import TrackerError, TrackingConfig
+from neuneu.training.tracking import RECORD, FollowedTraining
 
 HISTORY = [
     {"epoch": float(n), "step": 10.0 * n, "train_pinball": 0.5 / n, "validation_mae": 0.1 * n}
@@ -72,7 +74,7 @@ def test_missing_package_is_told_before_anything_runs(
     table = write_table(tmp_path / "table.parquet", family(["a"]))
     output = tmp_path / "out"
     settings = {"output": str(output), "accuracies": str(table), "tracking": {"kind": "wandb"}}
-    monkeypatch.setattr(tracking.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(tracker.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"wandb, found none: pip install 'neuneu\[wandb\]'"):
         train(build_config(TrainConfig, settings))
     assert not output.exists()
@@ -84,12 +86,12 @@ def test_folder_of_a_packages_name_is_no_package(
     (tmp_path / "neuneu_none").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="found none"):
-        tracking.require("neuneu_none", "wandb")
-    tracking.require("json", "json")
+        tracker.require("neuneu_none", "wandb")
+    tracker.require("json", "json")
 
 
 def test_tracking_does_not_change_what_a_training_is() -> None:
-    from neuneu.training import training_identity
+    from neuneu.training.run import training_identity
 
     plain = build_config(TrainConfig, {"output": "x"})
     followed = build_config(TrainConfig, {"output": "x", "tracking": {"kind": "wandb"}})
@@ -277,7 +279,7 @@ def test_mlflow_server_that_is_away_is_told_of_at_the_start(
 def test_mlflow_database_cannot_lie_on_s3(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI to a server"):
-        tracking.mlflow_address(tracked("mlflow"), Folder(f"s3://{s3.bucket}/x"))
+        tracker.mlflow_address(tracked("mlflow"), Folder(f"s3://{s3.bucket}/x"))
 
 
 def test_wandb_keeps_one_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,14 +21,15 @@ from rows import accuracy
 from s3_server import S3Server
 from safetensors.torch import load_file
 
-from neuneu.config import build_config
-from neuneu.errors import NeuneuError, UserError
-from neuneu.forecasters import load_forecaster
-from neuneu.forecasting import NeuralForecaster
-from neuneu.model.export import CARD, CONFIG, WEIGHTS
-from neuneu.ray_session import ray_session
-from neuneu.storage import Folder
-from neuneu.training import HISTORY, SETTINGS, TrainConfig, TrainResult, train
+from neuneu.core.config import build_config
+from neuneu.core.errors import NeuneuError, UserError
+from neuneu.core.ray_session import ray_session
+from neuneu.core.storage import Folder
+from neuneu.forecasters.registry import load_forecaster
+from neuneu.forecasters.window.export import CARD, CONFIG, WEIGHTS
+from neuneu.forecasters.window.forecaster import NeuralForecaster
+from neuneu.training.config import TrainConfig
+from neuneu.training.run import HISTORY, SETTINGS, TrainResult, train
 
 RUNS = ["a", "b", "v", "h"]
 
@@ -172,9 +173,14 @@ def test_keep_best_without_validation_runs_is_refused(table: Path) -> None:
 
 
 def test_importing_training_imports_no_ray() -> None:
-    names = "training, training_loop, training_worker, training_data, forecasting, windows"
-    more = "batching, tuning, search_space, tune_trial, tune_report"
-    code = f"from neuneu import {names}, {more}; import sys; assert 'ray' not in sys.modules"
+    modules = (
+        "training.run", "training.loop", "training.worker", "training.data", "training.tuning.run",
+        "training.tuning.space", "training.tuning.trial", "reports.tuning.report",
+        "forecasters.window.forecaster", "forecasters.window.windows",
+        "forecasters.window.batching",
+    )  # fmt: skip
+    imports = ", ".join(f"neuneu.{module}" for module in modules)
+    code = f"import sys, {imports}; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -11,11 +11,12 @@ import pytest
 from curves import family, trajectory
 from rows import accuracy, loss
 
-from neuneu.config import build_config
-from neuneu.errors import DataError, UserError
-from neuneu.training import TrainConfig
-from neuneu.training_data import fingerprint, fingerprints, prepare, read_source
-from neuneu.trajectories import TokenLossTable
+from neuneu.core.config import build_config
+from neuneu.core.errors import DataError, UserError
+from neuneu.data.fingerprints import fingerprint, fingerprints
+from neuneu.data.trajectories import TokenLossTable
+from neuneu.training.config import TrainConfig
+from neuneu.training.data import prepare, read_source
 
 
 def config(**changes: Any) -> TrainConfig:

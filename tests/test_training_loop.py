@@ -10,10 +10,13 @@ import pytest
 import torch
 from curves import family
 
-from neuneu.config import build_config
-from neuneu.learner import Ranks
-from neuneu.model.network import Network
-from neuneu.optimisation import (
+from neuneu.core.config import build_config
+from neuneu.forecasters.window.network import Network
+from neuneu.training.config import TrainConfig
+from neuneu.training.data import TrainingData, prepare
+from neuneu.training.learner import Ranks
+from neuneu.training.loop import DivergedError, FitState, fit
+from neuneu.training.optimisation import (
     OptimConfig,
     add_to_average,
     learning_rate,
@@ -21,10 +24,7 @@ from neuneu.optimisation import (
     make_optimizer,
     total_steps,
 )
-from neuneu.training import TrainConfig
-from neuneu.training_data import TrainingData, prepare
-from neuneu.training_loop import DivergedError, FitState, fit
-from neuneu.window_learner import WindowLearner, evaluate
+from neuneu.training.window_learner import WindowLearner, evaluate
 
 TINY: dict[str, Any] = {"width": 16, "layers": 1, "heads": 2, "feed_forward": 32}
 

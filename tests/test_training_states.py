@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuneu.storage import Folder
-from neuneu.training_states import DAMAGED, SNAPSHOT, unlisted_state
-from neuneu.training_worker import STATE, load_state
+from neuneu.core.storage import Folder
+from neuneu.training.states import DAMAGED, SNAPSHOT, unlisted_state
+from neuneu.training.worker import STATE, load_state
 
 
 @pytest.fixture

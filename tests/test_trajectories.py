@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from rows import accuracy, loss
 
-from neuneu.errors import DataError
-from neuneu.schemas import LOSSES, TASKS, TOKEN_LOSSES
-from neuneu.trajectories import TokenLossTable, build_trajectories, hold_out
+from neuneu.core.errors import DataError
+from neuneu.data.schemas import LOSSES, TASKS, TOKEN_LOSSES
+from neuneu.data.trajectories import TokenLossTable, build_trajectories, hold_out
 
 
 def accuracies(*rows: dict) -> pa.Table:

@@ -24,13 +24,13 @@ from tuned import (
     write_tuning,
 )
 
-from neuneu.errors import UserError
-from neuneu.tune_analysis import analyse
-from neuneu.tune_export import export_best
-from neuneu.tune_report import render, write_tune_report
-from neuneu.tune_results import read_results
-from neuneu.tune_trial_files import last_error
-from neuneu.tune_words import caveats, findings, verdict
+from neuneu.core.errors import UserError
+from neuneu.reports.tuning.analysis import analyse
+from neuneu.reports.tuning.export import export_best
+from neuneu.reports.tuning.report import render, write_tune_report
+from neuneu.reports.tuning.results import read_results
+from neuneu.reports.tuning.words import caveats, findings, verdict
+from neuneu.training.tuning.trial_files import last_error
 
 
 def test_counts_how_each_trial_ended(tmp_path: Path) -> None:

@@ -30,17 +30,17 @@ from tuned import (
 )
 from typer.testing import CliRunner
 
-from neuneu.cli import app
-from neuneu.config import load_config
-from neuneu.errors import UserError
-from neuneu.exit_codes import EXIT_USER_ERROR
-from neuneu.search_space import lay_over
-from neuneu.training import TrainConfig
-from neuneu.tune_analysis import analyse
-from neuneu.tune_export import export_best
-from neuneu.tune_report import render, summary, write_tune_report
-from neuneu.tune_results import read_results
-from neuneu.tune_words import findings, labels
+from neuneu.cli.app import app
+from neuneu.cli.exit_codes import EXIT_USER_ERROR
+from neuneu.core.config import load_config
+from neuneu.core.errors import UserError
+from neuneu.reports.tuning.analysis import analyse
+from neuneu.reports.tuning.export import export_best
+from neuneu.reports.tuning.report import render, summary, write_tune_report
+from neuneu.reports.tuning.results import read_results
+from neuneu.reports.tuning.words import findings, labels
+from neuneu.training.config import TrainConfig
+from neuneu.training.tuning.space import lay_over
 
 
 def test_tune_report_labels_leave_out_what_keys_share() -> None:
@@ -233,7 +233,7 @@ def test_tune_report_reads_what_ray_tune_writes(tmp_path: Path) -> None:
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
 
-    from neuneu.ray_session import ray_session
+    from neuneu.core.ray_session import ray_session
 
     rate, last = LEARNING_RATE, EPOCHS
 

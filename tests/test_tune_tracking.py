@@ -12,9 +12,9 @@ import pytest
 from curves import ladder, write_table
 from tracked import tracked, wandb_records
 
-from neuneu.config import build_config
-from neuneu.errors import UserError
-from neuneu.storage import Folder
+from neuneu.core.config import build_config
+from neuneu.core.errors import UserError
+from neuneu.core.storage import Folder
 
 
 class Trial:
@@ -32,7 +32,7 @@ def test_a_restored_search_goes_on_in_the_runs_of_mlflow(tmp_path: Path) -> None
     pytest.importorskip("ray")
     import cloudpickle
 
-    from neuneu.tune_tracking import callbacks
+    from neuneu.training.tuning.tracking import callbacks
 
     config = tracked("mlflow", address=f"sqlite:///{tmp_path}/mlflow.db")
     for name, times in (("one", 2), ("other", 1)):
@@ -59,7 +59,7 @@ def test_search_with_wandb_needs_a_key_or_offline_mode(
 ) -> None:
     wandb = pytest.importorskip("wandb")
     pytest.importorskip("ray")
-    from neuneu.tune_tracking import callbacks
+    from neuneu.training.tuning.tracking import callbacks
 
     monkeypatch.setattr(wandb, "api", SimpleNamespace(api_key=None))  # nobody logged in
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
@@ -73,7 +73,7 @@ def test_search_with_wandb_needs_a_key_or_offline_mode(
 
 
 SPACE = """
-from neuneu.search_space import real
+from neuneu.training.tuning.space import real
 SPACE = (
     real("cross_run.optim.learning_rate", 1e-4, 1e-2, log=True, default=2e-3, reason="a test"),
 )
@@ -91,8 +91,8 @@ def test_searches_are_followed_by_rays_own_integrations(
         pytest.importorskip(package)
     import mlflow
 
-    from neuneu.ray_session import ray_session
-    from neuneu.tuning import TuneConfig, tune
+    from neuneu.core.ray_session import ray_session
+    from neuneu.training.tuning.run import TuneConfig, tune
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

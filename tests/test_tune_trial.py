@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from neuneu.ray_session import ray_session
-from neuneu.storage import Folder
-from neuneu.tune_trial import Passing, not_passed, reported_before, reporting
+from neuneu.core.ray_session import ray_session
+from neuneu.core.storage import Folder
+from neuneu.training.tuning.trial import Passing, not_passed, reported_before, reporting
 
 HISTORY = [{"epoch": float(n), "validation_coverage_80": 0.7} for n in (1, 2, 3, 4)]
 

@@ -14,18 +14,18 @@ import pytest
 from curves import ladder, write_table
 from s3_server import SECRET_KEY, S3Server
 
-from neuneu.config import build_config
-from neuneu.errors import NeuneuError, UserError
-from neuneu.forecasters import load_forecaster
-from neuneu.ray_session import ray_session
-from neuneu.storage import Folder
-from neuneu.training import HISTORY
-from neuneu.tune_results import read_results
-from neuneu.tune_trial import with_calibration
-from neuneu.tuning import EXPERIMENT, MODELS, SETTINGS, TuneConfig, rerun_stopped, tune
+from neuneu.core.config import build_config
+from neuneu.core.errors import NeuneuError, UserError
+from neuneu.core.ray_session import ray_session
+from neuneu.core.storage import Folder
+from neuneu.forecasters.registry import load_forecaster
+from neuneu.reports.tuning.results import read_results
+from neuneu.training.run import HISTORY
+from neuneu.training.tuning.run import EXPERIMENT, MODELS, SETTINGS, TuneConfig, rerun_stopped, tune
+from neuneu.training.tuning.trial import with_calibration
 
 SPACE = """
-from neuneu.search_space import choice, real
+from neuneu.training.tuning.space import choice, real
 SPACE = (
     real("cross_run.optim.learning_rate", 1e-4, 1e-2, log=True, default=2e-3, reason="a test"),
     choice("cross_run.network.width", (32, 96), default=96, reason="a test of a choice"),
@@ -84,7 +84,7 @@ def test_calibration_error_is_the_distance_to_eighty_percent() -> None:
 
 
 WRONG = """
-from neuneu.search_space import choice, real
+from neuneu.training.tuning.space import choice, real
 SPACE = (
     real("cross_run.optim.learning_rat", 1e-4, 1e-2, log=True, default=2e-3, reason="no such key"),
 )
@@ -121,8 +121,8 @@ def histories(output: Path) -> dict[str, list[dict[str, Any]]]:
 def test_interrupted_search_is_restored_with_no_trial_lost_or_doubled(root: Path) -> None:
     driver = textwrap.dedent(
         f"""
-        from neuneu.config import build_config
-        from neuneu.tuning import TuneConfig, tune
+        from neuneu.core.config import build_config
+        from neuneu.training.tuning.run import TuneConfig, tune
         tune(build_config(TuneConfig, {settings(root, "search")!r}))
         """
     )
@@ -211,7 +211,7 @@ def test_population_goes_on_from_better_trials(root: Path) -> None:
 
 # Seed 5 draws, after the defaults: both mistakes, NaN alone, out of memory alone.
 TROUBLE = """
-from neuneu.search_space import choice, real
+from neuneu.training.tuning.space import choice, real
 SPACE = (
     choice("cross_run.optim.learning_rate", (2e-3, 1e30), default=2e-3, reason="NaN"),
     choice("cross_run.optim.batch_size", (8, 10**12), default=8, reason="out of memory"),

@@ -13,7 +13,7 @@ from documents import COLUMNS, ROOT, blocks, same
 from generator.configs import JOBS
 from s3_server import S3Server
 
-from neuneu.config import build_config
+from neuneu.core.config import build_config
 
 FOLDER = ROOT / "docs" / "tutorials"
 FROM_TABLES = ("compare-two-mixes.md", "forecast-your-run.md")

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import neuneu
-from neuneu.answers import Answer
+from neuneu.data.trajectories import Trajectory
+from neuneu.decisions.answers import Answer
 from neuneu.decisions.asked import Asked
-from neuneu.horizon import Horizon
-from neuneu.predictor import Predictor
-from neuneu.trajectories import Trajectory
+from neuneu.decisions.predictor import Predictor
+from neuneu.forecasters.horizon import Horizon
 
 model = functools.cache(neuneu.load)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -6,9 +6,9 @@ from curves import trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuneu.errors import DataError
-from neuneu.trajectories import TokenLossTable, Trajectory
-from neuneu.windows import (
+from neuneu.core.errors import DataError
+from neuneu.data.trajectories import TokenLossTable, Trajectory
+from neuneu.forecasters.window.windows import (
     Series,
     build_series,
     enumerate_samples,

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuneu.checkpoints import CheckpointRef, write_metadata
-from neuneu.extraction.pipeline import ExtractConfig
+from neuneu.data.checkpoints import CheckpointRef, write_metadata
+from neuneu.scoring.pipeline import ExtractConfig
 
 VOCAB_SIZE = 320
 WINDOW = 128

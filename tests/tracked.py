@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from neuneu.config import build_config
-from neuneu.tracking import TrackingConfig
+from neuneu.core.config import build_config
+from neuneu.training.tracker import TrackingConfig
 
 
 def tracked(kind: str, **changes: Any) -> TrackingConfig:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neuneu.tune_analysis import Analysis, analyse
-from neuneu.tune_results import read_results
+from neuneu.reports.tuning.analysis import Analysis, analyse
+from neuneu.reports.tuning.results import read_results
 
 LEARNING_RATE = "cross_run.optim.learning_rate"
 BLOCKS = "cross_run.network.blocks"

@@ -1,6 +1,6 @@
 """Shape of the networks: width, depth, heads, what is read and how."""
 
-from neuneu.search_space import choice, real, whole
+from neuneu.training.tuning.space import choice, real, whole
 
 SPACE = (
     choice(

@@ -1,6 +1,6 @@
 """Shape, loss and optimiser together: the largest space, for a long search."""
 
-from neuneu.search_space import Parameter, load_space, real
+from neuneu.training.tuning.space import Parameter, load_space, real
 
 
 def _optimiser(prefix: str, rate: float, decay: float, warmup: float) -> tuple[Parameter, ...]:

@@ -1,7 +1,7 @@
 """What is minimised: score, levels, weights, and what is left out while learning."""
 
-from neuneu.quantiles import FORECAST_LEVELS, PAPER_LEVELS
-from neuneu.search_space import Parameter, choice, real
+from neuneu.data.quantiles import FORECAST_LEVELS, PAPER_LEVELS
+from neuneu.training.tuning.space import Parameter, choice, real
 
 _DENSE = (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)
 

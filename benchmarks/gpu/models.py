@@ -165,7 +165,7 @@ def _write_olmo(model: Model, seed: int, folder: Path, device: str) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from neuneu.extraction.hf_olmo import convert
+    from neuneu.scoring.checkpoints.hf_olmo import convert
 
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -209,7 +209,7 @@ def _write_inputs(context: Context) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from neuneu.checkpoints import CheckpointRef, write_metadata
+    from neuneu.data.checkpoints import CheckpointRef, write_metadata
 
     pages = [*sorted(_ROOT.glob("docs/**/*.md")), _ROOT / "README.md"]
     texts = [path.read_text(encoding="utf-8") for path in pages]

@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts find their own folder only
 
 from gpu.check import COLUMNS, cells
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 COMMANDS = (
     "```",

@@ -27,9 +27,9 @@ def run_pipeline(context: Context) -> None:
 
 def _extract(context: Context, kind: Literal["vllm", "hf"]) -> bool:
     """All checkpoints through `extract`, and some again through an engine of this process."""
-    from neuneu.extraction.engines import EngineConfig
-    from neuneu.extraction.pipeline import ExtractConfig, extract
-    from neuneu.ray_session import ray_session
+    from neuneu.core.ray_session import ray_session
+    from neuneu.scoring.engines.engines import EngineConfig
+    from neuneu.scoring.pipeline import ExtractConfig, extract
 
     inputs, on_gpu = context.work / "inputs", context.device == "cuda"
     engine = EngineConfig(kind=kind, max_model_len=128 if context.dry_run else 256)
@@ -68,13 +68,14 @@ def _extract(context: Context, kind: Literal["vllm", "hf"]) -> bool:
 
 def _compare(context: Context, config: Any) -> None:
     """Rows of the store against those of an engine that nothing shares the card with."""
-    from neuneu.checkpoints import list_local
-    from neuneu.extraction.corpus import load_corpus
-    from neuneu.extraction.engines import make_scorer, read_tokenizer
-    from neuneu.extraction.evaluation import evaluate, make_workload
-    from neuneu.extraction.preflight import inspect
-    from neuneu.extraction.tasks import load_tasks
-    from neuneu.store import Store
+    from neuneu.data.checkpoints import list_local
+    from neuneu.data.store.store import Store
+    from neuneu.scoring.checkpoints.preflight import inspect
+    from neuneu.scoring.corpus import load_corpus
+    from neuneu.scoring.engines.engines import read_tokenizer
+    from neuneu.scoring.engines.factory import make_scorer
+    from neuneu.scoring.evaluation import evaluate, make_workload
+    from neuneu.scoring.tasks import load_tasks
 
     refs = list_local(Path(config.checkpoints))
     chosen = [refs[place] for place in _CHECKED]

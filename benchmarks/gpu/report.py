@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from neuneu.files import write_text_atomic
+from neuneu.core.files import write_text_atomic
 
 _PATIENCE_S = 60.0
 

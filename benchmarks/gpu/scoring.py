@@ -17,8 +17,9 @@ import numpy.typing as npt
 from gpu import models
 from gpu.models import Model
 from gpu.report import Context, Row
-from neuneu.extraction.engines import EngineConfig, make_scorer
-from neuneu.extraction.scorer import Scorer
+from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.engines.factory import make_scorer
+from neuneu.scoring.engines.scorer import Scorer
 
 Dtype = Literal["float32", "bfloat16"]
 Values = list[npt.NDArray[np.float32]]

@@ -8,9 +8,9 @@ import torch
 import training
 
 from gpu.report import Context, Row
-from neuneu.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig
-from neuneu.model.network import Network
-from neuneu.window_learner import WindowLearner
+from neuneu.forecasters.window.network import Network
+from neuneu.training.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig
+from neuneu.training.window_learner import WindowLearner
 
 _TINY: Final[dict[str, Any]] = {
     "width": 32,

@@ -6,8 +6,8 @@ from typing import Any, Final
 import typer
 
 from generator.markdown import NOTICE, docstring, table
-from neuneu import exit_codes
-from neuneu.cli import app
+from neuneu.cli import exit_codes
+from neuneu.cli.app import app
 
 _KINDS: Final = {"str": "TEXT", "int": "INTEGER", "float": "NUMBER", "Path": "PATH"}
 _EXAMPLE: Final = "Example: "

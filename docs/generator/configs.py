@@ -15,17 +15,17 @@ import annotated_types
 import pydantic
 
 from generator.markdown import NOTICE, attribute_docstrings, docstring, table
-from neuneu.backtest import BacktestConfig
-from neuneu.cross_run.pretraining import PretrainConfig
-from neuneu.demo import DemoConfig
-from neuneu.extraction.cost import HardwareProfile
-from neuneu.extraction.pipeline import ExtractConfig
-from neuneu.model.config import PRESETS
-from neuneu.suite_file import SuiteFile
-from neuneu.suites.ladder import SuiteConfig
-from neuneu.suites.runs import OptimConfig
-from neuneu.training import TrainConfig
-from neuneu.tuning import TuneConfig
+from neuneu.cli.demo import DemoConfig
+from neuneu.evaluation.backtest import BacktestConfig
+from neuneu.forecasters.window.config import PRESETS
+from neuneu.ladder.ladder import SuiteConfig
+from neuneu.ladder.runs import OptimConfig
+from neuneu.scoring.checkpoints.suite_file import SuiteFile
+from neuneu.scoring.cost import HardwareProfile
+from neuneu.scoring.pipeline import ExtractConfig
+from neuneu.training.config import TrainConfig
+from neuneu.training.cross_run.pretraining import PretrainConfig
+from neuneu.training.tuning.run import TuneConfig
 
 JOBS: Final = {
     "demo": DemoConfig,

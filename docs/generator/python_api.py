@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import neuneu
 from generator.markdown import NOTICE, docstring
-from neuneu import tables
-from neuneu.answers import Answer
+from neuneu.data import tables
+from neuneu.decisions.answers import Answer
 from neuneu.decisions.options import AverageOptions, Options
-from neuneu.predictor import Predictor
+from neuneu.decisions.predictor import Predictor
 
 QUESTIONS: Final = (
     Predictor.forecast,
@@ -55,6 +55,6 @@ def _function(name: str, function: Callable[..., Any]) -> list[str]:
 
 
 def _table_docstring() -> str:
-    """What `neuneu.tables.Table` says under its assignment."""
+    """What `neuneu.data.tables.Table` says under its assignment."""
     source = inspect.getsource(tables)
     return source.partition('Table = Any\n"""')[2].partition('"""')[0]

@@ -7,10 +7,10 @@ from typing import Final
 import pyarrow as pa
 
 from generator.markdown import NOTICE, attribute_docstrings, table
-from neuneu import schemas
-from neuneu.defaults import fill_defaults
-from neuneu.errors import DataError
-from neuneu.quantiles import FORECAST_LEVELS, column
+from neuneu.core.errors import DataError
+from neuneu.data import schemas
+from neuneu.data.defaults import fill_defaults
+from neuneu.data.quantiles import FORECAST_LEVELS, column
 
 TABLES: Final = {
     "accuracies": schemas.ACCURACIES,
@@ -107,7 +107,7 @@ def tables_page() -> str:
         "# Tables", "",
         f"One observation a row, parquet; schema version {schemas.SCHEMA_VERSION}. Input may also "
         "be CSV. [The data contract](../data-contract.md) says what rows belong together.", "",
-        "*Needed* says whether `neuneu.schemas.conform` takes a table without the column.", "",
+        "*Needed* says whether `neuneu.data.schemas.conform` takes a table without the column.", "",
     ]  # fmt: skip
     said = attribute_docstrings(ast.parse(inspect.getsource(schemas)))
     for name, schema in TABLES.items():

@@ -6,8 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from neuneu.answers import Answer, merged, plain, plain_tokens
-from neuneu.cross_run.forecaster import CrossRunForecaster
+from neuneu.core.errors import UserError
+from neuneu.data.tables import Table
+from neuneu.data.trajectories import Trajectory
+from neuneu.decisions.answers import Answer, merged, plain, plain_tokens
 from neuneu.decisions.futures import RunFuture, by_run, look_ahead
 from neuneu.decisions.grounds import Grounds, about
 from neuneu.decisions.options import AverageOptions, named_tasks, plain_settings, read_options
@@ -20,9 +22,7 @@ from neuneu.decisions.selection import (
     run_name,
     select,
 )
-from neuneu.errors import UserError
-from neuneu.tables import Table
-from neuneu.trajectories import Trajectory
+from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 
 BAND: Final = (0.1, 0.5, 0.9)
 """Levels that rows tell."""

@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
+from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
 from neuneu.decisions.selection import Cell, RunName, run_name
-from neuneu.forecaster import Forecaster, Query
-from neuneu.horizon import Horizon, own_places, query_at, reached
-from neuneu.trajectories import FloatArray, TokenLossTable, Trajectory
+from neuneu.forecasters.horizon import Horizon, own_places, query_at, reached
+from neuneu.forecasters.protocol import Forecaster, Query
 
 SAMPLES = 2000
 

@@ -7,14 +7,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from neuneu.answers import merged, plain
-from neuneu.baselines import make_forecaster
-from neuneu.cells import listed, quoted
-from neuneu.cross_run.forecaster import CrossRunForecaster
-from neuneu.digits import tokens
-from neuneu.forecaster import Query
-from neuneu.training_data import runs_learnt
-from neuneu.trajectories import Trajectory
+from neuneu.core.digits import tokens
+from neuneu.data.cells import listed, quoted
+from neuneu.data.fingerprints import runs_learnt
+from neuneu.data.trajectories import Trajectory
+from neuneu.decisions.answers import merged, plain
+from neuneu.forecasters.baselines import make_forecaster
+from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
+from neuneu.forecasters.protocol import Query
 
 FEW_POINTS: Final = 3
 """Fewer checkpoints than this are doubted."""

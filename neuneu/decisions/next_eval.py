@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuneu.trajectories import FloatArray, IntArray
+from neuneu.data.trajectories import FloatArray, IntArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

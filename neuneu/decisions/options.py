@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from neuneu.config import build_config
-from neuneu.errors import UserError
-from neuneu.horizon import Horizon
-from neuneu.tables import Known, Table, read_known
+from neuneu.core.config import build_config
+from neuneu.core.errors import UserError
+from neuneu.data.tables import Known, Table, read_known
+from neuneu.forecasters.horizon import Horizon
 
 _TABLES = ("losses", "tasks", "reference", "reference_losses", "token_losses")
 _AVERAGE = ("task", "runs", "metric", "num_fewshot", "seed")

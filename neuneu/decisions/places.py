@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from neuneu.cells import as_type, listed, row_name
+from neuneu.core.errors import DataError
+from neuneu.data.cells import as_type, listed, row_name
+from neuneu.data.tables import Table, read_plain
+from neuneu.data.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
 from neuneu.decisions.futures import SAMPLES, RunFuture, Sampling
 from neuneu.decisions.selection import Cell, RunName, find_runs
-from neuneu.errors import DataError
-from neuneu.horizon import Horizon, query_at
-from neuneu.tables import Table, read_plain
-from neuneu.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
+from neuneu.forecasters.horizon import Horizon, query_at
 
 
 @dataclass(frozen=True, kw_only=True)

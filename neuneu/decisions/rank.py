@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuneu.trajectories import FloatArray
+from neuneu.data.trajectories import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from neuneu.errors import UserError
-from neuneu.trajectories import Trajectory
+from neuneu.core.errors import UserError
+from neuneu.data.trajectories import Trajectory
 
 Cell = tuple[str, str, int]
 """(task, metric, num_fewshot)."""

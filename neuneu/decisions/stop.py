@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from neuneu.trajectories import FloatArray
+from neuneu.data.trajectories import FloatArray
 
 THRESHOLD: Final = 0.1
 """A run whose probability of success is below this should be stopped, unless told otherwise."""

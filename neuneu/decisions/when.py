@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.trajectories import FloatArray
+from neuneu.data.trajectories import FloatArray
 
 RUNNING: Final = 3
 """Checkpoints whose mean has to reach the score."""

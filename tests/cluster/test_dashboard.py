@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from neuneu.ray_metrics import METRICS
+from neuneu.core.ray_metrics import METRICS
 
 DASHBOARD = json.loads(
     Path(__file__).parents[2].joinpath("cluster", "grafana", "neuneu.json").read_text()

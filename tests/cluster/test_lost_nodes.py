@@ -13,10 +13,11 @@ import torch
 from curves import ladder, write_table
 from safetensors.torch import load_file
 
-from neuneu.config import build_config
-from neuneu.model.export import WEIGHTS
-from neuneu.ray_session import ray_session
-from neuneu.training import TrainConfig, train
+from neuneu.core.config import build_config
+from neuneu.core.ray_session import ray_session
+from neuneu.forecasters.window.export import WEIGHTS
+from neuneu.training.config import TrainConfig
+from neuneu.training.run import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -63,7 +63,7 @@ def test_the_package_holds_all_code_and_no_ballast(tmp_path: Path) -> None:
     listed = subprocess.run(
         ["git", "ls-files", *TRAVEL], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout.split()
-    assert "neuneu/pretrained/model.safetensors" in listed
+    assert "neuneu/forecasters/pretrained/model.safetensors" in listed
     assert set(listed) <= set(names)
     tops = {name.partition("/")[0] for name in names}
     assert not tops & {"tests", "docs", "benchmarks", "k8s", "runs"}
@@ -80,8 +80,9 @@ def test_excludes_take_what_they_mean_and_nothing_else(
         "benchmarks/speed.py", "k8s/base/job.yaml", "neuneu/__pycache__/cli.cpython-311.pyc",
     }  # fmt: skip
     travel = {
-        "neuneu/pretrained/model.safetensors", "neuneu/suites/runs.py", "neuneu/docs/page.html",
-        "neuneu/example/tasks.parquet", "jobs/configs/tests/a.yaml", "my_tasks.csv", "runs.yaml",
+        "neuneu/forecasters/pretrained/model.safetensors", "neuneu/ladder/runs.py",
+        "neuneu/docs/page.html", "neuneu/data/example/tasks.parquet", "jobs/configs/tests/a.yaml",
+        "my_tasks.csv", "runs.yaml",
     }  # fmt: skip
     working = tmp_path / "working"
     for name in stay | travel:
@@ -97,7 +98,7 @@ def test_a_job_runs_from_the_package_alone(tmp_path: Path) -> None:
     working = tmp_path / "working"
     with zipfile.ZipFile(tmp_path / "package.zip") as packed:
         packed.extractall(working)
-    example = "neuneu/example"
+    example = "neuneu/data/example"
     job = subprocess.run(
         [
             sys.executable, "jobs/backtest.py", f"{example}/accuracies.parquet",

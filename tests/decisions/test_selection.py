@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from neuneu.core.errors import UserError
+from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.futures import by_run, past_average
 from neuneu.decisions.selection import find_runs, run_labels, run_name, select
-from neuneu.errors import UserError
-from neuneu.trajectories import Trajectory
 
 
 def curve(

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from tiny_checkpoints import VOCAB_SIZE, save_model
 
-from neuneu.errors import EngineError
-from neuneu.extraction.engines import EngineConfig
-from neuneu.extraction.hosts import EngineHost
-from neuneu.extraction.processes import Remote
+from neuneu.core.errors import EngineError
+from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.workers.hosts import EngineHost
+from neuneu.scoring.workers.processes import Remote
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -184,7 +184,7 @@ def test_process_of_an_engine_gives_the_memory_of_the_gpu_back(
 def test_vllm_head_size_without_kernel_is_refused(
     start: Callable[..., Remote], tmp_path: Path
 ) -> None:
-    from neuneu.errors import CheckpointError
+    from neuneu.core.errors import CheckpointError
 
     save_model(tmp_path / "narrow", tied=True, seed=1, head_dim=12)
     with pytest.raises(CheckpointError, match=r"heads of 12 dimensions.*engine.kind=hf"):

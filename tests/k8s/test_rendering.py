@@ -24,11 +24,11 @@ from rules.manifests import (
     submitters,
 )
 
-from neuneu.backtest import BacktestConfig
-from neuneu.config import load_config
-from neuneu.extraction.pipeline import ExtractConfig
-from neuneu.training import TrainConfig
-from neuneu.tuning import TuneConfig
+from neuneu.core.config import load_config
+from neuneu.evaluation.backtest import BacktestConfig
+from neuneu.scoring.pipeline import ExtractConfig
+from neuneu.training.config import TrainConfig
+from neuneu.training.tuning.run import TuneConfig
 
 FOLDERS = ["base", "overlays/local", "overlays/gpu", "overlays/kueue"]
 STORAGES = ["storage-pvc", "storage-s3"]

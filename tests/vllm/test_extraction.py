@@ -15,9 +15,9 @@ from tiny_checkpoints import (
     write_inputs,
 )
 
-from neuneu.extraction.pipeline import extract
-from neuneu.ray_session import ray_session
-from neuneu.store import Store
+from neuneu.core.ray_session import ray_session
+from neuneu.data.store.store import Store
+from neuneu.scoring.pipeline import extract
 
 pytest.importorskip("vllm")
 pytest.importorskip("ray")

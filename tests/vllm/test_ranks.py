@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import copy_of, rewrite_weights, save_model
 
-from neuneu.errors import EngineError
-from neuneu.extraction.engines import EngineConfig
-from neuneu.extraction.hosts import EngineHost
-from neuneu.extraction.processes import Remote
+from neuneu.core.errors import EngineError
+from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.workers.hosts import EngineHost
+from neuneu.scoring.workers.processes import Remote
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny_checkpoints import save_model
 
-from neuneu.errors import EngineError
-from neuneu.extraction.engines import EngineConfig
+from neuneu.core.errors import EngineError
+from neuneu.scoring.engines.engines import EngineConfig
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -69,7 +69,7 @@ class Engine:
         return True
 
     def apply_model(self, function: Any) -> list[Any]:
-        from neuneu.extraction import swap, vllm_scorer
+        from neuneu.scoring.engines import swap, vllm_scorer
 
         if function is vllm_scorer._repack_tied_head:
             return []
@@ -92,7 +92,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def make(models: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A scorer on an engine whose runner answers as `v1`, `v2` or `broken`."""
-    from neuneu.extraction import vllm_scorer
+    from neuneu.scoring.engines import vllm_scorer
 
     def make(runner: str, held: Any = None) -> Any:
         monkeypatch.setattr(vllm_scorer, "LLM", lambda folder, **_: Engine(runner, folder, held))
@@ -140,7 +140,7 @@ def test_start_faulty_first_load_is_an_engine_error_and_keeps_the_proof(
 ) -> None:
     import torch
 
-    from neuneu.extraction import swap
+    from neuneu.scoring.engines import swap
 
     other = swap.file_products(models / "2", dtype=torch.float32, tied=True)
     head = {(swap.HEAD_LAYER, 64): swap.Products(1, 1.0, 1.0)}
@@ -151,7 +151,7 @@ def test_start_faulty_first_load_is_an_engine_error_and_keeps_the_proof(
 
 
 def test_proof_that_cannot_be_made_says_why(make: Callable[..., Any]) -> None:
-    from neuneu.extraction import swap
+    from neuneu.scoring.engines import swap
 
     elsewhere = swap.Shard(rows={(0, 5): swap.Products(1, 1.0, 1.0)}, whole={}, partial={}, head={})
     scorer = make("v1", [elsewhere])

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from tiny_checkpoints import VOCAB_SIZE, copy_of, rewrite_weights, save_model
 
-from neuneu.errors import CheckpointError, EngineError
-from neuneu.extraction.engines import EngineConfig
-from neuneu.extraction.prefixes import computed_tokens
+from neuneu.core.errors import CheckpointError, EngineError
+from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.engines.prefixes import computed_tokens
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -58,7 +58,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, prompts: list[list[int]]) -
 @pytest.fixture(scope="module", params=["tied", "untied"])
 def engine(request: pytest.FixtureRequest, models: Path) -> Iterator[Any]:
     """An engine of each kind, started with A."""
-    from neuneu.extraction.vllm_scorer import VllmScorer
+    from neuneu.scoring.engines.vllm_scorer import VllmScorer
 
     scorer = VllmScorer(EngineConfig(max_model_len=128), models / f"{request.param}-A")
     scorer.kind = request.param
@@ -112,7 +112,7 @@ def test_tied_head_stays_stale_without_the_repair(
 ) -> None:
     from vllm.platforms import current_platform
 
-    from neuneu.extraction import vllm_scorer
+    from neuneu.scoring.engines import vllm_scorer
 
     if not current_platform.is_cpu():
         pytest.skip("only CPU kernels pack the head")
@@ -128,7 +128,7 @@ def test_tied_head_stays_stale_without_the_repair(
 
 
 def test_start_with_impossible_settings_is_an_engine_error(models: Path) -> None:
-    from neuneu.extraction.vllm_scorer import VllmScorer
+    from neuneu.scoring.engines.vllm_scorer import VllmScorer
 
     with pytest.raises(EngineError, match="vLLM does not start"):
         VllmScorer(EngineConfig(max_model_len=128, kv_cache_mb=2**30), models / "tied-A")
@@ -139,7 +139,7 @@ def test_start_with_a_head_size_that_has_no_kernel_is_the_checkpoints_fault(
 ) -> None:
     from vllm.platforms import current_platform
 
-    from neuneu.extraction.vllm_scorer import VllmScorer
+    from neuneu.scoring.engines.vllm_scorer import VllmScorer
 
     if not current_platform.is_cpu():
         pytest.skip("GPU kernels take more head sizes")

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from neuneu.storage import Folder
+from neuneu.core.storage import Folder
 
 
 def fetch(source: str, target: Path) -> int:

@@ -1,0 +1,50 @@
+"""LC-PFN: a network trained on nothing but synthetic curves, which extrapolates in context.
+
+After Adriaensen et al. 2023 (arXiv 2310.20447). Their package installs on an old torch only and
+fetches its weights, so this one is trained here, on our variant of their prior (see
+`neuneu.forecasters.curve_prior`). Further differences: our transformer with a quantile head and
+pinball loss takes the place of theirs with a binned likelihood, distances are in ln tokens, and the
+present level is subtracted.
+"""
+
+from collections.abc import Callable
+
+from neuneu.forecasters.curve_prior import sample_trajectories
+from neuneu.forecasters.window.config import ModelConfig
+from neuneu.forecasters.window.export import Provenance
+from neuneu.forecasters.window.forecaster import NeuralForecaster
+from neuneu.training.config import TrainConfig
+from neuneu.training.data import prepare
+from neuneu.training.optimisation import OptimConfig
+from neuneu.training.window_learner import train_here
+
+
+def train_lc_pfn(
+    *,
+    curves: int = 20_000,
+    steps: int = 2000,
+    seed: int = 0,
+    tick: Callable[[], None] | None = None,
+) -> NeuralForecaster:
+    """A forecaster that has seen synthetic curves only; minutes on two cores.
+
+    Args:
+        curves: how many to learn from.
+        steps: optimiser steps of 256 (context, target) pairs.
+        seed: of curves and training.
+        tick: called after each step.
+    """
+    config = TrainConfig(
+        output="unused",
+        model=ModelConfig(width=64, layers=2, feed_forward=256),
+        optim=OptimConfig(learning_rate=1e-3, epochs=1000, max_steps=steps),
+        max_ahead=None,
+        seed=seed,
+    )
+    data = prepare(config, sample_trajectories(curves, seed=seed), None)
+    network = train_here(data, config, tick=lambda *_: None if tick is None else tick())
+    provenance = Provenance(
+        identity=f"lc-pfn-{seed}", training_runs={}, validation_runs=[], held_out_runs=[],
+        metrics=[], corpus_hash=None, loss_names=[], selection="last", evaluation={}, training={},
+    )  # fmt: skip
+    return NeuralForecaster(network=network, provenance=provenance, name="lc-pfn")

@@ -1,0 +1,137 @@
+"""The command `neuneu import`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from neuneu.cli.exit_codes import exit_codes, finish
+from neuneu.core.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from neuneu.data.importers import Imported
+
+_SUFFIXES: Final = (".parquet", ".csv")
+
+
+def import_(  # noqa: PLR0917 - options, not positions
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A file or folder of evaluation results.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="A .parquet or .csv file of accuracies, or a folder for all."
+        ),
+    ],
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="lm-eval, csv, olmes, wandb, tensorboard or paper; else found out."
+        ),
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the run, if it is one.")] = None,
+    family: Annotated[str | None, typer.Option(help="Name of the family of runs.")] = None,
+    params: Annotated[float | None, typer.Option(help="Distinct weights of the model.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="A table's column, ours=theirs; repeatable.")
+    ] = None,
+    step_from: Annotated[
+        str | None,
+        typer.Option(help="Regular expression for names; groups run, step, tokens."),
+    ] = None,
+    tokens_per_step: Annotated[float | None, typer.Option(help="Tokens of a step.")] = None,
+    percent: Annotated[bool, typer.Option("--percent", help="Values are of 100.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="A table has one column a task.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the result as one JSON object.")
+    ] = False,
+) -> None:
+    """Turn evaluation results that you have into a table to forecast from.
+
+    Example: neuneu import results/ -o accuracies.parquet
+    """
+    with exit_codes():
+        from neuneu.data.importers import import_results
+
+        _check_output(output)
+        imported = import_results(
+            path,
+            format=format_,
+            run=run,
+            family=family,
+            params=params,
+            columns=_columns(column or []),
+            step_from=step_from,
+            tokens_per_step=tokens_per_step,
+            percent=percent,
+            wide=wide,
+        )
+        written = _write(imported, output)
+        finish(_summary(imported, written, as_json=json_), json_)
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    columns = {}
+    for text in given:
+        ours, separator, theirs = text.partition("=")
+        if not (separator and ours and theirs):
+            raise UserError(f"--column {text!r}: expected ours=theirs, such as value=Score.")
+        columns[ours] = theirs
+    return columns
+
+
+def _check_output(output: Path) -> None:
+    """Raises UserError for a place that cannot be written to."""
+    if output.parts and output.parts[0].endswith(":"):
+        raise UserError(f"{output}: expected a local file or folder; import there and copy it.")
+    if output.suffix in _SUFFIXES and output.is_dir():
+        raise UserError(f"{output}: expected a file, found a folder; name another.")
+    if output.suffix not in {*_SUFFIXES, ""} or (not output.suffix and output.is_file()):
+        raise UserError(f"{output}: expected a .parquet or .csv file or a folder.")
+
+
+def _write(imported: "Imported", output: Path) -> list[str]:
+    """Writes a file of accuracies, or a folder of all tables; returns the paths."""
+    tables = {
+        "accuracies": imported.accuracies,
+        "losses": imported.losses,
+        "tasks": imported.tasks,
+    }
+    if output.suffix in _SUFFIXES:
+        _write_table(imported.accuracies, output)
+        return [str(output)]
+    written = []
+    for name, table in tables.items():
+        if table is not None:
+            _write_table(table, output / f"{name}.parquet")
+            written.append(str(output / f"{name}.parquet"))
+    return written
+
+
+def _write_table(table: "pa.Table", path: Path) -> None:
+    import pyarrow.csv as pacsv
+    import pyarrow.parquet as pq
+
+    from neuneu.core.files import atomic_path
+
+    with atomic_path(path) as temporary:
+        if path.suffix == ".csv":
+            pacsv.write_csv(table, temporary)
+        else:
+            pq.write_table(table, temporary)
+
+
+def _summary(imported: "Imported", written: list[str], *, as_json: bool) -> dict[str, object]:
+    accuracies = imported.accuracies
+    counts = {
+        name: len(accuracies.column(column).unique())
+        for name, column in (("runs", "run"), ("tasks", "task"), ("metrics", "metric"))
+    }
+    result: dict[str, object] = {"output": written if as_json else ", ".join(written)}
+    result |= {"rows": accuracies.num_rows, **counts}
+    if as_json:
+        return result | {"notes": list(imported.notes)}
+    return result | {"notes": "".join(f"\n  {note}" for note in imported.notes)}

@@ -1,0 +1,1 @@
+"""The floor: configs, errors, files and folders, logs, progress, and connecting to Ray."""

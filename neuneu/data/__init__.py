@@ -1,0 +1,1 @@
+"""Tables and the data contract: schemas, reading and checking, trajectories, splits."""

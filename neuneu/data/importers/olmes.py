@@ -1,0 +1,151 @@
+"""Results of Ai2's oe-eval (OLMES): metrics of tasks, with their configs, as JSON."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from neuneu.core.errors import DataError
+from neuneu.data.base_tasks import base_task_of, group_of, split_name
+from neuneu.data.importers.json_files import files_under, names_around, read_json, read_json_lines
+from neuneu.data.importers.places import compile_step_from, find_place
+from neuneu.data.importers.protocol import Imported, ImportOptions
+from neuneu.data.importers.scores import Score, as_imported
+
+_TASK_FILE: Final = re.compile(r"task-\d+-.*-metrics\.json")
+_OURS: Final = {"acc_raw": "acc", "acc_per_char": "acc_norm", "acc_per_byte": "acc_bytes"}
+"""The same scores under the names of the data contract."""
+_OTHERS: Final = re.compile(r"acc_per_token|acc_uncond|exact_match.*|f1|recall|pass_at_\d+")
+_PRIMARY: Final = "primary_score"
+
+
+class OlmesResults:
+    """A file, or a folder that `olmes --output-dir` wrote, at any depth."""
+
+    name = "olmes"
+    expects = "task-*-metrics.json, metrics-all.jsonl or metrics.json of oe-eval"
+
+    def recognises(self, path: Path) -> str | None:
+        """A metrics file with tasks and their configs."""
+        for found in _metric_files(path):
+            try:
+                if any(True for _ in _records(found)):
+                    return f"{found.name} has metrics of tasks as oe-eval writes them"
+            except DataError:
+                continue
+        return None
+
+    def read(self, path: Path, options: ImportOptions) -> Imported:
+        """All metrics files; of a folder, those of single tasks go before those of all."""
+        pattern = compile_step_from(options.step_from)
+        scores: list[Score] = []
+        tasks: list[dict[str, Any]] = []
+        for found in _metric_files(path):
+            names = names_around(found, path)
+            for record in _records(found):
+                model = record.get("model_config") or {}
+                place = find_place(
+                    model=str(model.get("model_path") or model.get("model") or ""),
+                    revision=str(model.get("revision") or ""),
+                    folders=names[1:],
+                    step_from=pattern,
+                )
+                config = record.get("task_config") or {}
+                shots = config.get("num_shots", config.get("num_fewshot"))
+                for metric, value in _accuracies(record, found):
+                    scores.append(
+                        Score(
+                            place=place,
+                            task=record["task_name"],
+                            metric=metric,
+                            value=value,
+                            shots=shots if isinstance(shots, int) else 0,
+                            written=found.stat().st_mtime,
+                            source=str(found),
+                        )
+                    )
+                    tasks.append(_task_row(record, metric))
+        notes = []
+        if {score.metric for score in scores} & set(_OURS.values()):
+            notes.append("acc_raw, acc_per_char and acc_per_byte are acc, acc_norm and acc_bytes")
+        return as_imported(scores, options, name=str(path), tasks=tasks, notes=notes)
+
+
+def _metric_files(path: Path) -> Iterator[Path]:
+    """One kind of file a folder: they repeat each other."""
+    if path.is_file():
+        yield path
+        return
+    folders: dict[Path, list[Path]] = {}
+    for found in files_under(path, ".json", ".jsonl"):
+        folders.setdefault(found.parent, []).append(found)
+    for files in folders.values():
+        single = [found for found in files if _TASK_FILE.fullmatch(found.name)]
+        together = [found for found in files if found.name == "metrics-all.jsonl"]
+        yield from single or together or [f for f in files if f.name == "metrics.json"]
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Objects with task_name, task_config, metrics and model_config.
+
+    `metrics.json` has them in a list, with the metrics among the other keys.
+
+    Raises:
+        DataError: a broken file.
+    """
+    if path.suffix not in {".json", ".jsonl"}:
+        return
+    rows = read_json_lines(path) if path.suffix == ".jsonl" else [read_json(path)]
+    for row in rows:
+        if not isinstance(row, dict):
+            continue
+        inner = row.get("tasks", row.get("metrics"))
+        if not isinstance(inner, list):
+            inner = [row]
+        for entry in inner:
+            if not isinstance(entry, dict) or not isinstance(entry.get("task_config"), dict):
+                continue
+            name = entry.get("task_name") or entry.get("task") or entry.get("alias")
+            metrics = entry.get("metrics", entry)
+            if isinstance(name, str) and isinstance(metrics, dict):
+                model = entry.get("model_config") or row.get("model_config")
+                yield entry | {"task_name": name, "metrics": metrics, "model_config": model}
+
+
+def _accuracies(record: Mapping[str, Any], source: Path) -> Iterator[tuple[str, float]]:
+    metrics = record["metrics"]
+    primary = (record.get("task_config") or {}).get("primary_metric")
+    for key, value in metrics.items():
+        if key == _PRIMARY:
+            # It repeats the metric that it is made of, where that is there.
+            if primary in metrics:
+                continue
+            metric = str(primary or key)
+        elif key in _OURS or _OTHERS.fullmatch(key):
+            metric = key
+        else:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise DataError(
+                f"{source}: {key} of {record['task_name']}: expected a number, found {value!r}; "
+                "mend or remove the file."
+            )
+        yield _OURS.get(metric, metric), float(value)
+
+
+def _task_row(record: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    name = record["task_name"]
+    plain, _, variant = name.partition(":")
+    base_task = base_task_of(plain)
+    split = record["task_config"].get("split")
+    format_ = "rc" if "acc_per_char" in record["metrics"] else None
+    return {
+        "task": name,
+        "metric": metric,
+        "base_task": base_task,
+        "format": "mc" if variant.split(":")[0] == "mc" else format_,
+        "split": split_name(str(split)) if split else None,
+        "group": group_of(base_task),
+        "n_items": record.get("num_instances"),
+        "higher_is_better": True,
+    }

@@ -1,0 +1,234 @@
+"""Trajectories: the accuracies of one run on one task, ordered by training tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from neuneu.core.errors import DataError
+from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts, validate_accuracies
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trajectory:
+    """One (suite, run, num_fewshot, task, metric) with its n checkpoints in token order.
+
+    `steps` (n,) int64; `tokens`, `flops`, `values` (accuracy in [0, 1]) and `stderrs` (NaN where
+    unknown) (n,) float64. `losses` maps a validation set's name to (n,) float64 mean losses in
+    nats a token, NaN where a checkpoint has none. `chance` and `base_task` come from the task
+    table; chance is None where unknown.
+    """
+
+    family: str
+    suite: str
+    run: str
+    params: float
+    num_fewshot: int
+    task: str
+    metric: str
+    steps: IntArray
+    tokens: FloatArray
+    flops: FloatArray
+    values: FloatArray
+    stderrs: FloatArray
+    losses: Mapping[str, FloatArray] = field(default_factory=dict)
+    planned_tokens: float | None = None
+    chance: float | None = None
+    base_task: str = ""
+    group: str = ""
+
+    def __len__(self) -> int:
+        """The number of checkpoints n."""
+        return len(self.steps)
+
+    @property
+    def key(self) -> tuple[str, str, int, str, str]:
+        """(suite, run, num_fewshot, task, metric): unique in a table."""
+        return (self.suite, self.run, self.num_fewshot, self.task, self.metric)
+
+    @property
+    def run_group(self) -> tuple[str, str]:
+        """(family, run): all suites, shots and metrics of one training; the unit of splits."""
+        return (self.family, self.run)
+
+    def slice(self, start: int, stop: int) -> "Trajectory":
+        """The checkpoints start .. stop - 1, with everything else unchanged."""
+        part = slice(start, stop)
+        return replace(
+            self,
+            steps=self.steps[part],
+            tokens=self.tokens[part],
+            flops=self.flops[part],
+            values=self.values[part],
+            stderrs=self.stderrs[part],
+            losses={name: values[part] for name, values in self.losses.items()},
+        )
+
+    def without_step_zero(self) -> "Trajectory":
+        """Drops the untrained checkpoint, which no protocol uses."""
+        return self.slice(1, len(self)) if len(self) and self.steps[0] == 0 else self
+
+
+def build_trajectories(
+    accuracies: pa.Table,
+    losses: pa.Table | None = None,
+    tasks: pa.Table | None = None,
+    *,
+    name: str = "accuracies",
+) -> list[Trajectory]:
+    """Turns tidy tables into trajectories, sorted by key.
+
+    `acc_bytes` of what has `acc_norm` too is left out: for ASCII text they are the same curve,
+    and to learn from or to score both would count it twice.
+
+    Args:
+        accuracies: `schemas.ACCURACIES`.
+        losses: `schemas.LOSSES`; rows of metric `cross_entropy_loss` join on (suite, run, step),
+            whatever their num_fewshot. A name logged for the same shots wins over another's.
+        tasks: `schemas.TASKS`, for chance, base task and group.
+        name: what to call the accuracy table in messages.
+
+    Raises:
+        DataError: tables that break the contract.
+    """
+    table = validate_accuracies(accuracies, name=name)
+    starts = trajectory_starts(table)
+    stops = np.append(starts[1:], table.num_rows)
+    columns = {
+        key: table.column(key).to_numpy(zero_copy_only=False)
+        for key in ("step", "tokens", "flops", "value", "stderr", "params", "planned_tokens")
+    }
+    identity = table.take(pa.array(starts)).select(["family", *TRAJECTORY_KEY]).to_pylist()
+    loss_index = _index_losses(losses)
+    task_index = {} if tasks is None else {(t["task"], t["metric"]): t for t in tasks.to_pylist()}
+    task_names = {task: row for (task, _), row in task_index.items()}
+    normalised = {_without_metric(who) for who in identity if who["metric"] == "acc_norm"}
+    result = []
+    for who, start, stop in zip(identity, starts, stops, strict=True):
+        if who["metric"] == "acc_bytes" and _without_metric(who) in normalised:
+            continue
+        part = slice(start, stop)
+        steps = columns["step"][part].astype(np.int64)
+        planned = float(columns["planned_tokens"][stop - 1])
+        info = task_index.get((who["task"], who["metric"])) or task_names.get(who["task"], {})
+        result.append(
+            Trajectory(
+                **who,
+                params=float(columns["params"][start]),
+                steps=steps,
+                tokens=columns["tokens"][part].astype(np.float64),
+                flops=columns["flops"][part].astype(np.float64),
+                values=columns["value"][part].astype(np.float64),
+                stderrs=columns["stderr"][part].astype(np.float64),
+                losses=_join_losses(loss_index, who, steps),
+                planned_tokens=None if np.isnan(planned) else planned,
+                chance=info.get("chance"),
+                base_task=info.get("base_task") or who["task"],
+                group=info.get("group") or "",
+            )
+        )
+    return result
+
+
+_LossIndex = dict[tuple[str, str], dict[str, dict[int, dict[int, float]]]]
+
+
+def _without_metric(who: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(value for key, value in who.items() if key != "metric")
+
+
+def _index_losses(losses: pa.Table | None) -> _LossIndex:
+    """(suite, run) -> validation set -> num_fewshot -> step -> nats a token."""
+    index: _LossIndex = {}
+    if losses is None:
+        return index
+    keys = ("suite", "run", "name", "num_fewshot", "step", "metric", "value")
+    for suite, run, name, shots, step, metric, value in zip(
+        *(losses.column(key).to_pylist() for key in keys), strict=True
+    ):
+        if metric == "cross_entropy_loss" and value is not None:
+            by_name = index.setdefault((suite, run), {})
+            by_name.setdefault(name, {}).setdefault(shots or 0, {})[step] = value
+    return index
+
+
+def _join_losses(
+    index: _LossIndex, who: dict[str, object], steps: IntArray
+) -> dict[str, FloatArray]:
+    joined = {}
+    for name, by_shots in index.get((str(who["suite"]), str(who["run"])), {}).items():
+        by_step: dict[int, float] = {}
+        for shots in sorted(by_shots, key=lambda s: s == who["num_fewshot"]):
+            by_step |= by_shots[shots]
+        values = np.array([by_step.get(int(step), np.nan) for step in steps])
+        if not np.isnan(values).all():
+            joined[name] = values
+    return joined
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenLossTable:
+    """Per-unit losses of many checkpoints, aligned on one text.
+
+    `matrix` is (C, W) float16 nats, one row a checkpoint; `rows` maps (suite, run, step) to its
+    row; `unit` is `word` or `token`.
+    """
+
+    matrix: npt.NDArray[np.float16]
+    rows: Mapping[tuple[str, str, int], int]
+    unit: str
+    corpus_hash: str
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> "TokenLossTable | None":
+        """Reads `schemas.TOKEN_LOSSES`; None when it is empty.
+
+        Raises:
+            DataError: rows of different corpora, units or lengths, which cannot be aligned.
+        """
+        if table.num_rows == 0:
+            return None
+        kinds = {
+            tuple(row.values())
+            for row in table.select(["corpus_hash", "unit", "start", "count"]).to_pylist()
+        }
+        if len(kinds) != 1:
+            raise DataError(f"token losses: expected one corpus, unit and length, found {kinds}.")
+        (corpus_hash, unit, _, count) = kinds.pop()
+        # By chunks: one list array holds at most 2^31 values, 8,300 checkpoints of 256,000 words.
+        flat = np.concatenate(
+            [
+                chunk.flatten().to_numpy(zero_copy_only=False)
+                for chunk in table.column("losses").chunks
+            ]
+        )
+        keys = zip(*(table.column(k).to_pylist() for k in ("suite", "run", "step")), strict=True)
+        return cls(
+            matrix=flat.astype(np.float16).reshape(table.num_rows, count),
+            rows={key: row for row, key in enumerate(keys)},
+            unit=unit,
+            corpus_hash=corpus_hash,
+        )
+
+
+def hold_out(
+    trajectories: Sequence[Trajectory], runs: Sequence[str]
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Splits by run name: (the others, those held out). A run is never on both sides.
+
+    Raises:
+        DataError: a name that no trajectory has.
+    """
+    known = {trajectory.run for trajectory in trajectories}
+    missing = sorted(set(runs) - known)
+    if missing:
+        raise DataError(f"held-out runs {missing} are not in the table; it has {sorted(known)}.")
+    kept = [trajectory for trajectory in trajectories if trajectory.run not in runs]
+    held = [trajectory for trajectory in trajectories if trajectory.run in runs]
+    return kept, held

@@ -1,0 +1,84 @@
+"""An answer: rows of plain values, what was assumed, and what to doubt."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuneu.core.files import atomic_path, write_text_atomic
+from neuneu.core.local_copies import written_to
+from neuneu.core.storage import Folder
+from neuneu.core.version import __version__
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """The answer to one question.
+
+    `rows` are mappings of JSON types: accuracies as fractions, tokens as numbers, probabilities
+    in [0, 1], None where something is beyond the horizon. `notes` says what was assumed or
+    chosen; `doubts` why the stated probabilities are not promised. `tables` holds what is larger,
+    such as every forecast (`schemas.FORECASTS`); `settings` what was asked.
+    """
+
+    question: str
+    rows: list[dict[str, Any]]
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tables: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
+
+    def to_arrow(self) -> pa.Table:
+        """The rows as a table; lists and mappings are kept as such."""
+        return pa.Table.from_pylist(self.rows)
+
+    def to_pandas(self) -> Any:
+        """The rows as a pandas DataFrame (pandas has to be installed)."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows)
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """Every column as a NumPy array of one value a row."""
+        return {name: np.array([row[name] for row in self.rows]) for name in self.rows[0]}
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the tables, as JSON types."""
+        return {
+            "question": self.question,
+            "rows": self.rows,
+            "notes": list(self.notes),
+            "doubts": list(self.doubts),
+            "settings": dict(self.settings),
+            "neuneu": __version__,
+        }
+
+    def write(self, folder: str | Path) -> None:
+        """Writes `QUESTION.json` and a parquet file for every table; local or `s3://`."""
+        record = f"{self.question}.json"
+        with written_to(Folder(folder), last=record) as place:
+            for name, table in self.tables.items():
+                with atomic_path(place / f"{name}.parquet") as temporary:
+                    pq.write_table(table, temporary, compression="zstd")
+            text = json.dumps(self.to_json(), indent=1, allow_nan=False, default=str)
+            write_text_atomic(place / record, text + "\n")
+
+
+def plain(value: float, digits: int = 5) -> float | None:
+    """A number for JSON: rounded, None where it is not finite."""
+    return round(float(value), digits) if np.isfinite(value) else None
+
+
+def plain_tokens(value: float) -> float | None:
+    """Tokens for JSON, to four digits; None beyond the horizon."""
+    return float(f"{value:.4g}") if np.isfinite(value) else None
+
+
+def merged(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Lines of several lists, each once, in order."""
+    return tuple(dict.fromkeys(line for part in parts for line in part))

@@ -1,0 +1,1 @@
+"""Backtests: forecasts of known futures, their errors, and intervals over runs."""

@@ -1,0 +1,1 @@
+"""Forecasters: the protocol, baselines, the published design and ours, calibration."""

@@ -1,0 +1,64 @@
+"""Baselines: cheap forecasters that a learnt one has to beat. One noun a file, one registry."""
+
+from collections.abc import Callable
+from typing import Final
+
+from neuneu.core.errors import UserError
+from neuneu.forecasters.baselines.analogue import NearestAnalogue
+from neuneu.forecasters.baselines.logistic import LogisticLaw, LogisticLawConfig
+from neuneu.forecasters.baselines.own_past import LogTokenLine, RecentMean
+from neuneu.forecasters.baselines.parametric import ParametricEnsemble
+from neuneu.forecasters.baselines.power_law import PowerLaw
+from neuneu.forecasters.protocol import Forecaster
+
+_MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
+    "persistence": lambda _: RecentMean("persistence", last=1),
+    "recent-mean": lambda _: RecentMean(),
+    "log-token-line": lambda _: LogTokenLine(),
+    "power-law": lambda _: PowerLaw(),
+    "parametric-ensemble": lambda _: ParametricEnsemble(),
+    "nearest-analogue": lambda _: NearestAnalogue(),
+    "logistic-law": LogisticLaw,
+    "logistic-offset": lambda config: LogisticLaw(config, name="logistic-offset", offset=True),
+    "logistic-forecast": lambda config: LogisticLaw(
+        config, name="logistic-forecast", future="power-law", offset=True
+    ),
+    "ladder-law": lambda config: LogisticLaw(
+        config, name="ladder-law", future="ladder", offset=True
+    ),
+}
+
+BASELINES: Final = tuple(_MAKERS)
+"""Names that `make_forecaster` knows."""
+
+NEEDS_SCIPY: Final = frozenset(
+    {
+        "parametric-ensemble",
+        "logistic-law",
+        "logistic-offset",
+        "logistic-forecast",
+        "ladder-law",
+    }
+)
+"""Those that fit curves, with the extra `analysis`."""
+
+DEFAULT_BASELINES: Final = ("persistence", "power-law", "logistic-law")
+"""Those that a backtest runs unless it is told others."""
+
+
+def make_forecaster(name: str, logistic: LogisticLawConfig | None = None) -> Forecaster:
+    """A fresh baseline by its name.
+
+    Args:
+        name: one of `BASELINES`.
+        logistic: settings of the logistic law; None takes its defaults.
+
+    Raises:
+        UserError: no such baseline.
+    """
+    if name not in _MAKERS:
+        raise UserError(
+            f"forecaster {name!r}: no such baseline; known ones are {', '.join(BASELINES)}. "
+            "A trained forecaster is given by its folder instead."
+        )
+    return _MAKERS[name](logistic or LogisticLawConfig())

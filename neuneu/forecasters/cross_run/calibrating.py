@@ -1,0 +1,154 @@
+"""Calibration of the cross-run forecaster: groups of questions, and forecasts of held-out runs.
+
+Shapes: N targets, Q levels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
+from neuneu.forecasters.calibration import Calibration, CalibrationSet, calibrate
+from neuneu.forecasters.copula import Joint, Scored, fit_joint, scores
+from neuneu.forecasters.cross_run.curves import Codes
+from neuneu.forecasters.protocol import Forecaster, Query
+
+HORIZONS: Final = (1.0, 2.5)
+"""Edges in ln(target tokens / context tokens) between near, middle and far."""
+
+NEAR_CHANCE: Final = 0.03
+"""A task whose present level lies within three points of chance is near it."""
+
+
+def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> list[list[str]]:
+    """The calibration group of every target of every query.
+
+    Args:
+        queries: any.
+        with_references: whether the forecaster had runs to compare each with.
+    """
+    names = []
+    for query, compared in zip(queries, with_references, strict=True):
+        context = query.context.without_step_zero()
+        if not len(context):
+            names.append([""] * len(query.target_steps))
+            continue
+        level = float(context.values[-3:].mean())
+        chance = context.chance
+        kind = "signal" if chance is None or level > chance + NEAR_CHANCE else "near-chance"
+        ahead = np.log(query.target_tokens / context.tokens[-1])
+        far = np.searchsorted(HORIZONS, ahead)
+        seen = "compared" if compared else "alone"
+        names.append([f"{seen}, {kind}, {('near', 'middle', 'far')[f]}" for f in far])
+    return names
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answered:
+    """One query, its (h, Q) answer, and the (h,) outcomes at ln tokens `x`.
+
+    `call` is shared by queries that were asked from like places with the same references.
+    """
+
+    context: Trajectory
+    answer: FloatArray
+    outcomes: FloatArray
+    x: FloatArray
+    groups: list[str]
+    call: object
+
+
+class OutOfFold:
+    """Collects forecasts of runs that a forecaster had not learnt from, and calibrates on them."""
+
+    def __init__(self, levels: tuple[float, ...]) -> None:
+        """Nothing collected yet."""
+        self._levels = levels
+        self._answered: list[Answered] = []
+
+    @classmethod
+    def merged(cls, parts: Sequence["OutOfFold"]) -> "OutOfFold":
+        """What several collected, all of the same levels."""
+        together = cls(parts[0]._levels)
+        for part in parts:
+            together._answered += part._answered
+        return together
+
+    def add(
+        self,
+        forecaster: Forecaster,
+        queries: Sequence[Query],
+        truths: Sequence[Trajectory],
+        with_references: Sequence[bool],
+    ) -> None:
+        """Forecasts `queries`, all from like places, and keeps what came of them in `truths`."""
+        call = object()
+        groups = group_names(queries, with_references)
+        answers = forecaster.predict(queries)
+        self._answered += [
+            Answered(
+                context=query.context, answer=answer, outcomes=truth.values,
+                x=np.log(truth.tokens), groups=names, call=call,
+            )
+            for query, truth, answer, names in zip(queries, truths, answers, groups, strict=True)
+            if not np.isnan(answer).any()
+        ]  # fmt: skip
+
+    def joint(self, calibration: Calibration) -> Joint:
+        """How outcomes move together under the calibrated forecasts.
+
+        Raises:
+            DataError: no trajectory of two targets.
+        """
+        adjusted = calibration.apply(self._quantiles(), self._groups())
+        return fit_joint(
+            Scored(
+                scores=scores(adjusted, self._levels, self._outcomes()),
+                x=np.concatenate([np.zeros(0), *(a.x for a in self._answered)]),
+                trajectories=self._coded(lambda a: (a.call, a.context.run_group, a.context.key)),
+                runs=self._coded(lambda a: (a.call, a.context.run_group, _kind(a.context))),
+                tasks=self._coded(lambda a: (a.call, a.context.task, _kind(a.context))),
+            )
+        )
+
+    def calibrate(self, *, surcharge: bool = False) -> Calibration:
+        """What was collected, as adjustments; see `calibration.calibrate`.
+
+        Raises:
+            DataError: nothing was.
+        """
+        return calibrate(
+            CalibrationSet(
+                quantiles=self._quantiles(),
+                outcomes=self._outcomes(),
+                runs=self._coded(lambda a: a.context.run_group),
+                trajectories=self._coded(lambda a: (a.context.key, int(a.context.steps[-1]))),
+                groups=np.array(self._groups()),
+            ),
+            self._levels,
+            families=sorted({a.context.family for a in self._answered}),
+            largest_params=max((a.context.params for a in self._answered), default=0.0),
+            surcharge=surcharge,
+        )
+
+    def _quantiles(self) -> FloatArray:
+        empty = np.zeros((0, len(self._levels)))
+        return np.concatenate([empty, *(a.answer for a in self._answered)])
+
+    def _outcomes(self) -> FloatArray:
+        return np.concatenate([np.zeros(0), *(a.outcomes for a in self._answered)])
+
+    def _groups(self) -> list[str]:
+        return [name for a in self._answered for name in a.groups]
+
+    def _coded(self, name: Callable[[Answered], object]) -> IntArray:
+        """(N,) the code of each target's name."""
+        codes = Codes()
+        counts = [len(a.outcomes) for a in self._answered]
+        return np.repeat(np.array([codes(name(a)) for a in self._answered], dtype=np.int64), counts)
+
+
+def _kind(context: Trajectory) -> tuple[str, int]:
+    return (context.metric, context.num_fewshot)

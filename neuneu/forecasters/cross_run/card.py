@@ -1,0 +1,104 @@
+"""The model card of a cross-run forecaster, from its record."""
+
+from pathlib import Path
+from typing import Any
+
+from neuneu.core.files import write_text_atomic
+from neuneu.forecasters.copula import Joint
+from neuneu.forecasters.window.export import CARD, CONFIG, read_record
+
+
+def write_card(folder: Path) -> Path:
+    """Writes `MODEL_CARD.md` beside the record it is made from.
+
+    Raises:
+        UserError: no record there.
+    """
+    record = read_record(folder)
+    write_text_atomic(folder / CARD, "\n".join(_lines(record)) + "\n")
+    return folder / CARD
+
+
+def _lines(record: dict[str, Any]) -> list[str]:
+    network, provenance = record["network"], record["provenance"]
+    settings = provenance["training"]
+    training = (settings.get("cross_run") or settings)["optim"]
+    runs = provenance["training_runs"]
+    lines = [
+        "# A neuneu forecaster that reads finished runs",
+        "",
+        "Predicts quantiles of a language model's later accuracy on a task from its earlier",
+        "checkpoints and, where there are any, from other runs on the same task. How it works:",
+        "docs/forecaster.md of the project.",
+        "",
+        f"* {record['networks']} networks of width {network['width']} whose mean answers; "
+        f"{training['max_steps']} steps of {training['batch_size']} questions each",
+        f"* Quantile levels: {', '.join(f'{level:g}' for level in network['levels'])}",
+        f"* {record['general']['networks'] if 'general' in record else 'no'} further network for "
+        f"families other than {', '.join(network['families'])}, trained without absolute sizes",
+        f"* Base tasks told apart: {len(network['tasks'])}; others are answered, too",
+        f"* Training identity: {provenance['identity']}; data {provenance['data_digest']}",
+        f"* Made with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}",
+    ]
+    lines += _calibration(record) if "calibration" in record else _validation(provenance)
+    lines += [
+        "",
+        "## Training runs",
+        "",
+        f"Every run it saw; their trajectories are named by content in `{CONFIG}`, so that a",
+        "backtest on them is marked as seen.",
+        "",
+        *(f"* {run} ({len(marks)} trajectories)" for run, marks in sorted(runs.items())),
+    ]
+    return lines
+
+
+def _validation(provenance: dict[str, Any]) -> list[str]:
+    return [
+        f"* Weights: {provenance['selection']}",
+        "* Bands as the network gives them: calibrate with `neuneu pretrain`",
+        f"* Validation runs: {', '.join(provenance['validation_runs']) or 'none'}",
+        f"* Held-out runs, never read: {', '.join(provenance['held_out_runs']) or 'none'}",
+        "",
+        "| validation metric | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.5f} |" for name, value in provenance["evaluation"].items()),
+    ]
+
+
+def _calibration(record: dict[str, Any]) -> list[str]:
+    calibration = record["calibration"]
+    lines = [
+        "",
+        "## Calibration",
+        "",
+        f"Bands rest on forecasts of {calibration['groups']['all']['n_runs']} runs by networks",
+        "that had not learnt from them. Groups of fewer than ten runs use `all`. Shifts move each",
+        "quantile away from the median, in widths of the band.",
+        "",
+        "| group | runs | shift of 0.1 | shift of 0.9 |",
+        "|---|---|---|---|",
+    ]
+    low, high = (calibration["levels"].index(level) for level in (0.1, 0.9))
+    for name, group in sorted(calibration["groups"].items()):
+        shifts = group["shifts"]
+        lines.append(f"| {name} | {group['n_runs']} | {shifts[low]:+.3f} | {shifts[high]:+.3f} |")
+    if "joint" in record:
+        joint = Joint.from_json(record["joint"])
+        lines += [
+            "",
+            f"Errors at two checkpoints d apart in ln tokens correlate by {1 - joint.noise:.2f} "
+            f"exp(-d / {joint.reach:.2f})",
+            f"on one task, by {joint.task_share:.2f} of that kind between two runs on a task, by "
+            f"{joint.run_share:.2f} between two",
+            "tasks of a run; sampled futures move together like that.",
+        ]
+        if "fitted_on" in record["joint"]:
+            lines.append(f"This was fitted to {record['joint']['fitted_on']}.")
+    lines += [
+        "",
+        f"Nothing is promised for families other than {', '.join(calibration['families'])}, for "
+        f"models of more than {calibration['largest_params']:.3g}",
+        "parameters, or where a group rests on fewer than ten runs.",
+    ]
+    return lines

@@ -1,0 +1,401 @@
+"""What the network reads, computed from arrays without a loop over questions.
+
+Everything about other runs is a comparison: their change between two places, their distance
+from this run where both were observed. Places are aligned in four ways: at the same tokens, at
+the same share of the planned tokens, at the same FLOPs (6 x parameters x tokens), and as far
+beyond the place where the other run had this run's loss.
+Shapes: B questions, H targets, R references, L lags, F features, C candidates.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from neuneu.forecasters.cross_run.curves import METRICS, Float32Array, at, first_below
+from neuneu.forecasters.cross_run.questions import Observed, Questions, observed
+from neuneu.forecasters.cross_run.references import NONE, run_length
+
+LAGS: Final = np.array([0.0, 0.15, 0.35, 0.7, 1.2, 2.0, 3.0, 4.5], dtype=np.float32)
+"""Places in the past, in ln tokens before the last observation."""
+
+WINDOWS: Final = (0.35, 1.2, 4.0)
+"""Bandwidths of the lines fitted to the past, in ln tokens."""
+
+ALIGNMENTS: Final = ("tokens", "progress", "flops", "loss")
+OWN_CANDIDATES: Final = 3
+EXPONENTS: Final = (0.15, 0.4, 0.9, 1.8)
+"""Exponents of the power laws in tokens that general features fit to the past: they level off."""
+
+PAIR_CANDIDATES: Final = 2 * len(ALIGNMENTS) - 1
+SIZE_CANDIDATES: Final = 2
+CHANGE: Final = 10.0
+"""Changes of accuracy are a few points; scaled to be of order 0.1 to 1."""
+
+_CENTRES: Final = {"params": (20.0, 2.0), "tokens": (23.0, 3.0)}
+_CLIP: Final = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Features:
+    """Network inputs, float32.
+
+    `own` (B, F), `targets` (B, H, F), `references` (B, R, F), `pairs` (B, H, R, F);
+    `reference_mask` (B, R) is false where there is no reference. `own_candidates` (B, H, C),
+    `pair_candidates` (B, H, R, C) and `size_candidates` (B, H, C) are forecasts in accuracy that
+    follow from one comparison each; `level` (B,) is the present accuracy.
+    """
+
+    own: Float32Array
+    targets: Float32Array
+    references: Float32Array
+    pairs: Float32Array
+    reference_mask: npt.NDArray[np.bool_]
+    own_candidates: Float32Array
+    pair_candidates: Float32Array
+    size_candidates: Float32Array
+    level: Float32Array
+
+
+def make_features(questions: Questions, *, general: bool = False) -> Features:
+    """Everything the network reads of B questions.
+
+    `general` features are those of families that were not learnt from: they do not tell how
+    large a run is, what it has read or what is measured, only how its parts compare; power laws
+    fitted to the past are further candidates.
+    """
+    past = observed(questions)
+    own = _own(questions, past, general=general)
+    targets, own_candidates = _targets(questions, past, own, general=general)
+    compared = _compare(questions, own)
+    size, size_features = _size_trend(questions, compared, own)
+    return Features(
+        own=own.features,
+        targets=np.concatenate([targets, size_features], axis=-1),
+        references=compared.references,
+        pairs=compared.pairs,
+        reference_mask=questions.references != NONE,
+        own_candidates=own_candidates,
+        pair_candidates=compared.candidates,
+        size_candidates=size,
+        level=own.level,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Own:
+    features: Float32Array
+    now: Float32Array
+    level: Float32Array
+    smooth_BL: Float32Array
+    has_BL: npt.NDArray[np.bool_]
+    slopes_BW: Float32Array
+    loss: Float32Array
+
+
+def _own(questions: Questions, past: Observed, *, general: bool) -> _Own:
+    asked, rows = questions.asked, questions.rows
+    values, mask = past.values, past.mask
+    smooth_BL = np.stack([_local_mean(past.x, values, mask, lag) for lag in LAGS], axis=1)
+    span = -past.x.min(axis=1)
+    has_BL = (LAGS[None, :] == 0.0) | (LAGS[None, :] <= span[:, None] + 0.05)
+    lines = [_local_line(past.x, values, mask, window) for window in WINDOWS]
+    fitted_BW = np.stack([line[0] for line in lines], axis=1)
+    slopes_BW = np.clip(np.stack([line[1] for line in lines], axis=1), -0.3, 0.3)
+    level = smooth_BL[:, 0]
+    loss_known = mask & np.isfinite(past.losses)
+    losses = np.where(loss_known, past.losses, 0.0)
+    loss, loss_slope = _local_line(past.x, losses, loss_known, WINDOWS[1])
+    has_loss = loss_known[:, -1]
+    loss = np.where(has_loss, loss, np.nan)
+    chance, shots = asked.chance[rows], asked.shots[rows]
+    stderr = np.nan_to_num(_last(asked.stderrs, questions))
+    count = mask.sum(axis=1)
+    residual = np.where(mask, values - _blend(past, smooth_BL), 0.0)
+    scatter = np.sqrt((residual**2).sum(axis=1) / np.maximum(count - 2, 1)) * (count > 4)
+    scatter = np.clip(scatter, 0.0, 0.1)
+    noise = np.maximum(np.where(stderr > 0, stderr, scatter), 0.002)
+    known_end = np.isfinite(questions.planned)
+    left = np.where(known_end, questions.planned - past.now, 0.0)
+    told = 0.0 if general else 1.0
+    has_told_loss = has_loss & (not general)
+    columns = [
+        level,
+        CHANGE * (values[:, -1] - level),
+        np.isfinite(chance),
+        CHANGE * np.nan_to_num(level - chance),
+        np.tanh(np.nan_to_num(level - chance) / (2.0 * noise)),
+        np.log(count) / 3.0,
+        np.minimum(span, 12.0) / 5.0,
+        CHANGE * stderr,
+        stderr > 0,
+        CHANGE * scatter,
+        told * _scaled("params", asked.log_params[rows]),
+        told * _scaled("tokens", past.now),
+        known_end,
+        left / 3.0,
+        told * np.minimum(shots, 10) / 5.0,
+        *(told * (asked.metrics[rows] == code) for code in range(len(METRICS))),
+        has_told_loss,
+        np.where(has_told_loss, np.nan_to_num(loss) - 3.0, 0.0),
+        np.where(has_told_loss, np.clip(loss_slope, -2.0, 2.0), 0.0),
+        *(CHANGE * np.where(has_BL[:, 1:], smooth_BL[:, 1:] - level[:, None], 0.0)).T,
+        *has_BL[:, 1:].T,
+        *(CHANGE * (fitted_BW - level[:, None])).T,
+        *(CHANGE * slopes_BW).T,
+    ]
+    return _Own(
+        features=_columns(columns),
+        now=past.now,
+        level=level.astype(np.float32),
+        smooth_BL=smooth_BL.astype(np.float32),
+        has_BL=has_BL,
+        slopes_BW=slopes_BW.astype(np.float32),
+        loss=loss.astype(np.float32),
+    )
+
+
+def _targets(
+    questions: Questions, past: Observed, own: _Own, *, general: bool
+) -> tuple[Float32Array, Float32Array]:
+    x_BH = np.nan_to_num(questions.targets, nan=0.0)
+    ahead = np.where(np.isfinite(questions.targets), x_BH - past.now[:, None], 0.0)
+    known_end = np.isfinite(questions.planned)[:, None]
+    left = np.where(known_end, questions.planned[:, None] - x_BH, 0.0)
+    lines = [
+        np.clip(own.slopes_BW[:, [w]] * np.minimum(ahead, 2.0 * WINDOWS[w]), -0.3, 0.3)
+        for w in range(len(WINDOWS))
+    ]
+    laws = _power_laws(past, ahead, own.level) if general else []
+    tokens, params = _scaled("tokens", x_BH), _scaled("params", _log_params(questions))
+    told = 0.0 if general else 1.0
+    columns = [
+        ahead / 3.0,
+        np.sqrt(np.maximum(ahead, 0.0)),
+        np.exp(-np.maximum(ahead, 0.0)),
+        told * tokens,
+        told * (tokens + params[:, None]),
+        np.where(known_end, np.exp(-np.maximum(left, 0.0)), 0.0),
+        np.clip(left, -1.0, 6.0) / 3.0,
+        *(CHANGE * line for line in lines),
+        *(CHANGE * law for law in laws),
+    ]
+    level = own.level[:, None]
+    changes = [level + lines[1], level + lines[2], *(level + law for law in laws)]
+    own_candidates = np.stack([np.broadcast_to(level, ahead.shape), *changes], axis=-1)
+    return _columns(columns), own_candidates.astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Compared:
+    references: Float32Array
+    pairs: Float32Array
+    candidates: Float32Array
+    change_BHR: Float32Array
+    absolute_BHR: Float32Array
+    nearness_BR: Float32Array
+
+
+def _compare(questions: Questions, own: _Own) -> _Compared:
+    asked, library = questions.asked, questions.library
+    rows, mask = questions.rows, questions.references != NONE
+    ref = np.where(mask, questions.references, 0)
+    now, level = own.now[:, None], own.level[:, None]
+    size = library.log_params[ref] - asked.log_params[rows][:, None]
+    length = run_length(library)[ref]
+    own_length = np.where(np.isfinite(questions.planned), questions.planned, np.nan)[:, None]
+    lag_x = now[:, :, None] - LAGS[None, None, :]
+    there = at(library.grid, ref[:, :, None], lag_x)
+    both = own.has_BL[:, None, :] & (lag_x >= library.first[ref][:, :, None] - 0.05)
+    offset = np.where(both, own.smooth_BL[:, None, :] - there, 0.0)
+    same_set = (library.loss_sets[ref] == asked.loss_sets[rows][:, None]) & np.isfinite(
+        own.loss[:, None]
+    )
+    loss_gap = np.where(same_set, own.loss[:, None] - at(library.loss_grid, ref, now), 0.0)
+    loss_gap = np.nan_to_num(loss_gap)
+    equal_loss = first_below(
+        library.loss_grid, ref, np.where(same_set, own.loss[:, None], np.nan).astype(np.float32)
+    )
+    has_equal = np.isfinite(equal_loss)
+    same_suite = library.suites[ref] == asked.suites[rows][:, None]
+    same_family = library.families[ref] == asked.families[rows][:, None]
+    references = _columns(
+        [
+            size / 2.0,
+            np.abs(size) / 2.0,
+            np.nan_to_num(length - own_length) / 2.0,
+            (length - now) / 3.0,
+            (now - library.first[ref]) / 3.0,
+            same_suite,
+            same_family,
+            CHANGE * library.noise[ref],
+            same_set,
+            np.clip(loss_gap, -2.0, 2.0),
+            has_equal,
+            np.where(has_equal, np.clip(equal_loss - now, -4.0, 4.0), 0.0) / 2.0,
+            *np.moveaxis(CHANGE * offset, -1, 0),
+            *np.moveaxis(both, -1, 0),
+        ]
+    )
+    x = np.nan_to_num(questions.targets, nan=0.0)[:, :, None]
+    ahead = np.where(np.isfinite(questions.targets), x[:, :, 0] - now, 0.0)[:, :, None]
+    rows_BHR = np.broadcast_to(ref[:, None, :], (*questions.targets.shape, ref.shape[1]))
+    shift = {
+        "tokens": np.zeros_like(length),
+        "progress": np.nan_to_num(length - own_length),
+        "flops": -size,
+        "loss": np.where(has_equal, equal_loss - now, 0.0),
+    }
+    valid = {
+        "tokens": mask,
+        "progress": mask & np.isfinite(length - own_length),
+        "flops": mask,
+        "loss": mask & has_equal,
+    }
+    columns, candidates = [], []
+    results = {}
+    for name in ALIGNMENTS:
+        begin = now + shift[name]
+        place = x + shift[name][:, None, :]
+        value = at(library.grid, rows_BHR, place)
+        change = value - at(library.grid, ref, begin)[:, None, :]
+        beyond = np.clip(place - library.last[ref][:, None, :], 0.0, 6.0)
+        ok = valid[name][:, None, :] & (begin >= library.first[ref] - 0.3)[:, None, :]
+        usable = valid[name][:, None, :] & (place >= library.first[ref][:, None, :] - 0.3)
+        results[name] = (change, value, ok, usable, beyond)
+        candidates.append(np.where(ok, level[:, :, None] + change, level[:, :, None]))
+        columns += [CHANGE * np.where(ok, change, 0.0), ok, beyond / 2.0]
+        if name != "loss":
+            candidates.append(np.where(usable, value, level[:, :, None]))
+            columns += [CHANGE * np.where(usable, value - level[:, :, None], 0.0), usable]
+    columns.append(np.broadcast_to(ahead / 3.0, rows_BHR.shape))
+    change, value, ok, usable, beyond = results["tokens"]
+    return _Compared(
+        references=references,
+        pairs=_columns(columns),
+        candidates=np.clip(np.stack(candidates, axis=-1), 0.0, 1.0).astype(np.float32),
+        change_BHR=np.where(ok & (beyond < 0.3), change, np.nan).astype(np.float32),
+        absolute_BHR=np.where(usable & (beyond < 0.3), value, np.nan).astype(np.float32),
+        nearness_BR=(np.exp(-np.abs(size)) * np.where(same_suite, 1.0, 0.2) * mask).astype(
+            np.float32
+        ),
+    )
+
+
+def _size_trend(
+    questions: Questions, compared: _Compared, own: _Own
+) -> tuple[Float32Array, Float32Array]:
+    """The references' change and value at the target's tokens, as lines in ln parameters.
+
+    Evaluated at the asked run's size: what its family says a run of its size does. A ridge
+    keeps lines through few or equal sizes flat. Returns ((B, H, 2) candidates, features).
+    """
+    level = own.level[:, None]
+    ref = np.where(questions.references == NONE, 0, questions.references)
+    size = questions.library.log_params[ref] - _log_params(questions)[:, None]
+    change, change_weight = _line_at_zero(size, compared.change_BHR, compared.nearness_BR)
+    value, value_weight = _line_at_zero(size, compared.absolute_BHR, compared.nearness_BR)
+    has_change, has_value = change_weight > 0, value_weight > 0
+    change = np.where(has_change, np.clip(change, -0.5, 0.5), 0.0)
+    value = np.where(has_value, np.clip(value, 0.0, 1.0), level)
+    features = [
+        CHANGE * change,
+        has_change,
+        CHANGE * (value - level),
+        has_value,
+        np.log1p(change_weight),
+    ]
+    candidates = np.stack([np.clip(level + change, 0.0, 1.0), value], axis=-1)
+    return candidates.astype(np.float32), _columns(features)
+
+
+def _line_at_zero(
+    size_BR: npt.NDArray, value_BHR: npt.NDArray, weight_BR: npt.NDArray, ridge: float = 0.1
+) -> tuple[npt.NDArray, npt.NDArray]:
+    """Weighted least-squares line in size, at size 0, and the total weight; both (B, H)."""
+    weight = np.where(np.isfinite(value_BHR), weight_BR[:, None, :], 0.0)
+    value = np.nan_to_num(value_BHR)
+    total = weight.sum(axis=-1)
+    safe = np.maximum(total, 1e-6)
+    mean_size = (weight * size_BR[:, None, :]).sum(axis=-1) / safe
+    mean_value = (weight * value).sum(axis=-1) / safe
+    centred = size_BR[:, None, :] - mean_size[..., None]
+    square = (weight * centred**2).sum(axis=-1) / safe
+    product = (weight * centred * (value - mean_value[..., None])).sum(axis=-1) / safe
+    slope = product / (square + ridge)
+    return mean_value - slope * mean_size, total
+
+
+def _local_mean(x: npt.NDArray, values: npt.NDArray, mask: npt.NDArray, lag: float) -> npt.NDArray:
+    """Kernel mean around x = -lag, wider further back; the nearest point always counts."""
+    width = 0.06 + 0.15 * lag
+    distance = np.where(mask, np.abs(x + lag), np.inf)
+    distance -= distance.min(axis=1, keepdims=True)  # shifts, so that some weight is 1
+    weight = np.exp(-0.5 * (distance / width) ** 2) * mask
+    return np.asarray((weight * values).sum(axis=1) / weight.sum(axis=1))
+
+
+def _local_line(
+    x: npt.NDArray, values: npt.NDArray, mask: npt.NDArray, width: float
+) -> tuple[npt.NDArray, npt.NDArray]:
+    """Value at x = 0 and slope of a line with exponential weights; a ridge damps the slope."""
+    weight = np.exp(x / width) * mask
+    total = np.maximum(weight.sum(axis=1), 1e-6)
+    mean_x = (weight * x).sum(axis=1) / total
+    mean_v = (weight * values).sum(axis=1) / total
+    centred = x - mean_x[:, None]
+    square = (weight * centred**2).sum(axis=1)
+    slope = (weight * centred * (values - mean_v[:, None])).sum(axis=1) / (
+        square + 0.02 * width**2 + 1e-6
+    )
+    return mean_v - slope * mean_x, slope
+
+
+def _power_laws(past: Observed, ahead: npt.NDArray, level: npt.NDArray) -> list[npt.NDArray]:
+    """Changes (B, H) from `level` by least squares of a + b tokens^-c, for each c of `EXPONENTS`.
+
+    A ridge keeps the slope of a past that tells little, and the change is within 0.3.
+    """
+    weight = past.mask / np.maximum(past.mask.sum(axis=1, keepdims=True), 1)
+    mean_v = (weight * past.values).sum(axis=1)[:, None]
+    found = []
+    for exponent in EXPONENTS:
+        # exp(-c x) falls from its first value to 1 at the last observation; scaled to at most 1.
+        start = np.where(past.mask, past.x, 0.0).min(axis=1)
+        basis = np.exp(-exponent * (past.x - start[:, None])) * past.mask
+        mean_b = (weight * basis).sum(axis=1)[:, None]
+        square = (weight * (basis - mean_b) ** 2).sum(axis=1)
+        product = (weight * (basis - mean_b) * (past.values - mean_v)).sum(axis=1)
+        slope = (product / (square + 1e-3))[:, None]
+        then = np.exp(-exponent * (ahead - start[:, None]))
+        fitted = mean_v + slope * (then - mean_b)
+        found.append(np.clip(fitted - level[:, None], -0.3, 0.3))
+    return found
+
+
+def _blend(past: Observed, smooth_BL: npt.NDArray) -> npt.NDArray:
+    """The smoothed past at the observed places, (B, K)."""
+    place = np.clip(np.searchsorted(LAGS, -past.x), 1, len(LAGS) - 1)
+    low, high = LAGS[place - 1], LAGS[place]
+    share = np.clip((-past.x - low) / (high - low), 0.0, 1.0)
+    left = np.take_along_axis(smooth_BL, place - 1, axis=1)
+    right = np.take_along_axis(smooth_BL, place, axis=1)
+    return left * (1.0 - share) + right * share
+
+
+def _last(values: npt.NDArray, questions: Questions) -> npt.NDArray:
+    return values[questions.asked.starts[questions.rows] + questions.end]
+
+
+def _log_params(questions: Questions) -> npt.NDArray:
+    return questions.asked.log_params[questions.rows]
+
+
+def _scaled(what: str, values: npt.NDArray) -> npt.NDArray:
+    centre, scale = _CENTRES[what]
+    return np.clip((values - centre) / scale, -_CLIP, _CLIP)
+
+
+def _columns(columns: list[npt.NDArray]) -> Float32Array:
+    return np.stack(np.broadcast_arrays(*columns), axis=-1).astype(np.float32)

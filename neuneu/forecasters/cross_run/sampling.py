@@ -1,0 +1,134 @@
+"""Training questions: random pasts, targets and comparisons out of finished runs.
+
+Every draw is a function of a generator, so a seed and a step number give the same batch.
+Shapes: B questions, H targets, M candidates, R references.
+"""
+
+from typing import Annotated, Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from neuneu.core.config import config_dataclass
+from neuneu.data.trajectories import IntArray
+from neuneu.forecasters.cross_run.curves import Curves
+from neuneu.forecasters.cross_run.questions import MAX_OBSERVED, Questions
+from neuneu.forecasters.cross_run.references import (
+    NONE,
+    ReferenceIndex,
+    candidates,
+    distances,
+    nearest,
+)
+from neuneu.forecasters.curve_prior import SYNTHETIC
+
+SMALLER: Final = (0.2, 0.8)
+KEPT: Final = (0.02, 1.0)
+"""The share of a thinned past that is kept is drawn from this range."""
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+@config_dataclass
+class SamplingConfig:
+    """How training questions are drawn.
+
+    `targets` and `references` are the most of one question. A past ends at an `anchor_share` of
+    questions after the first fifth of the checkpoints (as the paper asks), else anywhere, early
+    places as likely as late ones in ln checkpoints. `alone` of the questions have no references;
+    of the others `smaller_only` see runs of at most a share of their own parameters (`SMALLER`,
+    drawn for each), as the largest run of a ladder does. `spread` is the noise, in units of
+    distance, that varies which of the candidates are taken. The planned end is told in `told_end`
+    of the questions. A suite is drawn in proportion to its trajectories to the power
+    `suite_power`. In `thinned` questions a random share of the past is overlooked, as if fewer
+    checkpoints had been evaluated. `synthetic` of the questions are about made-up curves.
+    """
+
+    targets: Annotated[int, Field(ge=1)] = 6
+    references: Annotated[int, Field(ge=1)] = 8
+    anchor_share: Share = 0.5
+    alone: Share = 0.35
+    smaller_only: Share = 0.6
+    spread: Annotated[float, Field(ge=0.0)] = 1.0
+    told_end: Share = 0.7
+    suite_power: Share = 0.7
+    thinned: Share = 0.0
+    synthetic: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+
+class Sampler:
+    """Draws questions about the trajectories of one table, compared with others of it."""
+
+    def __init__(self, curves: Curves, index: ReferenceIndex, config: SamplingConfig) -> None:
+        """Keeps the tables; trajectories of one checkpoint are never asked about."""
+        self._curves, self._index, self._config = curves, index, config
+        self._rows = np.flatnonzero(curves.lengths >= 2)
+        _, suite, counts = np.unique(
+            curves.suites[self._rows], return_inverse=True, return_counts=True
+        )
+        weight = (counts ** (config.suite_power - 1.0))[suite]
+        made_up = np.array([curves.trajectories[row].family == SYNTHETIC for row in self._rows])
+        if made_up.any() and not made_up.all():
+            odds = config.synthetic / (1.0 - config.synthetic)
+            weight[made_up] = odds * weight[~made_up].sum() / made_up.sum()
+        self._cumulative = np.cumsum(weight / weight.sum())
+
+    def draw(self, generator: np.random.Generator, size: int) -> tuple[Questions, npt.NDArray]:
+        """(questions, (B, H) float32 values of their targets, NaN where there are fewer)."""
+        curves, config = self._curves, self._config
+        place = np.searchsorted(self._cumulative, generator.random(size))
+        rows = self._rows[np.minimum(place, len(self._rows) - 1)]
+        end = self._ends(generator, rows)
+        targets = self._targets(generator, rows, end)
+        flat = np.where(targets == NONE, 0, curves.starts[rows][:, None] + targets)
+        told = generator.random(size) < config.told_end
+        planned = np.where(np.isfinite(curves.end[rows]), curves.end[rows], curves.last[rows])
+        questions = Questions(
+            asked=curves,
+            rows=rows,
+            end=end,
+            targets=np.where(targets == NONE, np.nan, curves.x[flat]).astype(np.float32),
+            planned=np.where(told, planned, np.nan).astype(np.float32),
+            library=curves,
+            references=self._references(generator, rows),
+            kept=self._kept(generator, size) if config.thinned else None,
+        )
+        return questions, np.where(targets == NONE, np.nan, curves.values[flat]).astype(np.float32)
+
+    def _kept(self, generator: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
+        share = generator.uniform(*KEPT, size=(size, 1))
+        share[generator.random(size) >= self._config.thinned] = 1.0
+        kept = generator.random((size, MAX_OBSERVED)) < share
+        kept[:, -1] = True
+        return kept
+
+    def _ends(self, generator: np.random.Generator, rows: IntArray) -> IntArray:
+        n = self._curves.lengths[rows]
+        anywhere = np.exp(generator.random(len(rows)) * np.log(n)).astype(np.int64) - 1
+        anchored = (0.2 * n).astype(np.int64)
+        take = generator.random(len(rows)) < self._config.anchor_share
+        return np.clip(np.where(take, anchored, anywhere), 0, n - 2)
+
+    def _targets(self, generator: np.random.Generator, rows: IntArray, end: IntArray) -> IntArray:
+        """(B, H) later checkpoints, spread over the horizon; -1 where there are fewer."""
+        ahead = self._curves.lengths[rows] - 1 - end
+        count = self._config.targets
+        # Strata of equal width with one draw in each; narrow neighbours may share a checkpoint.
+        strata = np.minimum(count, ahead)
+        edge = np.arange(count)[None, :]
+        step = (edge + generator.random((len(rows), count))) * (ahead / strata)[:, None]
+        chosen = end[:, None] + 1 + np.minimum(step.astype(np.int64), (ahead - 1)[:, None])
+        return np.where(edge < strata[:, None], chosen, NONE)
+
+    def _references(self, generator: np.random.Generator, rows: IntArray) -> IntArray:
+        config, curves = self._config, self._curves
+        found = candidates(self._index, curves, rows)
+        limit = np.log(generator.uniform(*SMALLER, size=len(rows)))
+        smaller = curves.log_params[found] <= (curves.log_params[rows] + limit)[:, None]
+        only = generator.random(len(rows)) < config.smaller_only
+        found = np.where(only[:, None] & ~smaller, NONE, found)
+        found[generator.random(len(rows)) < config.alone] = NONE
+        distance = distances(curves, found, curves, rows)
+        distance += config.spread * generator.exponential(size=found.shape)
+        return nearest(found, distance, config.references)

@@ -1,0 +1,98 @@
+"""Forecasts as a table: answers checked against the promises of `Forecaster`, then laid out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from neuneu.core.errors import DataError
+from neuneu.data.quantiles import FORECAST_LEVELS, MEDIAN, column
+from neuneu.data.schemas import FORECASTS
+from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.forecasters.protocol import Forecaster, Query
+
+
+def identity_columns(
+    queries: Sequence[Query], truths: Sequence[Trajectory], protocol: str
+) -> dict[str, pa.Array]:
+    """Every column that all forecasters share, one row a target checkpoint."""
+    contexts = [query.context for query in queries]
+    owner = pa.array(np.repeat(np.arange(len(truths)), [len(truth) for truth in truths]))
+
+    def spread(values: list[Any], kind: pa.DataType) -> pa.Array:
+        return pa.array(values, kind).take(owner)
+
+    def joined(name: str) -> pa.Array:
+        values = np.concatenate([getattr(truth, name) for truth in truths])
+        return pa.array(values, from_pandas=True)  # what is not known is null
+
+    names = ("family", "suite", "run", "task", "metric")
+    columns = {name: spread([getattr(c, name) for c in contexts], pa.string()) for name in names}
+    columns["num_fewshot"] = spread([c.num_fewshot for c in contexts], pa.int32())
+    columns["protocol"] = spread([protocol] * len(contexts), pa.string())
+    columns["context_step"] = spread([int(c.steps[-1]) for c in contexts], pa.int64())
+    columns["context_tokens"] = spread([float(c.tokens[-1]) for c in contexts], pa.float64())
+    columns |= {"step": joined("steps"), "tokens": joined("tokens"), "flops": joined("flops")}
+    columns["y"] = joined("values")
+    columns["calibration_group"] = pa.nulls(len(owner), pa.string())
+    return columns
+
+
+def check_answers(
+    forecaster: Forecaster, answers: Sequence[FloatArray], queries: Sequence[Query]
+) -> FloatArray:
+    """(N, Q) quantiles of all target rows, after the promises of `Forecaster` are checked.
+
+    Raises:
+        DataError: unknown levels, arrays of another shape, NaN in a part of a query, accuracies
+            outside [0, 1], or quantiles that decrease with their level.
+    """
+    levels = forecaster.levels
+    unknown = set(levels) - set(FORECAST_LEVELS)
+    if unknown or MEDIAN not in levels or list(levels) != sorted(set(levels)):
+        raise DataError(
+            f"forecaster {forecaster.name!r}: expected increasing levels out of {FORECAST_LEVELS} "
+            f"with 0.5, found {levels}."
+        )
+    expected = [(len(query.target_steps), len(levels)) for query in queries]
+    found = [np.shape(answer) for answer in answers]
+    if found != expected:
+        raise DataError(
+            f"forecaster {forecaster.name!r}: expected one (h, {len(levels)}) array a query, "
+            f"{len(expected)} in all; found {len(found)}, such as {found[:1]}."
+        )
+    quantiles = np.concatenate([np.asarray(answer, dtype=np.float64) for answer in answers])
+    owner = np.repeat(np.arange(len(expected)), [h for h, _ in expected])
+    missing = np.isnan(quantiles).any(axis=1)
+    n_missing = np.bincount(owner, weights=missing, minlength=len(expected))
+    partly = (n_missing > 0) & (n_missing < [h for h, _ in expected])
+    given = quantiles[~missing]
+    problem = None
+    if partly.any() or not np.isnan(quantiles[missing]).all():
+        problem = "NaN in a part of a query (NaN throughout means unanswered)"
+    elif ((given < 0.0) | (given > 1.0)).any():
+        problem = f"accuracies outside [0, 1], such as {given[(given < 0) | (given > 1)][0]:g}"
+    elif (np.diff(given, axis=1) < 0.0).any():
+        problem = "quantiles that decrease with their level"
+    if problem:
+        raise DataError(f"forecaster {forecaster.name!r} breaks its protocol: it gave {problem}.")
+    return quantiles
+
+
+def forecast_table(
+    forecaster: Forecaster, common: Mapping[str, pa.Array], quantiles: FloatArray
+) -> pa.Table:
+    """One forecaster's rows of `schemas.FORECASTS`; levels it does not give are null."""
+    n = len(quantiles)
+    columns = dict(common)
+    columns["forecaster"] = pa.repeat(pa.scalar(forecaster.name, pa.string()), n)
+    columns["sees"] = pa.repeat(pa.scalar(forecaster.sees, pa.string()), n)
+    at = {level: index for index, level in enumerate(forecaster.levels)}
+    for level in FORECAST_LEVELS:
+        columns[column(level)] = (
+            pa.array(quantiles[:, at[level]], from_pandas=True)
+            if level in at
+            else pa.nulls(n, pa.float64())
+        )
+    return pa.Table.from_arrays([columns[name] for name in FORECASTS.names], schema=FORECASTS)

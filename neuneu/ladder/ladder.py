@@ -1,0 +1,210 @@
+"""A suite: a ladder of small language models, every size x recipe x seed, and its checkpoints."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from neuneu.core.config import config_dataclass, config_to_dict, save_config
+from neuneu.core.errors import DataError, UserError
+from neuneu.core.files import atomic_path, write_text_atomic
+from neuneu.core.progress import stage
+from neuneu.data.checkpoints import CheckpointRef, list_local
+from neuneu.ladder.folders import SuiteFolder
+from neuneu.ladder.language_model import SizeConfig
+from neuneu.ladder.runs import OptimConfig, ResourcesConfig, RunPlan
+from neuneu.ladder.schedule import checkpoint_steps
+from neuneu.ladder.text import SAFE_NAME, TextConfig, TextFolder, prepare_text
+from neuneu.ladder.tokenizer import MIN_VOCAB_SIZE, tokenize_recipe, train_tokenizer
+
+
+def _demo_sizes() -> dict[str, SizeConfig]:
+    return {
+        "xs": SizeConfig(width=64, layers=2, heads=2, tokens=600_000, tied_embeddings=True),
+        "s": SizeConfig(width=96, layers=3, heads=3, tokens=440_000),
+        "m": SizeConfig(width=128, layers=4, heads=4, tokens=380_000, tied_embeddings=True),
+    }
+
+
+@config_dataclass
+class SuiteConfig:
+    """A ladder. The defaults are the demo's: six runs, about four minutes on two CPU cores.
+
+    Each run saves step 0 and `checkpoints` later steps, `early_checkpoints` of them spaced by a
+    constant factor and the rest evenly. Giving `sizes` replaces the default sizes.
+    """
+
+    output: Path = Path("runs/suite")
+    family: str = "neuneu-llama"
+    suite: str = "demo"
+    text: TextConfig = TextConfig()
+    vocab_size: int = pydantic.Field(default=2_048, ge=MIN_VOCAB_SIZE)
+    context_length: pydantic.PositiveInt = 256
+    sizes: dict[str, SizeConfig] = pydantic.Field(default_factory=_demo_sizes, min_length=1)
+    seeds: tuple[pydantic.NonNegativeInt, ...] = pydantic.Field(default=(0,), min_length=1)
+    optim: OptimConfig = OptimConfig()
+    checkpoints: pydantic.PositiveInt = 14
+    early_checkpoints: pydantic.NonNegativeInt = 3
+    resources: ResourcesConfig = ResourcesConfig()
+
+    def __post_init__(self) -> None:
+        for name, size in self.sizes.items():
+            if not SAFE_NAME.fullmatch(name):
+                raise ValueError(f"size {name!r}: expected letters, digits and . _ + - only")
+            if size.batch_tokens % self.context_length:
+                raise ValueError(
+                    f"sizes.{name}.batch_tokens {size.batch_tokens}: expected a multiple of "
+                    f"context_length {self.context_length}"
+                )
+            total_steps = -(-size.tokens // size.batch_tokens)
+            try:
+                checkpoint_steps(total_steps, self.checkpoints, self.early_checkpoints)
+            except ValueError as error:
+                raise ValueError(f"sizes.{name}: {error}") from error
+
+
+def train_suite(config: SuiteConfig, *, address: str | None = None) -> list[CheckpointRef]:
+    """Trains what is missing of a ladder and lists all its checkpoints.
+
+    A rerun takes up an interrupted suite; checkpoints that exist are not written again, and
+    their weights are the same bit for bit as those of an undisturbed suite. Sizes and seeds may
+    be added to a suite; what decides the weights of its present runs may not change.
+
+    Args:
+        config: the ladder; `config.output` must lie on a file system that all nodes share.
+        address: a Ray cluster; see `ray_session`. Ray is not started if no run is left to train.
+
+    Returns:
+        The checkpoints in `<output>/checkpoints`, sorted by run and step. Beside them lie
+        `text/`, `tokenizer/`, `training_losses.csv` and the resolved config `suite.yaml`.
+
+    Raises:
+        UserError: `output` holds another suite, or is being written by another process.
+        NeuneuError: a run failed, or workers died more often than `resources.max_failures`.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = SuiteFolder(config.output.resolve())
+    folder.root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.root / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{folder.root}: another process is making a suite here; wait for it, or use another "
+            "output folder."
+        ) from error
+    with lock:
+        return _train_suite(config, folder, address)
+
+
+def plan_runs(config: SuiteConfig, recipes: Sequence[str], folder: SuiteFolder) -> list[RunPlan]:
+    """One plan for each size, recipe and seed."""
+    return [
+        RunPlan(
+            family=config.family,
+            suite=config.suite,
+            size_name=size_name,
+            recipe=recipe,
+            seed=seed,
+            size=size,
+            optim=config.optim,
+            vocab_size=config.vocab_size,
+            context_length=config.context_length,
+            checkpoints=config.checkpoints,
+            early_checkpoints=config.early_checkpoints,
+            folder=folder,
+        )
+        for size_name, size in config.sizes.items()
+        for recipe in recipes
+        for seed in config.seeds
+    ]
+
+
+def _train_suite(
+    config: SuiteConfig, folder: SuiteFolder, address: str | None
+) -> list[CheckpointRef]:
+    from neuneu.core.ray_session import ray_session
+
+    text = prepare_text(config.text, folder.text)
+    plans = plan_runs(config, text.recipes, folder)
+    _claim(config, folder, plans)
+    unfinished = [plan for plan in plans if not plan.finished]
+    if unfinished:
+        _prepare_tokens(config, folder, text, {plan.recipe for plan in unfinished})
+        done_tokens = sum(plan.planned_tokens for plan in plans if plan.finished)
+        with ray_session(address):
+            # Only now: Ray reads the session's settings when it is imported.
+            from neuneu.ladder.ray_runs import train_runs
+
+            train_runs(unfinished, folder, done_tokens, config.resources)
+    _write_training_losses(folder, plans)
+    save_config(config, folder.root / "suite.yaml")
+    return list_local(folder.checkpoints)
+
+
+def _claim(config: SuiteConfig, folder: SuiteFolder, plans: Sequence[RunPlan]) -> None:
+    """Records what the suite is made from; refuses a folder made from something else."""
+    wanted: dict[str, Any] = {
+        "family": config.family,
+        "suite": config.suite,
+        "text": config_to_dict(config.text),
+        "vocab_size": config.vocab_size,
+        "context_length": config.context_length,
+    }
+    runs = {plan.name: plan.identity() for plan in plans}
+    known_runs: dict[str, Any] = {}
+    if folder.record.exists():
+        try:
+            found = json.loads(folder.record.read_text(encoding="utf-8"))
+            known_runs = found.pop("runs")
+        except (json.JSONDecodeError, KeyError, AttributeError) as error:
+            raise DataError(f"{folder.record}: not readable as a suite's record.") from error
+        differing = [
+            f"{key} was {found.get(key)!r} and is {value!r}"
+            for key, value in wanted.items()
+            if found.get(key) != value
+        ] + [
+            f"run {name}: {key} was {known_runs[name].get(key)!r} and is {value!r}"
+            for name, identity in runs.items()
+            if name in known_runs
+            for key, value in identity.items()
+            if known_runs[name].get(key) != value
+        ]
+        if differing:
+            raise UserError(
+                f"{folder.root} holds a suite of another config ({'; '.join(differing)}). "
+                "Use another output folder, or the config of this one."
+            )
+    record = wanted | {"runs": known_runs | runs}
+    write_text_atomic(folder.record, json.dumps(record, indent=1) + "\n")
+
+
+def _prepare_tokens(
+    config: SuiteConfig, folder: SuiteFolder, text: TextFolder, recipes: set[str]
+) -> None:
+    with stage("tokenize", total=1 + len(recipes)) as bar:
+        train_tokenizer(
+            text, config.vocab_size, folder.tokenizer, context_length=config.context_length
+        )
+        bar.advance()
+        for recipe in sorted(recipes):
+            tokenize_recipe(text.train(recipe), folder.tokenizer, folder.tokens(recipe))
+            bar.advance()
+
+
+def _write_training_losses(folder: SuiteFolder, plans: Sequence[RunPlan]) -> None:
+    with (
+        atomic_path(folder.training_losses) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as out,
+    ):
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["run", "step", "tokens", "loss_nats"])
+        for plan in plans:
+            with folder.losses(plan.name).open(encoding="utf-8", newline="") as file:
+                rows = csv.reader(file)
+                next(rows)
+                writer.writerows([plan.name, *row] for row in rows)

@@ -1,0 +1,1 @@
+"""HTML reports, figures and text of answers, backtests and searches."""

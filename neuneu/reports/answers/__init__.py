@@ -1,0 +1,1 @@
+"""Answers as tables, text, curves and pages."""

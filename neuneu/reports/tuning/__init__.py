@@ -1,0 +1,1 @@
+"""What a search found: its trials, what mattered, figures and the page."""

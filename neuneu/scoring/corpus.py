@@ -1,0 +1,289 @@
+"""The validation corpus: its first words, their tokens in windows, and their losses."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from neuneu.core.errors import CheckpointError, DataError, UserError
+from neuneu.core.local_copies import copy_of
+from neuneu.scoring.words import token_words, word_spans, word_sums
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """The text whose losses describe a checkpoint: documents of `n_words` words in all."""
+
+    name: str
+    documents: tuple[str, ...]
+    n_words: int
+
+    @cached_property
+    def hash(self) -> str:
+        """Sixteen hex digits that name the text and how it is divided into documents."""
+        digest = hashlib.sha256()
+        for document in self.documents:
+            content = document.encode("utf-8", "surrogatepass")
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusLosses:
+    """Losses of a corpus under one checkpoint.
+
+    `word_losses` is (W,) nats, the sum over the tokens of each word; `nats_per_token`,
+    `nats_per_word` and `bits_per_byte` share the same total.
+    """
+
+    word_losses: npt.NDArray[np.float32]
+    n_tokens: int
+    nats_per_token: float
+    nats_per_word: float
+    bits_per_byte: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedCorpus:
+    """A corpus as prompts of one tokenizer and window.
+
+    `prompts[i]` scores its last `n_scored[i]` tokens; in order these are the `token_words.size`
+    tokens of the corpus, each once. `token_words` is the (T,) word index of each token.
+    """
+
+    prompts: list[tuple[int, ...]]
+    n_scored: npt.NDArray[np.int64]
+    token_words: npt.NDArray[np.int64]
+    n_words: int
+    n_bytes: int
+
+    def losses(self, logprobs: Sequence[npt.NDArray[np.floating]]) -> CorpusLosses:
+        """Adds up the losses of a scored corpus.
+
+        Args:
+            logprobs: an array in nats a prompt, of its last `n_scored[i]` tokens or more.
+
+        Raises:
+            CheckpointError: a log-probability is not finite.
+            ValueError: the arrays do not belong to these prompts.
+        """
+        parts = []
+        for i, (count, values) in enumerate(zip(self.n_scored, logprobs, strict=True)):
+            if len(values) < count:
+                raise ValueError(
+                    f"prompt {i}: expected {count} log-probabilities or more, found {len(values)}."
+                )
+            parts.append(values[len(values) - count :])
+        token_losses = -np.concatenate(parts).astype(np.float64)
+        if not np.isfinite(token_losses).all():
+            at = int(np.argmin(np.isfinite(token_losses)))
+            raise CheckpointError(
+                f"corpus token {at}: the loss is {token_losses[at]}; expected a finite number. "
+                "The checkpoint's weights are probably not finite."
+            )
+        total = float(token_losses.sum())
+        return CorpusLosses(
+            word_losses=word_sums(token_losses, self.token_words, n_words=self.n_words).astype(
+                np.float32
+            ),
+            n_tokens=len(token_losses),
+            nats_per_token=total / len(token_losses),
+            nats_per_word=total / self.n_words,
+            bits_per_byte=total / math.log(2) / self.n_bytes,
+        )
+
+
+def load_corpus(path: str | Path, *, max_words: int) -> Corpus:
+    """Reads the first `max_words` whitespace words of a corpus, documents in order.
+
+    The document in which the limit falls is cut after its last word; documents without a word
+    are left out.
+
+    Args:
+        path: what `read_documents` takes.
+        max_words: at least 1.
+
+    Raises:
+        DataError: unreadable, of another layout, or without a word.
+        UserError: `max_words` is less than 1.
+    """
+    if max_words < 1:
+        raise UserError(f"max_words: expected at least 1, found {max_words}.")
+    documents = []
+    n_words = 0
+    for text in read_documents(path):
+        spans = word_spans(text, max_words=max_words - n_words)
+        if len(spans) == 0:
+            continue
+        n_words += len(spans)
+        if n_words == max_words:
+            documents.append(text[: spans[-1, 1]])
+            break
+        documents.append(text)
+    if not documents:
+        raise DataError(f"corpus {path}: expected text, found no word in it.")
+    return Corpus(name=Path(path).stem, documents=tuple(documents), n_words=n_words)
+
+
+def read_documents(path: str | Path) -> Iterator[str]:
+    """Yields the documents of a text source in order.
+
+    Args:
+        path: a parquet file with a string column `text` (others are ignored) or a UTF-8 `.txt`
+            file, which is one document, local or `s3://`; or a local folder, whose `.parquet` and
+            `.txt` files are taken in the order of their paths.
+
+    Raises:
+        DataError: absent, unreadable, or of another layout.
+    """
+    with copy_of(path) as local:
+        if "://" in str(path) and not local.is_file():
+            raise DataError(f"text {path}: no such file.")
+        yield from _read(local)
+
+
+def _read(path: Path) -> Iterator[str]:
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix in {".parquet", ".txt"})
+        if not files:
+            raise DataError(f"text {path}: expected .parquet or .txt files, found none.")
+        for file in files:
+            yield from _read(file)
+    elif not path.is_file():
+        raise DataError(f"text {path}: no such file or folder.")
+    elif path.suffix == ".parquet":
+        yield from _read_parquet(path)
+    elif path.suffix == ".txt":
+        try:
+            yield path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"text {path}: expected UTF-8 text, found {error}.") from error
+    else:
+        raise DataError(f"text {path}: expected .parquet, .txt or a folder, found {path.suffix!r}.")
+
+
+def prefix_token(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """The id after which a text starts: the tokenizer's bos, else its eos.
+
+    Raises:
+        CheckpointError: it has neither.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return int(token)
+    raise CheckpointError(
+        f"tokenizer {tokenizer.name_or_path!r}: expected a bos or an eos token to score the first "
+        "token of a text after, found neither; set bos_token in tokenizer_config.json."
+    )
+
+
+def encode_corpus(
+    corpus: Corpus,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    prefix_token: int,
+    max_tokens: int,
+) -> EncodedCorpus:
+    """Tokenises a corpus into prompts that together score each of its tokens once.
+
+    A document starts with the prefix token and no special token is added. One that is longer
+    than the window goes on in windows without the prefix (as lm-evaluation-harness' rolling
+    windows): the first half of each repeats tokens already scored, as context.
+
+    Args:
+        corpus: the text.
+        tokenizer: a fast tokenizer of the model, which gives character offsets.
+        prefix_token: see `prefix_token`.
+        max_tokens: the longest prompt, as `Scorer.max_prompt_tokens`; at least 2.
+
+    Raises:
+        UserError: `max_tokens` is less than 2.
+        CheckpointError: the tokenizer gives no offsets, or no token for a document.
+    """
+    if max_tokens < 2:
+        raise UserError(f"max_tokens: expected a window of at least 2 tokens, found {max_tokens}.")
+    if not tokenizer.is_fast:
+        raise CheckpointError(
+            f"tokenizer {tokenizer.name_or_path!r}: expected a fast tokenizer (tokenizer.json), "
+            "which tells where its tokens lie; convert it with transformers."
+        )
+    batch = tokenizer(
+        list(corpus.documents),
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    prompts: list[tuple[int, ...]] = []
+    n_scored: list[int] = []
+    words = []
+    first_word = 0
+    for i, document in enumerate(corpus.documents):
+        ids = batch["input_ids"][i]
+        if not ids:
+            raise CheckpointError(
+                f"corpus {corpus.name}: document {i} has words but no token; expected a "
+                "tokenizer that covers its characters."
+            )
+        spans = word_spans(document)
+        words.append(token_words(spans, batch["offset_mapping"][i]) + first_word)
+        first_word += len(spans)
+        for prompt, count in windows(ids, prefix_token=prefix_token, max_tokens=max_tokens):
+            prompts.append(prompt)
+            n_scored.append(count)
+    return EncodedCorpus(
+        prompts=prompts,
+        n_scored=np.array(n_scored, dtype=np.int64),
+        token_words=np.concatenate(words),
+        n_words=first_word,
+        n_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in corpus.documents),
+    )
+
+
+def windows(
+    ids: Sequence[int], *, prefix_token: int, max_tokens: int
+) -> Iterator[tuple[tuple[int, ...], int]]:
+    """Cuts a document into (prompt, number of last tokens to score), each token scored once.
+
+    The first prompt is the prefix and up to `max_tokens - 1` tokens, all scored. Each later one
+    has `max_tokens // 2` tokens of context before up to as many new ones as fill the window.
+    """
+    end = min(len(ids), max_tokens - 1)
+    yield (prefix_token, *ids[:end]), end
+    context = max_tokens // 2
+    while end < len(ids):
+        start, end, done = end - context, min(end + max_tokens - context, len(ids)), end
+        yield tuple(ids[start:end]), end - done
+
+
+def _read_parquet(path: Path) -> Iterator[str]:
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"text {path}: expected parquet, found {error}.") from error
+    with file:
+        if "text" not in file.schema_arrow.names:
+            raise DataError(
+                f"text {path}: expected a column 'text', found {file.schema_arrow.names}."
+            )
+        row = 0
+        for batch in file.iter_batches(columns=["text"], batch_size=1024):
+            for text in batch.column(0).to_pylist():
+                if not isinstance(text, str):
+                    raise DataError(
+                        f"text {path}: row {row}: expected text, found {text!r}; drop the row."
+                    )
+                yield text
+                row += 1

@@ -1,0 +1,369 @@
+"""Extraction: every checkpoint of a suite through tasks and corpus into the trajectory store.
+
+The driver lists, groups and counts; workers on Ray Data stage, check, score and commit. A killed
+run loses at most the checkpoints that were in flight, and the next run goes on with the rest.
+"""
+
+import json
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+from neuneu.core import logs
+from neuneu.core.config import Address, config_dataclass, config_to_dict
+from neuneu.core.errors import UserError
+from neuneu.core.progress import Bar, stage
+from neuneu.core.ray_metrics import CHECKPOINTS_QUARANTINED
+from neuneu.core.ray_session import cluster_address, ray_session
+from neuneu.data.checkpoints import CheckpointRef
+from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
+from neuneu.data.store.store import META, Store
+from neuneu.scoring.checkpoints.grouping import Groups, Pending, group, is_named, with_tokenizers
+from neuneu.scoring.checkpoints.sources import list_checkpoints
+from neuneu.scoring.corpus import Corpus, load_corpus
+from neuneu.scoring.engines.engines import EngineConfig, engine_version, local_gpu, with_dtype
+from neuneu.scoring.evaluation import quarantined
+from neuneu.scoring.requests import Task
+from neuneu.scoring.summary import ExtractSummary, repeated_weights
+from neuneu.scoring.tasks import load_tasks, task_rows, tasks_hash
+from neuneu.scoring.workers.fan_out import cluster_has_gpus, fan_out, slots
+from neuneu.scoring.workers.placement import Placement, need, place
+from neuneu.scoring.workers.worker import Outcome, WorkerConfig
+
+SUMMARY_FILE: Final = "extraction.json"
+_log = logging.getLogger(__name__)
+
+
+@config_dataclass
+class ExtractConfig:
+    """What to score and how.
+
+    `checkpoints` is a folder of checkpoints, local or `s3://`, or a suite file
+    (`checkpoints.sources.list_checkpoints`); `store` is the output, local or `s3://`. `task_text`
+    is text for generated tasks; `limit` the most documents a task. Both texts may lie on `s3://`.
+
+    `actors` of None means as many as the cluster holds now: on one that grows with its work say
+    how many. `gpus_per_actor` of None takes what the model needs of GPUs of `gpu_memory_gb`, and
+    none where the cluster has none and its autoscaler is told of none; 2, 4 or 8 split one model.
+    `staging` is where each node keeps remote checkpoints while they are scored, at most
+    `staging_gb` of them. A checkpoint fails that takes longer than `checkpoint_timeout_s`, the
+    start of an engine included, or than `inspect_timeout_s` to be inspected; both limits are for
+    models of up to 1e9 parameters and grow in proportion. The extraction ends early when more than
+    `max_failures` checkpoints have failed on workers; None goes on to the end.
+    Checkpoints of a run must have one tokenizer, but for the runs that `mixed_tokenizers` names
+    (`run` or `suite/run`).
+    """
+
+    checkpoints: Address
+    store: Address
+    corpus: Address
+    corpus_words: Annotated[int, Field(ge=1)] = 256_000
+    tasks: tuple[str, ...] = ("generated",)
+    task_text: Address | None = None
+    limit: Annotated[int, Field(ge=1)] | None = None
+    seed: int = 0
+    engine: EngineConfig = EngineConfig()
+    actors: Annotated[int, Field(ge=1)] | None = None
+    cpus_per_actor: Annotated[int, Field(ge=1)] = 1
+    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
+    gpu_memory_gb: Annotated[float, Field(gt=0)] = 80.0
+    staging: Path = Path(tempfile.gettempdir()) / "neuneu-staging"
+    staging_gb: Annotated[float, Field(gt=0)] = 100.0
+    allow_pickle: bool = False
+    checkpoint_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
+    inspect_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    max_attempts: Annotated[int, Field(ge=1)] = 2
+    max_failures: Annotated[int, Field(ge=0)] | None = 50
+    retry_quarantined: bool = False
+    mixed_tokenizers: tuple[str, ...] = ()
+
+
+def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSummary:
+    """Scores every checkpoint that the store does not have yet.
+
+    Args:
+        config: what to score.
+        address: a Ray cluster; None starts one here, if a checkpoint is left to score.
+
+    Raises:
+        UserError: a setting, an input, or a store that cannot be used; nothing was scored.
+    """
+    started = time.perf_counter()
+    store = Store(config.store)
+    config = _with_dtype(config, store, address)
+    summary = ExtractSummary(store=config.store, engine=engine_version(config.engine))
+    refs = list_checkpoints(config.checkpoints)
+    _check_runs(config.mixed_tokenizers, refs)
+    tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
+    corpus = load_corpus(config.corpus, max_words=config.corpus_words)
+    store.bind(fingerprint(config, tasks, corpus, engine=summary.engine))
+    store.write_tasks(task_rows(tasks))
+
+    rows = store.checkpoints().to_pylist()
+    status = {(row["suite"], row["run"], row["step"]): row["status"] for row in rows}
+    todo = [ref for ref in refs if is_due(status.get(ref.key), config)]
+    summary.listed = len(refs)
+    summary.skipped_done = sum(status.get(ref.key) == "done" for ref in refs)
+    summary.skipped_quarantined = len(refs) - len(todo) - summary.skipped_done
+    _log.info(
+        "checkpoints to score",
+        extra={"store": config.store, "listed": len(refs), "to_score": len(todo)},
+    )
+    if todo:
+        groups = _group(config, store, rows, todo, summary)
+        _score(config, groups, tasks=tasks, corpus=corpus, summary=summary, address=address)
+    assert summary.listed == (
+        summary.skipped_done
+        + summary.skipped_quarantined
+        + summary.done
+        + summary.quarantined
+        + summary.left
+    ), f"checkpoints were lost: {summary}"
+    summary.repeated_weights = repeated_weights(store.checkpoints().to_pylist())
+    summary.wall_s = time.perf_counter() - started
+    _append_summary(config, store, summary)
+    return summary
+
+
+def _with_dtype(config: ExtractConfig, store: Store, address: str | None) -> ExtractConfig:
+    """A dtype of `auto` decided: that of the store, else by whether GPUs will score."""
+    if config.engine.dtype != "auto":
+        return config
+    if store.folder.exists(META) and (known := store.fingerprint().get("dtype")) is not None:
+        return replace(config, engine=replace(config.engine, dtype=known))
+    return replace(config, engine=with_dtype(config.engine, gpu=_on_gpus(config, address)))
+
+
+def _on_gpus(config: ExtractConfig, address: str | None) -> bool:
+    if config.gpus_per_actor is not None:
+        return config.gpus_per_actor > 0
+    if cluster_address(address) is None:
+        return local_gpu()
+    with ray_session(address):
+        return cluster_has_gpus()
+
+
+def fingerprint(
+    config: ExtractConfig, tasks: Sequence[Task], corpus: Corpus, *, engine: str
+) -> dict[str, Any]:
+    """What the numbers of a store depend on; the tokenizer is each checkpoint's own."""
+    return {
+        "corpus": corpus.name,
+        "corpus_hash": corpus.hash,
+        "corpus_words": corpus.n_words,
+        "tasks_hash": tasks_hash(tasks),
+        "prefix_token": "bos, else eos; bos before contexts where the tokenizer adds it",
+        "truncation": "left",
+        "max_model_len": config.engine.max_model_len,
+        "dtype": config.engine.dtype,
+        "engine": engine,
+    }
+
+
+def is_due(status: str | None, config: ExtractConfig) -> bool:
+    """Whether a checkpoint of this status in the store is to be scored."""
+    return status is None or (status == "quarantined" and config.retry_quarantined)
+
+
+def _check_runs(names: Sequence[str], refs: Sequence[CheckpointRef]) -> None:
+    """Raises a UserError for a name in `mixed_tokenizers` that no run has."""
+    for name in names:
+        if not any(is_named(ref, [name]) for ref in refs):
+            runs = ", ".join(sorted({ref.run for ref in refs})[:3])
+            raise UserError(
+                f"mixed_tokenizers: no run is named {name!r}; expected names such as {runs}."
+            )
+
+
+def _group(
+    config: ExtractConfig,
+    store: Store,
+    rows: Sequence[dict[str, Any]],
+    todo: Sequence[CheckpointRef],
+    summary: ExtractSummary,
+) -> Groups:
+    """Quarantines what has no usable config."""
+    started = time.perf_counter()
+    known: dict[tuple[str, str], list[str]] = {}
+    tokenizers: dict[tuple[str, str], list[str]] = {}
+    earlier_attempts: dict[tuple[str, str, int], int] = {}
+    for row in rows:
+        if row["status"] == "done":
+            known.setdefault((row["suite"], row["run"]), []).append(row["config_hash"])
+            if row["tokenizer_hash"]:
+                tokenizers.setdefault((row["suite"], row["run"]), []).append(row["tokenizer_hash"])
+        else:
+            earlier_attempts[row["suite"], row["run"], row["step"]] = row["attempts"]
+    with stage("read configs", len(todo)) as bar:
+        groups = group(todo, known=known, earlier_attempts=earlier_attempts, advance=bar.advance)
+    groups = with_tokenizers(groups, known=tokenizers, mixed=config.mixed_tokenizers)
+    for ref, error in groups.failed:
+        attempts = earlier_attempts.get(ref.key, 0) + 1
+        store.commit(quarantined(ref, error, attempts=attempts))
+        with logs.checkpoint(*ref.key):
+            _log.warning("quarantined: %s", error)
+        summary.count_quarantined(ref.key, error)
+    for ref, error in groups.unreached:
+        with logs.checkpoint(*ref.key):
+            _log.warning("left: %s", error)
+        summary.count_left(ref.key, error)
+    summary.seconds["group"] = time.perf_counter() - started
+    summary.architectures = len({item.config_hash for item in groups.pending})
+    looked_at = len(groups.pending) + len(groups.failed) + len(groups.unreached)
+    assert looked_at == len(todo), "grouping lost checkpoints"
+    return groups
+
+
+def _score(
+    config: ExtractConfig,
+    groups: Groups,
+    *,
+    tasks: Sequence[Task],
+    corpus: Corpus,
+    summary: ExtractSummary,
+    address: str | None,
+) -> None:
+    pending = groups.pending
+    ledger = AttemptLedger(
+        Store(config.store).folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s
+    )
+    ledger.clear()
+    if not pending:
+        return
+    allowed = math.inf if config.max_failures is None else config.max_failures
+    failures = 0
+    started = time.perf_counter()
+    outcomes: list[Outcome] = []
+    with ray_session(address), stage("score checkpoints", len(pending)) as bar:
+        for ref, _ in groups.failed:
+            CHECKPOINTS_QUARANTINED.record(1, suite=ref.suite, run=ref.run)
+        grows = cluster_address(address) is not None
+        for outcome in _outcomes(
+            config, pending, grows=grows, tasks=tasks, corpus=corpus, summary=summary
+        ):
+            outcomes.append(outcome)
+            _tell(outcome)
+            failures += outcome.status == "quarantined" or outcome.engine_failed
+            _show(bar, outcomes, seconds=time.perf_counter() - started)
+            if failures > allowed:
+                summary.stopped = (
+                    f"{failures} checkpoints failed; at most {allowed} may (max_failures)."
+                )
+                _log.warning(summary.stopped)
+                break
+    ledger.clear()
+    keys = sorted((outcome.suite, outcome.run, outcome.step) for outcome in outcomes)
+    assert summary.stopped or keys == sorted(item.ref.key for item in pending), (
+        f"{len(pending)} checkpoints went to the workers and {len(outcomes)} came back."
+    )
+    summary.left += len(pending) - len(outcomes)
+    summary.count(outcomes, seconds=time.perf_counter() - started)
+
+
+def _outcomes(
+    config: ExtractConfig,
+    pending: list[Pending],
+    *,
+    grows: bool,
+    tasks: Sequence[Task],
+    corpus: Corpus,
+    summary: ExtractSummary,
+) -> Iterator[Outcome]:
+    """Outcomes as they come, one placement after the other.
+
+    A cluster that `grows` need not have yet what `actors` asks of it.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    has_gpus = config.gpus_per_actor is None and cluster_has_gpus()
+    for placement, items in _placed(config, pending, has_gpus=has_gpus):
+        if grows and config.actors:
+            count = config.actors
+        else:
+            count = slots(nodes, cpus=config.cpus_per_actor, gpus=placement.gpus)
+        actors = min(len(items), count, config.actors or count)
+        summary.actors = max(summary.actors, actors)
+        worker = _worker_config(config, placement, peers=actors > 1)
+        yield from fan_out(
+            items, worker, actors=actors, gpus=placement.gpus, tasks=tasks, corpus=corpus
+        )
+
+
+def _placed(
+    config: ExtractConfig, pending: list[Pending], *, has_gpus: bool
+) -> list[tuple[Placement, list[Pending]]]:
+    """The checkpoints by what an engine of their model takes, small models first.
+
+    Raises:
+        UserError: a model that no GPUs hold.
+    """
+
+    def placement(item: Pending) -> Placement:
+        if config.gpus_per_actor is not None:
+            return Placement(gpus=config.gpus_per_actor)
+        if not has_gpus:
+            return Placement(gpus=0.0)
+        needed = need(item.ref.params, item.vocab_size, item.cache_values, config.engine)
+        return place(
+            needed, gpu_gb=config.gpu_memory_gb, utilization=config.engine.gpu_memory_utilization
+        )
+
+    ordered = sorted(pending, key=placement)
+    return [(key, list(items)) for key, items in groupby(ordered, key=placement)]
+
+
+def _worker_config(config: ExtractConfig, placement: Placement, *, peers: bool) -> WorkerConfig:
+    engine = config.engine
+    if placement.gpus:
+        engine = replace(
+            engine,
+            tensor_parallel=placement.tensor_parallel,
+            gpu_memory_utilization=placement.utilization(engine.gpu_memory_utilization),
+        )
+    return WorkerConfig(
+        engine=engine,
+        store=config.store if "://" in config.store else str(Path(config.store).resolve()),
+        staging=config.staging,
+        staging_bytes=int(config.staging_gb * 1e9),
+        allow_pickle=config.allow_pickle,
+        threads=config.cpus_per_actor,
+        checkpoint_timeout_s=config.checkpoint_timeout_s,
+        inspect_timeout_s=config.inspect_timeout_s,
+        max_attempts=config.max_attempts,
+        peers=peers,
+    )
+
+
+def _tell(outcome: Outcome) -> None:
+    with logs.checkpoint(outcome.suite, outcome.run, outcome.step):
+        numbers: dict[str, float] = {"attempts": outcome.attempts, "tokens": outcome.tokens}
+        if outcome.status == "done":
+            numbers |= {f"{phase}_s": seconds for phase, seconds in outcome.seconds.items()}
+            _log.info("done", extra=numbers)
+        else:
+            _log.warning("%s: %s", outcome.status, outcome.error, extra=numbers)
+
+
+def _show(bar: Bar, outcomes: Sequence[Outcome], *, seconds: float) -> None:
+    last = outcomes[-1]
+    rate = sum(outcome.tokens for outcome in outcomes) / seconds
+    state = "" if last.status == "done" else f" {last.status}"
+    bar.advance(1, f"{last.run} step {last.step}{state}, {rate:,.0f} tokens/s")
+
+
+def _append_summary(config: ExtractConfig, store: Store, summary: ExtractSummary) -> None:
+    """Adds this invocation and its config to `extraction.json` of the store."""
+    history = []
+    if store.folder.exists(SUMMARY_FILE):
+        history = json.loads(store.folder.read(SUMMARY_FILE))
+    history.append(asdict(summary) | {"config": config_to_dict(config)})
+    store.folder.write(SUMMARY_FILE, (json.dumps(history, indent=1) + "\n").encode())

@@ -1,0 +1,423 @@
+"""A worker of extraction: one engine in a process of its own, checkpoint after checkpoint."""
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from neuneu.core import logs
+from neuneu.core.errors import CheckpointError, EngineError
+from neuneu.core.retries import TransientError
+from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
+from neuneu.data.store.store import Store, Unit
+from neuneu.scoring.checkpoints.grouping import Pending
+from neuneu.scoring.checkpoints.preflight import Preflight, check_tokenizer
+from neuneu.scoring.checkpoints.staging import Stager
+from neuneu.scoring.corpus import Corpus
+from neuneu.scoring.engines.engines import EngineConfig, window
+from neuneu.scoring.evaluation import Workload, quarantined
+from neuneu.scoring.requests import Task
+from neuneu.scoring.workers.breaker import Breaker
+from neuneu.scoring.workers.hosts import (
+    WORKLOADS_KEPT,
+    EngineHost,
+    Inspector,
+    Scored,
+    WorkloadKey,
+)
+from neuneu.scoring.workers.processes import Host, ProcessError, Remote, first_line
+from neuneu.scoring.workers.turns import Turns
+
+_log = logging.getLogger(__name__)
+PHASES: Final = ("stage", "inspect", "tokenise", "engine_start", "swap", "score", "write")
+_WORDS: Final = {
+    "run": "converting it",
+    "inspect": "inspecting it",
+    "workload": "tokenising with its tokenizer",
+}
+LIMIT_IS_FOR_PARAMS: Final = 1e9
+"""Time limits are for models of up to so many parameters, and grow in proportion beyond."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
+    """Settings of a worker; `threads` are the CPU threads of its engine.
+
+    `staging` is a local folder that the workers of a node share, of at most `staging_bytes`.
+    `peers` tells whether other workers take from the same queue.
+    """
+
+    engine: EngineConfig
+    store: str
+    staging: Path
+    staging_bytes: int
+    allow_pickle: bool
+    threads: int
+    checkpoint_timeout_s: float
+    inspect_timeout_s: float
+    max_attempts: int
+    peers: bool = False
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of a checkpoint; seconds are summed over its attempts.
+
+    `status` is done, quarantined or left (its source did not answer, or the worker's engine fails
+    on everything: `engine_failed` if it was tried). `engine` names the engine
+    that scored it, `engines_started` are those begun for it; without an engine it was done by
+    another job in the meantime. `tokens` are those of its prompts, `computed_tokens` those that
+    the engine ran on; `ties` the items whose best choice is shared; `proof` what shows that the
+    engine held its weights; `rss_mb` the most memory that the engine's process has held.
+    """
+
+    suite: str
+    run: str
+    step: int
+    status: str = ""
+    error: str = ""
+    attempts: int = 0
+    tokens: int = 0
+    computed_tokens: int = 0
+    ties: int = 0
+    proof: str = ""
+    bytes_staged: int = 0
+    engine: str = ""
+    engines_started: int = 0
+    engine_failed: bool = False
+    swaps: int = 0
+    rss_mb: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+
+    @contextlib.contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the block's wall time to a phase, also when it raises."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self.seconds[phase] += seconds
+            _log.debug(phase, extra={"seconds": seconds})
+
+
+class _NotScoredError(Exception):
+    """A checkpoint that is left for a later run because of this worker's engine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """A checkpoint that was staged, inspected and tokenised for."""
+
+    pending: Pending
+    checked: Preflight
+    folder: Path
+    workload: WorkloadKey
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    """The `number`-th try at a checkpoint, to end by `deadline` on the monotonic clock."""
+
+    number: int
+    deadline: float
+
+
+@dataclass(kw_only=True)
+class _Engine:
+    """The process of an engine; one architecture for as long as it lives."""
+
+    host: Host
+    name: str
+    architecture: str = ""
+    started: bool = False
+
+
+class Worker:
+    """Scores checkpoints and commits each to the store as soon as it is scored.
+
+    `run` may be called for the next checkpoint while one is being scored: it is then fetched,
+    checked and tokenised, and waits for the engine. Engine and inspection each have a process of
+    their own, so that whatever fails, hangs or crashes there costs that checkpoint only. An
+    engine is kept as long as the architecture stays the same, and swaps weights; its process ends
+    with the architecture (a closed engine keeps memory of the GPU) and after any failure (a CUDA
+    error poisons its process). A checkpoint on which it fails `max_attempts` times is
+    quarantined; when one after the other fails, a `Breaker` keeps the worker from eating the
+    queue.
+    """
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        tasks: Sequence[Task],
+        corpus: Corpus,
+        *,
+        host: Callable[..., Host] = Remote,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Starts the process that inspects; the first checkpoint says which engine is wanted.
+
+        Args:
+            config: settings.
+            tasks: what is scored.
+            corpus: what is scored.
+            host: makes an object in a place of its own.
+            sleep: how the breaker rests.
+        """
+        self._config = config
+        self._store = Store(config.store)
+        self._stager = Stager(
+            config.staging,
+            budget_bytes=config.staging_bytes,
+            allow_pickle=config.allow_pickle,
+            run=self._converted,
+        )
+        self._ledger = AttemptLedger(
+            self._store.folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s
+        )
+        self._host = host
+        self._new_inspector: Callable[[], Host] = lambda: host(Inspector, tasks, corpus)
+        self._inspector: Host | None = self._new_inspector()
+        self._inspecting = threading.Lock()
+        self._engine: _Engine | None = None
+        self._engines = threading.Lock()
+        self._spare: _Engine | None = None
+        self._n_engines = 0
+        self._breaker = Breaker(peers=config.peers, sleep=sleep)
+        self._workloads: OrderedDict[WorkloadKey, Workload] = OrderedDict()
+        self._turns = Turns()
+
+    def run(self, pending: Pending) -> Outcome:
+        """Scores and commits one checkpoint, or quarantines it.
+
+        One that another job has done is not scored again; one whose source does not answer, or
+        that the breaker keeps from the engine, is `left` for a later run, with the error, and
+        not committed.
+
+        Raises:
+            StorageError, StoreError: the store cannot be read or written.
+        """
+        with logs.checkpoint(*pending.ref.key):
+            return self._run(pending)
+
+    def _run(self, pending: Pending) -> Outcome:
+        ref = pending.ref
+        outcome = Outcome(suite=ref.suite, run=ref.run, step=ref.step)
+        if self._store.has(ref.key) == "done":
+            outcome.status = "done"
+            return outcome
+        try:
+            unit = self._unit(pending, outcome)
+        except (TransientError, _NotScoredError) as failure:
+            self._ledger.end(ref)
+            outcome.status, outcome.error = "left", str(failure)
+            return outcome
+        with outcome.timed("write"):
+            self._store.commit(unit)
+        self._ledger.end(ref)
+        outcome.status = unit.checkpoint["status"]
+        outcome.error = unit.checkpoint["error"] or ""
+        outcome.attempts = unit.checkpoint["attempts"]
+        return outcome
+
+    def close(self) -> None:
+        """Ends the processes of the engine and of the inspection."""
+        if self._engine is not None:
+            self._engine.host.close()
+        if self._spare is not None:
+            self._spare.host.kill()
+        if self._inspector is not None:
+            self._inspector.kill()
+        self._engine = self._spare = self._inspector = None
+
+    def _unit(self, pending: Pending, outcome: Outcome) -> Unit:
+        """The unit to commit: scored, or quarantined with the reason."""
+        checked = None
+        turn = self._turns.take()
+        attempts = pending.earlier_attempts + 1
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.callback(self._turns.leave, turn)
+                with outcome.timed("stage"):
+                    staged = stack.enter_context(self._stager.stage(pending.ref))
+                    outcome.bytes_staged = staged.bytes_moved
+                self._prepare_engine(pending.config_hash)
+                with outcome.timed("inspect"):
+                    checked = self._checked(pending, staged.folder)
+                with outcome.timed("tokenise"):
+                    workload = self._tokenised(checked, staged.folder)
+                ready = _Ready(
+                    pending=pending, checked=checked, folder=staged.folder, workload=workload
+                )
+                self._turns.wait_for(turn)
+                return self._score(ready, outcome)
+        except (TransientError, _NotScoredError):
+            raise
+        except CheckpointError as failure:
+            return quarantined(pending.ref, str(failure), attempts=attempts, checked=checked)
+        except Exception as failure:  # noqa: BLE001
+            # One checkpoint's trouble, whatever it is, must not end the job.
+            _log.exception("unexpected failure")
+            error = f"it could not be scored ({first_line(failure)}; see the worker's log)."
+            return quarantined(pending.ref, error, attempts=attempts, checked=checked)
+
+    def _checked(self, pending: Pending, folder: Path) -> Preflight:
+        limit = self._limit(self._config.inspect_timeout_s, pending)
+        checked: Preflight = self._inspected("inspect", pending.ref, folder, timeout_s=limit)
+        if checked.config_hash != pending.config_hash:
+            raise CheckpointError(
+                f"config.json changed while this ran (hash {checked.config_hash}, before "
+                f"{pending.config_hash}); run the extraction again."
+            )
+        check_tokenizer(checked, pending.tokenizer_hash)
+        return checked
+
+    def _converted(self, function: Callable[..., Any], *args: Any) -> Any:
+        limit = self._config.checkpoint_timeout_s
+        return self._inspected("run", function, *args, timeout_s=limit)
+
+    def _tokenised(self, checked: Preflight, folder: Path) -> WorkloadKey:
+        """Tasks and corpus for the checkpoint's tokenizer and window, tokenised once."""
+        max_tokens = window(self._config.engine, checked.max_positions) - 1
+        key = (checked.tokenizer_hash, max_tokens)
+        with self._inspecting:
+            known = key in self._workloads
+        if not known:
+            limit = self._config.checkpoint_timeout_s
+            workload = self._inspected("workload", folder, max_tokens, timeout_s=limit)
+            with self._inspecting:
+                self._workloads[key] = workload
+        with self._inspecting:
+            self._workloads.move_to_end(key)
+            while len(self._workloads) > WORKLOADS_KEPT:
+                self._workloads.popitem(last=False)
+        return key
+
+    def _inspected(self, method: str, *args: Any, timeout_s: float) -> Any:
+        """A call to the inspection; what breaks it is the checkpoint's fault."""
+        with self._inspecting:
+            if self._inspector is None:
+                self._inspector = self._new_inspector()
+            try:
+                return self._inspector.call(method, *args, timeout_s=timeout_s)
+            except ProcessError as failure:
+                self._inspector.kill()
+                self._inspector = None
+                raise CheckpointError(f"{_WORDS[method]}: {failure}") from failure
+
+    def _limit(self, seconds: float, pending: Pending) -> float:
+        return seconds * max(1.0, pending.ref.params / LIMIT_IS_FOR_PARAMS)
+
+    def _score(self, ready: _Ready, outcome: Outcome) -> Unit:
+        """As many attempts as it takes or is allowed; one thread at a time."""
+        pending, checked = ready.pending, ready.checked
+        ref, earlier = pending.ref, pending.earlier_attempts
+        allowed = self._config.max_attempts
+        broken = self._breaker.reason(checked.config_hash)
+        if broken and not self._breaker.peers:
+            raise _NotScoredError(f"not tried: {broken}")
+        if broken:
+            _log.warning("rests: %s", broken)
+            self._breaker.rest()
+        tried, error = 0, ""
+        while True:
+            attempt = self._ledger.begin(ref)
+            error = attempt.last_error or error
+            if attempt.number > allowed or (broken and tried):
+                outcome.engine_failed = True
+                self._breaker.failed(checked.config_hash, error)
+                if broken:
+                    raise _NotScoredError(f"tried once, since {broken}")
+                number = earlier + attempt.number - 1
+                return quarantined(ref, error, attempts=number, checked=checked)
+            tried += 1
+            number = earlier + attempt.number
+            attempting = _Attempt(
+                number=number,
+                deadline=time.monotonic() + self._limit(self._config.checkpoint_timeout_s, pending),
+            )
+            try:
+                scored = self._attempt(ready, attempting, outcome)
+            except CheckpointError as failure:
+                return quarantined(ref, str(failure), attempts=number, checked=checked)
+            except (EngineError, ProcessError) as failure:
+                what = "scoring " if isinstance(failure, ProcessError) else ""
+                error = f"{what}{failure}"
+                _log.warning("engine failed: %s", error, extra={"attempt": number})
+                self._end_engine(kill=True)
+                self._ledger.fail(ref, attempt.number, error)
+                continue
+            self._breaker.worked(checked.config_hash)
+            outcome.computed_tokens = scored.computed_tokens
+            outcome.ties = scored.unit.checkpoint["ties"]
+            outcome.proof = scored.unit.checkpoint["proof"]
+            outcome.rss_mb = scored.rss_mb
+            return scored.unit
+
+    def _attempt(self, ready: _Ready, attempt: _Attempt, outcome: Outcome) -> Scored:
+        engine = self._engine_of(ready.checked.config_hash)
+
+        def call(method: str, *args: Any) -> Any:
+            left = max(attempt.deadline - time.monotonic(), 0.001)
+            return engine.host.call(method, *args, timeout_s=left)
+
+        if engine.started:
+            with outcome.timed("swap"):
+                call("load", ready.folder)
+            outcome.swaps += 1
+        else:
+            outcome.engines_started += 1
+            try:
+                with outcome.timed("engine_start"):
+                    call("start", ready.folder)
+            except CheckpointError:
+                self._end_engine(kill=True)
+                raise
+            engine.started = True
+        outcome.engine = engine.name
+        with outcome.timed("score"):
+            workload = self._workloads[ready.workload]
+            if not call("knows", ready.workload):
+                call("learn", ready.workload, workload)
+            scored: Scored = call("score", ready.checked, ready.workload, attempt.number)
+        outcome.tokens = workload.n_tokens
+        return scored
+
+    def _engine_of(self, architecture: str) -> _Engine:
+        """The engine if it is one of this architecture, else a process for a new one."""
+        if self._engine is not None and self._engine.architecture != architecture:
+            self._end_engine()
+        with self._engines:
+            if self._engine is None:
+                self._engine, self._spare = self._spare or self._new_engine(), None
+                self._engine.architecture = architecture
+            return self._engine
+
+    def _prepare_engine(self, architecture: str) -> None:
+        """Begins a process for the next architecture while the last of another is scored."""
+        with self._engines:
+            engine = self._engine
+            if self._spare is None and (engine is None or engine.architecture != architecture):
+                self._spare = self._new_engine()
+
+    def _new_engine(self) -> _Engine:
+        self._n_engines += 1
+        return _Engine(
+            host=self._host(EngineHost, self._config.engine, self._config.threads),
+            name=f"{os.uname().nodename}-{os.getpid()}-{self._n_engines}",
+        )
+
+    def _end_engine(self, *, kill: bool = False) -> None:
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        if kill:
+            engine.host.kill()
+        else:
+            engine.host.close()

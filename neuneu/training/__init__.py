@@ -1,0 +1,1 @@
+"""Training of forecasters: the loop, Ray Train, states, and trackers."""

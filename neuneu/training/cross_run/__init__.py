@@ -1,0 +1,1 @@
+"""Training of the cross-run network: its learner, calibration on folds, and the shipped file."""

@@ -1,0 +1,222 @@
+"""What a forecaster learns from: tables in, flat samples split by run out, with provenance."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from neuneu.core.errors import DataError, UserError
+from neuneu.data.fingerprints import fingerprints
+from neuneu.data.inputs import read_observations
+from neuneu.data.store.store import Store
+from neuneu.data.trajectories import (
+    IntArray,
+    TokenLossTable,
+    Trajectory,
+    build_trajectories,
+    hold_out,
+)
+from neuneu.forecasters.window.config import EncoderConfig, ModelConfig
+from neuneu.forecasters.window.encoders import READS
+from neuneu.forecasters.window.windows import (
+    NO_LOSS,
+    Samples,
+    Series,
+    build_series,
+    enumerate_samples,
+    mean_loss_rows,
+    no_loss_rows,
+    word_loss_rows,
+)
+
+if TYPE_CHECKING:
+    from neuneu.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainingData:
+    """Samples of training and of validation runs over one `Series`.
+
+    `model` is the config with what the data decide filled in (words W, mean and deviation of
+    the loss). `runs` maps each training run `family/run` to its trajectories' fingerprints.
+    `corpus_hash` names the text of the word losses; `digest` the contents of everything here.
+    """
+
+    series: Series
+    train: Samples
+    validation: Samples
+    model: ModelConfig
+    runs: dict[str, list[str]]
+    metrics: list[str]
+    corpus_hash: str | None
+    digest: str
+
+
+Source = tuple[list[Trajectory], TokenLossTable | None]
+"""Trajectories (step 0 included) and word losses, where an encoder reads them."""
+
+
+def read_source(config: "TrainConfig") -> Source:
+    """Trajectories (step 0 included) and word losses of a store or of tables.
+
+    Raises:
+        UserError: no source or two of them, or files that break the data contract.
+    """
+    if (config.store is None) == (config.accuracies is None):
+        raise UserError(
+            "training: expected either `store` (a trajectory store) or `accuracies` (a table), "
+            f"found store={config.store}, accuracies={config.accuracies}."
+        )
+    needs_words = READS[config.model.encoder.kind] == "words"
+    if config.store is not None:
+        store = Store(config.store)
+        tables = (store.accuracies(), store.losses(), store.tasks())
+        words = TokenLossTable.from_table(store.token_losses()) if needs_words else None
+        return build_trajectories(*tables, name=str(config.store)), words
+    assert config.accuracies is not None
+    observed = read_observations(config.accuracies, config.losses, config.tasks)
+    return observed.trajectories, None
+
+
+def prepare(
+    config: "TrainConfig", trajectories: Sequence[Trajectory], words: TokenLossTable | None
+) -> TrainingData:
+    """Selects, splits by run and lays out trajectories.
+
+    Args:
+        config: metrics, held-out runs and tasks, validation runs, model, `max_ahead`.
+        trajectories: with or without step 0.
+        words: word losses; needed by encoders that read them.
+
+    Raises:
+        UserError: unknown runs or tasks, missing losses, or no sample left.
+    """
+    train, validation = split_by_run(config, trajectories)
+    model, series, corpus_hash = _lay_out(config, [*train, *validation], len(train), words)
+    samples = enumerate_samples(series, config.max_ahead)
+    is_train = samples.trajectory < len(train)
+    train_samples = samples.take(np.flatnonzero(is_train))
+    if not len(train_samples):
+        raise UserError(
+            f"training: no samples are left of {len(trajectories)} trajectories: {len(train)} "
+            "belong to training runs, and none has two checkpoints after step 0 and what the "
+            f"{model.encoder.kind!r} encoder reads. Check metrics, held_out_runs, "
+            "validation_runs, held_out_tasks and the losses."
+        )
+    return TrainingData(
+        series=series,
+        train=train_samples,
+        validation=_subset(
+            samples.take(np.flatnonzero(~is_train)), config.max_validation_samples, config.seed
+        ),
+        model=model,
+        runs=fingerprints(train),
+        metrics=sorted({t.metric for t in train}),
+        corpus_hash=corpus_hash,
+        digest=_digest(series, [t.key for t in (*train, *validation)], len(train)),
+    )
+
+
+def split_by_run(
+    config: "TrainConfig", trajectories: Sequence[Trajectory]
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """(those to learn from, those to validate on), without step 0; held-out runs are in neither.
+
+    Raises:
+        UserError: unknown metrics, tasks or runs, or a run in both roles.
+    """
+    chosen, _ = hold_out(_select(config, trajectories), config.held_out_runs)
+    return hold_out(chosen, config.validation_runs)
+
+
+def _select(config: "TrainConfig", trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    metrics = {t.metric for t in trajectories}
+    tasks = {t.base_task for t in trajectories}
+    for name, wanted, known in (
+        ("metrics", config.metrics, metrics),
+        ("held_out_tasks", config.held_out_tasks, tasks),
+    ):
+        unknown = sorted(set(wanted) - known)
+        if unknown:
+            raise UserError(f"{name} {unknown} are not in the table; it has {sorted(known)}.")
+    both = sorted(set(config.validation_runs) & set(config.held_out_runs))
+    if both:
+        raise UserError(f"runs {both} are both validation_runs and held_out_runs; choose one.")
+    return [
+        t.without_step_zero()
+        for t in trajectories
+        if (not config.metrics or t.metric in config.metrics)
+        and t.base_task not in config.held_out_tasks
+    ]
+
+
+def _lay_out(
+    config: "TrainConfig",
+    trajectories: list[Trajectory],
+    n_train: int,
+    words: TokenLossTable | None,
+) -> tuple[ModelConfig, Series, str | None]:
+    encoder = config.model.encoder
+    reads = READS[encoder.kind]
+    corpus_hash = None
+    if reads == "words":
+        if words is None:
+            raise DataError(
+                f"encoder {encoder.kind!r} reads word losses and the source has none; "
+                "train on a store that an extraction wrote, or set model.encoder.kind=none."
+            )
+        if encoder.units is not None and encoder.units != words.matrix.shape[1]:
+            raise DataError(
+                f"model.encoder.units is {encoder.units}, the word losses have "
+                f"{words.matrix.shape[1]}; set it to null to take the data's."
+            )
+        losses, rows = word_loss_rows(trajectories, words)
+        encoder = replace(encoder, units=int(losses.shape[1]))
+        corpus_hash = words.corpus_hash
+    elif reads == "mean":
+        losses, rows = mean_loss_rows(trajectories, config.loss_names)
+        encoder = _standardised(encoder, losses, rows[:n_train])
+    else:
+        losses, rows = no_loss_rows(trajectories)
+    model = replace(config.model, encoder=encoder)
+    series = build_series(trajectories, gap_unit=model.gap_unit, losses=losses, loss_rows=rows)
+    return model, series, corpus_hash
+
+
+def _standardised(
+    encoder: EncoderConfig, losses: npt.NDArray, rows: Sequence[IntArray]
+) -> EncoderConfig:
+    used = np.concatenate([np.zeros(0, dtype=np.int64), *rows])
+    values = losses[used[used != NO_LOSS], 0]
+    if values.size == 0:
+        raise DataError(
+            "encoder 'mean' reads a mean validation loss and no training trajectory has one; "
+            "give `losses` with metric cross_entropy_loss, or check `loss_names`."
+        )
+    spread = float(values.std()) or 1.0
+    return replace(encoder, loss_mean=float(values.mean()), loss_std=spread)
+
+
+def _subset(samples: Samples, limit: int, seed: int) -> Samples:
+    if len(samples) <= limit:
+        return samples
+    chosen = np.random.default_rng(seed).choice(len(samples), size=limit, replace=False)
+    return samples.take(np.sort(chosen))
+
+
+def _digest(series: Series, keys: Sequence[object], n_train: int) -> str:
+    digest = hashlib.sha256(repr((keys, n_train)).encode())
+    arrays: tuple[npt.NDArray, ...] = (
+        series.starts,
+        series.values,
+        series.positions,
+        series.loss_rows,
+        series.losses,
+        series.noise,
+    )
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Search over architecture and loss with Ray Tune."""

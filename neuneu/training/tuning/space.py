@@ -1,0 +1,163 @@
+"""Search spaces: which keys of a training config are searched, where, and why.
+
+A space is a Python module with a tuple `SPACE` of `Parameter`s (see `tune_spaces/`). Keys that
+begin with `cross_run.` are of the network that leans on other runs, the others of the one that
+knows its own past only; of a space those are searched that the base config can use.
+"""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from neuneu.core.errors import UserError
+
+if TYPE_CHECKING:
+    from neuneu.training.config import TrainConfig
+
+CROSS_RUN: Final = "cross_run."
+FOLDER: Final = "tune_spaces"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One key of `TrainConfig`: a range (`low` to `high`) or a choice of `values`."""
+
+    key: str
+    kind: Literal["float", "int", "choice"]
+    default: Any
+    reason: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    values: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuses a default that the search could not draw."""
+        inside = (
+            self.default in self.values
+            if self.kind == "choice"
+            else self.low is not None
+            and self.high is not None
+            and self.low <= self.default <= self.high
+        )
+        if not inside:
+            raise UserError(f"{self.key}: the default {self.default!r} lies outside of its range.")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types."""
+        return asdict(self)
+
+
+def choice(key: str, values: Sequence[Any], *, default: Any, reason: str) -> Parameter:
+    """One of several values."""
+    return Parameter(key=key, kind="choice", values=tuple(values), default=default, reason=reason)
+
+
+def real(
+    key: str,
+    low: float,
+    high: float,
+    *,
+    default: float,
+    reason: str,
+    log: bool = False,
+) -> Parameter:
+    """A number from `low` to `high`, evenly, or evenly in its logarithm."""
+    return Parameter(
+        key=key, kind="float", low=low, high=high, log=log, default=default, reason=reason,
+    )  # fmt: skip
+
+
+def whole(
+    key: str, low: int, high: int, *, default: int, reason: str, log: bool = False
+) -> Parameter:
+    """A whole number from `low` to `high`, both included."""
+    return Parameter(
+        key=key, kind="int", low=low, high=high, log=log, default=default, reason=reason
+    )
+
+
+def load_space(name: str) -> tuple[Parameter, ...]:
+    """The space of a module: a name in `tune_spaces/`, or the path of a Python file (it is run).
+
+    Raises:
+        UserError: no such file, or one without a `SPACE`.
+    """
+    path = Path(name) if name.endswith(".py") else _named(name)
+    if not path.is_file():
+        raise UserError(
+            f"space {name!r}: expected a module of {FOLDER}/ or a .py file, no file {path}."
+        )
+    spec = importlib.util.spec_from_file_location(f"{FOLDER}.{path.stem}", path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    space = getattr(module, "SPACE", None)
+    if not isinstance(space, tuple) or not all(isinstance(p, Parameter) for p in space):
+        raise UserError(f"{path}: expected SPACE, a tuple of Parameters, found {type(space)}.")
+    return space
+
+
+def usable(space: Sequence[Parameter], base: Mapping[str, Any]) -> tuple[Parameter, ...]:
+    """The parameters of the network that a base config trains.
+
+    Raises:
+        UserError: none of them is.
+    """
+    wanted = base.get("cross_run") is not None
+    chosen = tuple(p for p in space if p.key.startswith(CROSS_RUN) == wanted)
+    if not chosen:
+        raise UserError(
+            "the space has no key of the network that the base config trains; "
+            + ("it trains cross_run." if wanted else "add `cross_run: {}` to `train`, or choose.")
+        )
+    return chosen
+
+
+def lay_over(base: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """A nested config with the dotted keys of `parameters` set.
+
+    A preset's name at `model` becomes a section that names it.
+
+    Raises:
+        UserError: a key leads through a value that is no section.
+    """
+    config = deepcopy(dict(base))
+    for key, value in parameters.items():
+        *sections, name = key.split(".")
+        node = config
+        for place, section in enumerate(sections):
+            child = node.get(section)
+            if place == 0 and section == "model" and isinstance(child, str):
+                child = {"preset": child}
+            if child is not None and not isinstance(child, dict):
+                raise UserError(
+                    f"base config: expected {'.'.join(sections[: place + 1])} to be a section "
+                    f"that {key} can be set in, found {child!r}."
+                )
+            node[section] = {} if child is None else child
+            node = node[section]
+        node[name] = value
+    return config
+
+
+def value_of(config: "TrainConfig", key: str) -> Any:
+    """What a config has under a dotted key.
+
+    Raises:
+        AttributeError: no such key.
+    """
+    node: Any = config
+    for part in key.split("."):
+        node = getattr(node, part)
+    return node
+
+
+def _named(name: str) -> Path:
+    here = Path(FOLDER) / f"{name}.py"
+    beside = Path(__file__).parents[3] / FOLDER / f"{name}.py"
+    return here if here.is_file() else beside
