@@ -6,9 +6,9 @@
 architectures, a five-shot task, padded heads, two engines on one card; (d) extraction on Ray;
 (e) training, and the tests marked `gpu`. Each step is a process of its own with a time limit, so
 that neither a poisoned CUDA context nor a hang reaches the next one. Whatever fails is reported and
-the rest goes on; the record is written as results come in. `--dry-run` takes every branch on a CPU
-with tiny shapes. Needs the package's dependencies, psutil, and pytest for the tests; steps of what
-is not installed (vLLM, Ray) are skipped.
+the rest still runs; the record is written as results come in. `--dry-run` takes every branch on a
+CPU with tiny shapes. Needs the package's dependencies, psutil, and pytest for the tests; steps of
+what is not installed (vLLM, Ray) are skipped.
 """
 
 import argparse

@@ -52,12 +52,12 @@ class ExtractConfig:
 
     `actors` of None means as many as the cluster holds now: on one that grows with its work say
     how many. `gpus_per_actor` of None takes what the model needs of GPUs of `gpu_memory_gb`, and
-    none where the cluster has none and its autoscaler is told of none; 2, 4 or 8 split one model.
+    none where neither the cluster nor its autoscaler's config has any; 2, 4 or 8 split one model.
     `staging` is where each node keeps remote checkpoints while they are scored, at most
     `staging_gb` of them. A checkpoint fails that takes longer than `checkpoint_timeout_s`, the
     start of an engine included, or than `inspect_timeout_s` to be inspected; both limits are for
     models of up to 1e9 parameters and grow in proportion. The extraction ends early when more than
-    `max_failures` checkpoints have failed on workers; None goes on to the end.
+    `max_failures` checkpoints have failed on workers; None never stops early.
     Checkpoints of a run must have one tokenizer, but for the runs that `mixed_tokenizers` names
     (`run` or `suite/run`).
     """

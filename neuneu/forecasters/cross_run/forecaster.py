@@ -66,8 +66,8 @@ class CrossRunForecaster:
             assume_end: take the last target for the planned end of a run that tells none.
             calibration: adjusts the bands; None leaves them as the networks give them.
             joint: how targets of one query move together; None: nothing can be sampled.
-            training_runs: `family/run` -> fingerprints of the trajectories learnt from.
-            general: networks that answer for families that were not learnt from; none: the
+            training_runs: `family/run` -> fingerprints of the trajectories trained on.
+            general: networks that answer for families not trained on; none: the
                 others do, as for any run.
         """
         self._general = list(general)
@@ -129,7 +129,7 @@ class CrossRunForecaster:
     def too_short(self, queries: Sequence[Query]) -> list[list[Trajectory]]:
         """The trajectories that each query is not compared with, because they ended too early.
 
-        Of a family that was not learnt from, a run is compared with only where it went as far as
+        In a family not trained on, a run is compared with only where it went as far as
         the last target, or as far for its size (`references.far_enough`). Networks that learnt
         from the family learnt how longer runs follow shorter ones, too.
         """
@@ -156,7 +156,7 @@ class CrossRunForecaster:
 
     @property
     def _familiar(self) -> tuple[str, ...]:
-        """The families that the networks learnt from."""
+        """The families that the networks were trained on."""
         return self._networks[0].config.families
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:

@@ -78,8 +78,8 @@ def need(params: float, vocab_size: int, cache_values: int, engine: EngineConfig
 def place(needed: Need, *, gpu_gb: float, utilization: float) -> Placement:
     """The smallest share of GPUs of `gpu_gb` GB each that holds an engine.
 
-    vLLM starts where the share of the GPU that it is told, `utilization` times that of the
-    placement, is free.
+    vLLM starts only where its share of the GPU, `utilization` times that of the placement, is
+    free.
 
     Raises:
         UserError: eight GPUs do not hold it.

@@ -57,7 +57,7 @@ class Host(Protocol):
 
 
 class Remote:
-    """An object in a new process (`Host`), made while its creator goes on.
+    """An object in a new process (`Host`), made in the background.
 
     The process ends with this one, however this one ends.
     """
@@ -154,7 +154,7 @@ class Remote:
 
 
 def serve(descriptor: int, parent: int) -> None:
-    """The life of the process: makes the object it is told, then answers calls until the end."""
+    """Runs the process: makes the object that was asked for, then answers calls until the end."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before we could ask to die with it
         return

@@ -2,10 +2,7 @@
 
 import contextlib
 import logging
-import os
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,23 +21,18 @@ from neuneu.scoring.engines.engines import EngineConfig, window
 from neuneu.scoring.evaluation import Workload, quarantined
 from neuneu.scoring.requests import Task
 from neuneu.scoring.workers.breaker import Breaker
+from neuneu.scoring.workers.engine_slot import EngineSlot
 from neuneu.scoring.workers.hosts import (
-    WORKLOADS_KEPT,
     EngineHost,
-    Inspector,
     Scored,
     WorkloadKey,
 )
+from neuneu.scoring.workers.inspection import Inspection
 from neuneu.scoring.workers.processes import Host, ProcessError, Remote, first_line
 from neuneu.scoring.workers.turns import Turns
 
 _log = logging.getLogger(__name__)
 PHASES: Final = ("stage", "inspect", "tokenise", "engine_start", "swap", "score", "write")
-_WORDS: Final = {
-    "run": "converting it",
-    "inspect": "inspecting it",
-    "workload": "tokenising with its tokenizer",
-}
 LIMIT_IS_FOR_PARAMS: Final = 1e9
 """Time limits are for models of up to so many parameters, and grow in proportion beyond."""
 
@@ -118,7 +110,8 @@ class _Ready:
     pending: Pending
     checked: Preflight
     folder: Path
-    workload: WorkloadKey
+    key: WorkloadKey
+    workload: Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,16 +120,6 @@ class _Attempt:
 
     number: int
     deadline: float
-
-
-@dataclass(kw_only=True)
-class _Engine:
-    """The process of an engine; one architecture for as long as it lives."""
-
-    host: Host
-    name: str
-    architecture: str = ""
-    started: bool = False
 
 
 class Worker:
@@ -161,7 +144,7 @@ class Worker:
         host: Callable[..., Host] = Remote,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Starts the process that inspects; the first checkpoint says which engine is wanted.
+        """Starts the inspection; the first checkpoint decides which engine is needed.
 
         Args:
             config: settings.
@@ -176,21 +159,14 @@ class Worker:
             config.staging,
             budget_bytes=config.staging_bytes,
             allow_pickle=config.allow_pickle,
-            run=self._converted,
+            run=self._convert,
         )
         self._ledger = AttemptLedger(
             self._store.folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s
         )
-        self._host = host
-        self._new_inspector: Callable[[], Host] = lambda: host(Inspector, tasks, corpus)
-        self._inspector: Host | None = self._new_inspector()
-        self._inspecting = threading.Lock()
-        self._engine: _Engine | None = None
-        self._engines = threading.Lock()
-        self._spare: _Engine | None = None
-        self._n_engines = 0
+        self._inspection = Inspection(host, tasks, corpus)
+        self._engine = EngineSlot(lambda: host(EngineHost, config.engine, config.threads))
         self._breaker = Breaker(peers=config.peers, sleep=sleep)
-        self._workloads: OrderedDict[WorkloadKey, Workload] = OrderedDict()
         self._turns = Turns()
 
     def run(self, pending: Pending) -> Outcome:
@@ -228,13 +204,8 @@ class Worker:
 
     def close(self) -> None:
         """Ends the processes of the engine and of the inspection."""
-        if self._engine is not None:
-            self._engine.host.close()
-        if self._spare is not None:
-            self._spare.host.kill()
-        if self._inspector is not None:
-            self._inspector.kill()
-        self._engine = self._spare = self._inspector = None
+        self._engine.close()
+        self._inspection.kill()
 
     def _unit(self, pending: Pending, outcome: Outcome) -> Unit:
         """The unit to commit: scored, or quarantined with the reason."""
@@ -247,14 +218,18 @@ class Worker:
                 with outcome.timed("stage"):
                     staged = stack.enter_context(self._stager.stage(pending.ref))
                     outcome.bytes_staged = staged.bytes_moved
-                self._prepare_engine(pending.config_hash)
+                self._engine.prepare(pending.config_hash)
                 with outcome.timed("inspect"):
                     checked = self._checked(pending, staged.folder)
                 with outcome.timed("tokenise"):
-                    workload = self._tokenised(checked, staged.folder)
+                    key = self._workload_key(checked)
+                    workload = self._inspection.tokenise(
+                        key, staged.folder, timeout_s=self._config.checkpoint_timeout_s
+                    )
                 ready = _Ready(
-                    pending=pending, checked=checked, folder=staged.folder, workload=workload
-                )
+                    pending=pending, checked=checked, folder=staged.folder,
+                    key=key, workload=workload,
+                )  # fmt: skip
                 self._turns.wait_for(turn)
                 return self._score(ready, outcome)
         except (TransientError, _NotScoredError):
@@ -269,7 +244,7 @@ class Worker:
 
     def _checked(self, pending: Pending, folder: Path) -> Preflight:
         limit = self._limit(self._config.inspect_timeout_s, pending)
-        checked: Preflight = self._inspected("inspect", pending.ref, folder, timeout_s=limit)
+        checked = self._inspection.inspect(pending.ref, folder, timeout_s=limit)
         if checked.config_hash != pending.config_hash:
             raise CheckpointError(
                 f"config.json changed while this ran (hash {checked.config_hash}, before "
@@ -278,38 +253,15 @@ class Worker:
         check_tokenizer(checked, pending.tokenizer_hash)
         return checked
 
-    def _converted(self, function: Callable[..., Any], *args: Any) -> Any:
+    def _workload_key(self, checked: Preflight) -> WorkloadKey:
+        return (
+            checked.tokenizer_hash,
+            window(self._config.engine, checked.max_positions) - 1,
+        )
+
+    def _convert(self, function: Callable[..., Any], *args: Any) -> None:
         limit = self._config.checkpoint_timeout_s
-        return self._inspected("run", function, *args, timeout_s=limit)
-
-    def _tokenised(self, checked: Preflight, folder: Path) -> WorkloadKey:
-        """Tasks and corpus for the checkpoint's tokenizer and window, tokenised once."""
-        max_tokens = window(self._config.engine, checked.max_positions) - 1
-        key = (checked.tokenizer_hash, max_tokens)
-        with self._inspecting:
-            known = key in self._workloads
-        if not known:
-            limit = self._config.checkpoint_timeout_s
-            workload = self._inspected("workload", folder, max_tokens, timeout_s=limit)
-            with self._inspecting:
-                self._workloads[key] = workload
-        with self._inspecting:
-            self._workloads.move_to_end(key)
-            while len(self._workloads) > WORKLOADS_KEPT:
-                self._workloads.popitem(last=False)
-        return key
-
-    def _inspected(self, method: str, *args: Any, timeout_s: float) -> Any:
-        """A call to the inspection; what breaks it is the checkpoint's fault."""
-        with self._inspecting:
-            if self._inspector is None:
-                self._inspector = self._new_inspector()
-            try:
-                return self._inspector.call(method, *args, timeout_s=timeout_s)
-            except ProcessError as failure:
-                self._inspector.kill()
-                self._inspector = None
-                raise CheckpointError(f"{_WORDS[method]}: {failure}") from failure
+        self._inspection.convert(function, *args, timeout_s=limit)
 
     def _limit(self, seconds: float, pending: Pending) -> float:
         return seconds * max(1.0, pending.ref.params / LIMIT_IS_FOR_PARAMS)
@@ -347,10 +299,10 @@ class Worker:
             except CheckpointError as failure:
                 return quarantined(ref, str(failure), attempts=number, checked=checked)
             except (EngineError, ProcessError) as failure:
-                what = "scoring " if isinstance(failure, ProcessError) else ""
+                what = "scoring it: " if isinstance(failure, ProcessError) else ""
                 error = f"{what}{failure}"
                 _log.warning("engine failed: %s", error, extra={"attempt": number})
-                self._end_engine(kill=True)
+                self._engine.kill()
                 self._ledger.fail(ref, attempt.number, error)
                 continue
             self._breaker.worked(checked.config_hash)
@@ -361,7 +313,7 @@ class Worker:
             return scored.unit
 
     def _attempt(self, ready: _Ready, attempt: _Attempt, outcome: Outcome) -> Scored:
-        engine = self._engine_of(ready.checked.config_hash)
+        engine = self._engine.take(ready.checked.config_hash)
 
         def call(method: str, *args: Any) -> Any:
             left = max(attempt.deadline - time.monotonic(), 0.001)
@@ -377,47 +329,13 @@ class Worker:
                 with outcome.timed("engine_start"):
                     call("start", ready.folder)
             except CheckpointError:
-                self._end_engine(kill=True)
+                self._engine.kill()
                 raise
             engine.started = True
         outcome.engine = engine.name
         with outcome.timed("score"):
-            workload = self._workloads[ready.workload]
-            if not call("knows", ready.workload):
-                call("learn", ready.workload, workload)
-            scored: Scored = call("score", ready.checked, ready.workload, attempt.number)
-        outcome.tokens = workload.n_tokens
+            if not call("knows", ready.key):
+                call("learn", ready.key, ready.workload)
+            scored: Scored = call("score", ready.checked, ready.key, attempt.number)
+        outcome.tokens = ready.workload.n_tokens
         return scored
-
-    def _engine_of(self, architecture: str) -> _Engine:
-        """The engine if it is one of this architecture, else a process for a new one."""
-        if self._engine is not None and self._engine.architecture != architecture:
-            self._end_engine()
-        with self._engines:
-            if self._engine is None:
-                self._engine, self._spare = self._spare or self._new_engine(), None
-                self._engine.architecture = architecture
-            return self._engine
-
-    def _prepare_engine(self, architecture: str) -> None:
-        """Begins a process for the next architecture while the last of another is scored."""
-        with self._engines:
-            engine = self._engine
-            if self._spare is None and (engine is None or engine.architecture != architecture):
-                self._spare = self._new_engine()
-
-    def _new_engine(self) -> _Engine:
-        self._n_engines += 1
-        return _Engine(
-            host=self._host(EngineHost, self._config.engine, self._config.threads),
-            name=f"{os.uname().nodename}-{os.getpid()}-{self._n_engines}",
-        )
-
-    def _end_engine(self, *, kill: bool = False) -> None:
-        engine, self._engine = self._engine, None
-        if engine is None:
-            return
-        if kill:
-            engine.host.kill()
-        else:
-            engine.host.close()
