@@ -215,8 +215,8 @@ def test_run_architecture_that_never_works_is_left_untried_by_a_worker_alone(
     assert [outcome.status for outcome in outcomes] == ["quarantined"] * 2 + ["left", "done"]
     assert [outcome.engine_failed for outcome in outcomes] == [True, True, False, False]
     assert outcomes[2].error == (
-        "not tried: the engine failed on 2 checkpoints of this architecture and scored none of "
-        "it; the last time: no kernel"
+        "not tried, left for the next run: the engine failed on 2 checkpoints of this "
+        "architecture and scored none of it; the last time: no kernel"
     )
     assert script.rests == []
     assert ("tiny", "a", 3) not in Store(tmp_path / "store").status()
@@ -235,7 +235,7 @@ def test_run_a_broken_worker_leaves_the_queue_to_its_peers_and_recovers(
     assert script.rests == [15.0, 30.0]
     # It was tried once after each rest; the third time it works, and the breaker is closed.
     assert script.calls.count(("start", 3)) == 2
-    assert first[2].error.startswith("tried once, since the engine failed on 2 checkpoints")
+    assert first[2].error.startswith("tried once, left for the next run: the engine failed")
     script.failures.clear()
     assert worker.run(checked[2]).status == "done"
     assert worker.run(checked[3]).status == "done"

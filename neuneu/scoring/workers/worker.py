@@ -273,7 +273,7 @@ class Worker:
         allowed = self._config.max_attempts
         broken = self._breaker.reason(checked.config_hash)
         if broken and not self._breaker.peers:
-            raise _NotScoredError(f"not tried: {broken}")
+            raise _NotScoredError(f"not tried, left for the next run: {broken}")
         if broken:
             _log.warning("rests: %s", broken)
             self._breaker.rest()
@@ -285,7 +285,7 @@ class Worker:
                 outcome.engine_failed = True
                 self._breaker.failed(checked.config_hash, error)
                 if broken:
-                    raise _NotScoredError(f"tried once, since {broken}")
+                    raise _NotScoredError(f"tried once, left for the next run: {broken}")
                 number = earlier + attempt.number - 1
                 return quarantined(ref, error, attempts=number, checked=checked)
             tried += 1
