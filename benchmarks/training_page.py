@@ -77,7 +77,7 @@ def main() -> None:
         f"The preset `paper`, batches of {record['batch']}, {record['words']:,} random word losses "
         "a checkpoint, 66 tasks and up to 10 distances. That both loops give the same gradients "
         "is tested in float64 (`tests/forecasters/window/test_network.py`, "
-        "`tests/test_training_loop.py`).",
+        "`tests/training/test_training_loop.py`).",
         "",
         *rates(record["paper"], "samples"),
         "",

@@ -3,7 +3,7 @@
     .venv/bin/python docs/generate.py            # writes the pages
     .venv/bin/python docs/generate.py --check    # leaves with 1 where a committed page is stale
 
-tests/test_reference.py does the check, so that no page is ever older than the code.
+tests/docs/test_reference.py does the check, so that no page is ever older than the code.
 """
 
 import argparse

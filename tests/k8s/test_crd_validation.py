@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from changes import put
 from check import Schemas, check
 from crd_schema import load_crd, strict_schema, validate
+from k8s_changes import put
 from rules.manifests import Doc
 
 pytestmark = pytest.mark.slow

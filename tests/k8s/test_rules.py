@@ -1,8 +1,8 @@
 """Every rule of the checker finds what breaks it, and says where and what."""
 
 import pytest
-from changes import put
 from check import main
+from k8s_changes import put
 from rules import RULES, check_rules
 from rules.manifests import Doc
 

@@ -104,7 +104,8 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "driver.py"
         script.write_text(code, encoding="utf-8")
-        paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+        tests = Path(__file__).parents[2]
+        paths = os.pathsep.join([str(tests / "support"), str(tests.parent)])
         driver = subprocess.Popen(
             [sys.executable, script, str(Path(__file__).parent)],
             env={**os.environ, "PYTHONPATH": paths},

@@ -21,7 +21,7 @@ from neuneu.training.tuning.space import (
     value_of,
 )
 
-SPACES = sorted(path.stem for path in (Path(__file__).parents[1] / FOLDER).glob("*.py"))
+SPACES = sorted(path.stem for path in (Path(__file__).parents[3] / FOLDER).glob("*.py"))
 
 
 def config(parameters: dict[str, Any], *, cross_run: bool) -> TrainConfig:

@@ -17,7 +17,7 @@ from neuneu.core.errors import UserError
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.store.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def ref(run: str, params: float) -> CheckpointRef:

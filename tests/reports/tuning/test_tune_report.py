@@ -11,7 +11,7 @@ import pytest
 import yaml
 from browser import Browser
 from s3_server import S3Server
-from tuned import (
+from tuned_search import (
     BASE,
     BLOCKS,
     DEFAULTS,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from tuned import (
+from tuned_search import (
     BLOCKS,
     DEFAULTS,
     DROPOUT,

@@ -155,7 +155,7 @@ def run_job(output: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """A job as `ray job logs` shows it: stdout and stderr in one."""
     return subprocess.run(
         [sys.executable, "-c", JOB, output], text=True, timeout=120, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=Path(__file__).parents[2],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": "."} | variables,
     )  # fmt: skip
 

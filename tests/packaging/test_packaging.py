@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ABSENT = (
     "ray", "vllm", "scipy", "matplotlib", "pandas", "sklearn", "transformers", "s3fs", "optuna",
     "pytest",
@@ -86,7 +86,7 @@ def test_sdist_is_small_and_holds_the_tests(built: Path) -> None:
     assert sdist.stat().st_size < 10e6
     with tarfile.open(sdist) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "LICENSE", "Makefile", "tests/test_packaging.py"} <= found
+    assert {"pyproject.toml", "LICENSE", "Makefile", "tests/packaging/test_packaging.py"} <= found
     assert not any(name.startswith("docs/results") for name in found)
 
 

@@ -14,7 +14,7 @@ from neuneu.core.errors import UserError
 from neuneu.core.ray_session import ray_session
 from neuneu.training.config import TrainConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = [
     path for folder in ("neuneu", "jobs", "tune_spaces") for path in (ROOT / folder).rglob("*.py")
 ]

@@ -80,7 +80,7 @@ def _check(command: list[str]) -> None:
     elif program in CHECKS:
         CHECKS[program](command[1:])
     elif program not in FOREIGN and program not in SHELL:
-        raise ValueError(f"{program}: an unknown program; see tests/commands.py")
+        raise ValueError(f"{program}: an unknown program; see tests/support/commands.py")
 
 
 def neuneu(words: Sequence[str]) -> None:
@@ -131,7 +131,7 @@ def _python(words: list[str]) -> None:
         if words[1:3] == ["pip", "install"]:
             _pip(words[2:])
         elif words[1] not in {"build", "venv"}:
-            raise ValueError(f"python -m {words[1]}: an unknown module; see tests/commands.py")
+            raise ValueError(f"python -m {words[1]}: unknown module; see tests/support/")
         return
     script = ROOT / words[0]
     if not script.is_file():

@@ -86,6 +86,6 @@ def test_check_version_other_version_is_refused() -> None:
 
 
 def test_data_contract_page_names_every_column() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "data-contract.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "data-contract.md").read_text()
     for schema in (ACCURACIES, LOSSES, TASKS, CHECKPOINTS, TOKEN_LOSSES, FORECASTS):
         assert [name for name in schema.names if f"`{name}`" not in page] == []

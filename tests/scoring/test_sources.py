@@ -24,7 +24,7 @@ from neuneu.scoring.checkpoints.sources import (
 )
 from neuneu.scoring.checkpoints.suite_file import SuiteFile, places
 
-SUITES = Path(__file__).parents[1] / "jobs" / "configs" / "suites"
+SUITES = Path(__file__).parents[2] / "jobs" / "configs" / "suites"
 TINY: dict[str, Any] = {
     "source": "hub",
     "family": "f",

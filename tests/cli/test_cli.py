@@ -20,7 +20,7 @@ from neuneu.cli.exit_codes import (
 )
 from neuneu.core.errors import NeuneuError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 runner = CliRunner()
 HEAVY = (
     "ray", "vllm", "torch", "transformers", "numpy", "pyarrow", "pandas", "scipy", "sklearn",

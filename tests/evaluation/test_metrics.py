@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from forecasts import trajectory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from neuneu.evaluation.metrics import (
     shared_levels,
     weighted_interval_score,
 )
-from tests.forecasts import trajectory
 
 LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 
