@@ -4,8 +4,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuneu.core import __version__
 from neuneu.core.errors import UserError
-from neuneu.core.version import __version__
 
 if TYPE_CHECKING:
     from neuneu.decisions.answers import Answer

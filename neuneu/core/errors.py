@@ -1,12 +1,12 @@
-"""The errors a user may meet. Each message says what, expected, found, and what to do."""
+"""Errors that a user may meet. Each message says what, expected, found, and what to do."""
 
 
 class NeuneuError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base of every error that this library raises on purpose."""
 
 
 class UserError(NeuneuError, ValueError):
-    """A mistake in input, config or command; the command line exits with code 2 on it."""
+    """A mistake in an input, config or command; the command line exits with code 2."""
 
 
 class DataError(UserError):
@@ -14,16 +14,20 @@ class DataError(UserError):
 
 
 class StoreError(UserError):
-    """A trajectory store that cannot be used as asked (other schema, other fingerprint)."""
+    """A trajectory store that cannot be used (other schema, other fingerprint, damage)."""
 
 
 class StorageError(NeuneuError, OSError):
-    """Storage that did not answer as it should although retried; later it may."""
+    """Storage that failed although retried; a later try may succeed."""
 
 
 class CheckpointError(NeuneuError):
     """A language-model checkpoint that must not be scored; the pipeline quarantines it."""
 
 
+class TransientError(CheckpointError):
+    """A checkpoint that could not be fetched although retried; a later try may succeed."""
+
+
 class EngineError(NeuneuError):
-    """A scoring engine that is not to be trusted any more; the pipeline rebuilds it."""
+    """A scoring engine that can no longer be trusted; the pipeline replaces it."""

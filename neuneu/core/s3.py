@@ -1,4 +1,4 @@
-"""S3 as `neuneu.core.storage` uses it: this process's file system, its errors in our words.
+"""S3 for `neuneu.core.storage`: the file system of this process, and its errors as ours.
 
 Endpoint, region and credentials come from the usual AWS variables and files.
 """
@@ -13,13 +13,13 @@ from neuneu.core.redaction import without_secrets
 # HTTP: conflict (another writes it now) and precondition failed (another wrote it).
 TAKEN: Final = (409, 412)
 _TOO_MANY_REQUESTS: Final = 429
-# A server that answers 503 for a minute is waited for: waits double up to 20 s.
+# Enough to sit out a minute of 503s: waits double up to 20 s.
 _ATTEMPTS: Final = 10
 _POOL_CONNECTIONS: Final = 32
 
 
 def file_system() -> Any:
-    """The `s3fs.S3FileSystem` of this process for the AWS variables as they are now.
+    """Return the `s3fs.S3FileSystem` of this process for the current AWS variables.
 
     Raises:
         UserError: s3fs is not installed.
@@ -30,7 +30,7 @@ def file_system() -> Any:
 
 @functools.lru_cache(maxsize=4)
 def _file_system(aws: frozenset[tuple[str, str]]) -> Any:  # noqa: ARG001 - the cache's key
-    """Listings are not cached: others write there too. Parallel reads are the caller's."""
+    """Make a file system; others write too, so it caches no listings, and callers run threads."""
     try:
         import s3fs
     except ImportError as error:
@@ -48,10 +48,10 @@ def _file_system(aws: frozenset[tuple[str, str]]) -> Any:  # noqa: ARG001 - the 
     )
 
 
-def translated(error: Exception, address: str) -> NeuneuError | None:
-    """An error of s3fs as ours, in one line and without secrets; None if it may pass.
+def translate(error: Exception, address: str) -> NeuneuError | None:
+    """Return an error of s3fs as ours, in one line and without secrets.
 
-    A missing file passes, and so does what is no matter of S3.
+    None means that the error is raised as it is: a missing file, and what is not S3's.
     """
     from aiohttp import ClientError
     from botocore import exceptions as boto
@@ -61,7 +61,7 @@ def translated(error: Exception, address: str) -> NeuneuError | None:
     broken = (ClientError, boto.ConnectionError, boto.HTTPClientError, TimeoutError)
     if error_code(error) == "NoSuchBucket":
         bucket = address.removeprefix("s3://").partition("/")[0]
-        return UserError(f"{address}: there is no bucket {bucket}; create it, or name another.")
+        return UserError(f"{address}: bucket {bucket} does not exist; create it or name another.")
     if isinstance(error, FileNotFoundError):
         return None
     if isinstance(error, PermissionError):
@@ -71,8 +71,8 @@ def translated(error: Exception, address: str) -> NeuneuError | None:
         )
     if isinstance(error, broken) or status in {*TAKEN, _TOO_MANY_REQUESTS} or status >= 500:
         return StorageError(
-            f"{address}: S3 did not answer as it should, also when asked again ({text}); check "
-            "AWS_ENDPOINT_URL and the network, or try later."
+            f"{address}: S3 failed although retried ({text}); check AWS_ENDPOINT_URL and the "
+            "network, or try later."
         )
     if isinstance(error, boto.BotoCoreError | ValueError) or status:
         return UserError(
@@ -83,12 +83,15 @@ def translated(error: Exception, address: str) -> NeuneuError | None:
 
 
 def error_code(error: BaseException) -> str:
-    """S3's own name of an error, such as NoSuchBucket; empty if it has none."""
-    response = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
+    """Return S3's name of an error, such as NoSuchBucket, or an empty string."""
+    return str(_response(error, "Error").get("Code", ""))
 
 
 def http_status(error: BaseException) -> int:
-    """The HTTP status of a request's error; 0 if there was no answer."""
+    """Return the HTTP status behind an error, or 0 if there was no response."""
+    return int(_response(error, "ResponseMetadata").get("HTTPStatusCode", 0))
+
+
+def _response(error: BaseException, part: str) -> dict[str, Any]:
     response = getattr(error.__cause__, "response", None) or {}
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    return dict(response.get(part, {}))

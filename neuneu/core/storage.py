@@ -1,19 +1,18 @@
-"""Folders on local disk or in an object store, by the same few calls.
+"""Folders on local disk or S3 behind the same few calls.
 
 An address is a local path or `s3://bucket/prefix`. A file is written whole or not at all: by a
 rename on local disk, by one put on S3.
 """
 
-import errno
 import os
 import re
 import shutil
-import stat
-import uuid
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final
 
 from neuneu.core import s3
 from neuneu.core.errors import NeuneuError, StorageError, UserError
@@ -21,68 +20,62 @@ from neuneu.core.files import atomic_path
 from neuneu.core.redaction import without_secrets
 
 THREADS: Final = 16
-"""How many files to read or delete at a time: enough to hide an object store's latency."""
+"""Number of files to read or delete at a time: enough to hide the latency of an object store."""
 
 _SCHEME: Final = "s3://"
 _RANGE_BYTES: Final = 16 * 2**20
 _RANGES_AT_ONCE: Final = 8
 
 
+@dataclass(frozen=True, init=False)
 class Folder:
-    """A folder by its address; it need not exist yet. Safe to pickle and to share by threads.
+    """A folder by its address; it need not exist yet. Safe to pickle and to share among threads.
 
-    All calls raise `UserError` where the address is wrong or access is refused, and
-    `StorageError`, an OSError, where S3 failed although retried.
+    All calls raise `UserError` if the address is wrong or access is refused, and
+    `StorageError`, an OSError, if S3 failed although retried.
     """
 
+    address: str
+
     def __init__(self, address: "str | Path | Folder") -> None:
-        """Names a folder; nothing is read or made.
+        """Name a folder; nothing is read or created.
 
         Raises:
             UserError: an address of another scheme, or without a bucket.
         """
         text = str(address)
-        self.is_local = "://" not in text
-        if self.is_local:
-            self.address = str(Path(text))
-            return
-        self.address = text.rstrip("/")
         bucket = text.removeprefix(_SCHEME).partition("/")[0]
-        if not text.startswith(_SCHEME) or not re.fullmatch(r"[A-Za-z0-9][\w.:-]+", bucket):
+        if "://" not in text:
+            text = str(Path(text))
+        elif not text.startswith(_SCHEME) or not re.fullmatch(r"[A-Za-z0-9][\w.:-]+", bucket):
             raise UserError(
                 f"{without_secrets(text)}: expected a local path or s3://bucket/folder "
                 "(credentials come from the AWS variables), found another address."
             )
+        object.__setattr__(self, "address", text.rstrip("/") if "://" in text else text)
 
     def __str__(self) -> str:
-        """The address, as users write it."""
+        """Return the address as users write it."""
         return self.address
 
-    def __repr__(self) -> str:
-        """As in `Folder('s3://bucket/runs')`."""
-        return f"Folder({self.address!r})"
-
-    def __eq__(self, other: object) -> bool:
-        """Folders of one address are equal."""
-        return isinstance(other, Folder) and self.address == other.address
-
-    def __hash__(self) -> int:
-        """Of the address."""
-        return hash(self.address)
-
-    def absolute(self) -> "Folder":
-        """The same folder wherever it is asked from: a local path from the root on."""
-        return Folder(Path(self.address).resolve()) if self.is_local else self
-
     def __truediv__(self, name: str) -> "Folder":
-        """A folder in this one."""
+        """Return a folder inside this one."""
         return Folder(f"{self.address}/{name}")
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on local disk."""
+        return "://" not in self.address
+
+    def absolute(self) -> "Folder":
+        """Return the same folder with an absolute path if it is local."""
+        return Folder(Path(self.address).resolve()) if self.is_local else self
+
     def read(self, name: str) -> bytes:
-        """The content of a file.
+        """Return the content of a file.
 
         Raises:
-            FileNotFoundError: there is none of this name.
+            FileNotFoundError: there is no such file.
         """
         with self._errors():
             if self.is_local:
@@ -91,24 +84,22 @@ class Folder:
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
-        """A file to read in places; nothing else of it is moved.
+        """Open a file for reading parts of it; the rest is not transferred.
 
         Raises:
-            FileNotFoundError: there is none of this name.
-            StorageError: also when another file takes its place while it is read.
+            FileNotFoundError: there is no such file.
+            StorageError: also when the file is replaced while it is read.
         """
         with self._errors():
             if self.is_local:
                 file: BinaryIO = self._local(name).open("rb")
             else:
-                file = cast(
-                    BinaryIO, s3.file_system().open(self._key(name), "rb", cache_type="none")
-                )
+                file = s3.file_system().open(self._key(name), "rb", cache_type="none")
         with self._errors(of_content=True), file:
             yield file
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, whole or not at all, in place of an earlier one."""
+        """Write a file, whole or not at all, replacing an earlier one."""
         with self._errors():
             if not self.is_local:
                 s3.file_system().pipe_file(self._key(name), content)
@@ -117,34 +108,34 @@ class Folder:
                 temporary.write_bytes(content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes a file, whole or not at all, unless there is one.
+        """Write a file, whole or not at all, unless it exists.
 
-        Of several that create a file at once one wins. S3 is asked for a conditional put; a
-        server that does not know them must at least refuse them (some old ones ignore them).
+        Of several writers at once exactly one wins. On S3 this is a conditional put; a server
+        without conditional puts must at least refuse them (some old ones ignore the condition).
 
         Returns:
             Whether the file now holds `content`.
         """
         with self._errors():
             if self.is_local:
-                _create_local(self._local(name), content)
+                with atomic_path(self._local(name), replace=False) as temporary:
+                    temporary.write_bytes(content)
             else:
                 bucket, _, key = self._key(name).partition("/")
                 try:
                     s3.file_system().call_s3(
                         "put_object", Bucket=bucket, Key=key, Body=content, IfNoneMatch="*"
                     )
+                except FileExistsError:
+                    pass
                 except OSError as error:
-                    # Also when a put that was done is asked for again, its answer lost.
-                    if (
-                        not isinstance(error, FileExistsError)
-                        and s3.http_status(error) not in s3.TAKEN
-                    ):
+                    # Also after a retry of a put that succeeded but whose response was lost.
+                    if s3.http_status(error) not in s3.TAKEN:
                         raise
         return self.read(name) == content
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file of this name."""
+        """Return whether there is a file of this name."""
         with self._errors():
             if self.is_local:
                 return self._local(name).is_file()
@@ -157,10 +148,10 @@ class Folder:
                 return False
 
     def files(self, suffix: str = "") -> dict[str, int]:
-        """Sizes in bytes of all regular files below, by their relative names, sorted.
+        """Return the sizes in bytes of all regular files below, by relative name, sorted.
 
         A folder that does not exist has none. Files and folders whose names start with a dot
-        (unfinished ones) are left out. One listing, whatever is in the folder.
+        (unfinished ones) are left out. On S3 this is one listing.
         """
         with self._errors():
             found = self._local_files() if self.is_local else self._s3_files()
@@ -171,7 +162,7 @@ class Folder:
         }
 
     def delete(self, name: str) -> None:
-        """Removes a file; one that is not there is fine."""
+        """Delete a file if it exists."""
         with self._errors(), suppress(FileNotFoundError):
             if self.is_local:
                 self._local(name).unlink()
@@ -179,20 +170,20 @@ class Folder:
                 s3.file_system().rm_file(self._key(name))
 
     def download(self, name: str, target: Path) -> None:
-        """Copies a file to local disk, whole or not at all, and checks its size.
+        """Copy a file to local disk, whole or not at all, and check its size.
 
         Raises:
-            FileNotFoundError: there is none of this name.
-            StorageError: the connection broke off and retries did not help, or another file
-                took the place of this one meanwhile.
+            FileNotFoundError: there is no such file.
+            StorageError: the connection broke although retried, or the file was replaced
+                during the download.
             OSError: the disk is full.
         """
+        if self.is_local:
+            with self._errors(), atomic_path(target) as temporary:
+                shutil.copyfile(self._local(name), temporary)
+            return
+        key = self._key(name)
         with self._errors():
-            if self.is_local:
-                with atomic_path(target) as temporary:
-                    shutil.copyfile(self._local(name), temporary)
-                return
-            key = self._key(name)
             before = s3.file_system().info(key)
         with atomic_path(target) as temporary:
             with temporary.open("wb") as file:
@@ -204,11 +195,11 @@ class Folder:
             if found != before["size"] or after["ETag"] != before["ETag"]:
                 raise StorageError(
                     f"{self.address}/{name}: expected {before['size']} bytes, found {found}, or "
-                    "another file took its place during the download; try again."
+                    "the file was replaced during the download; try again."
                 )
 
     def _ranges(self, key: str, size: int) -> Iterator[list[bytes]]:
-        """A file's content in order; each range is retried by itself."""
+        """Yield the content in order; each range is retried by itself."""
         starts = range(0, size, _RANGE_BYTES)
         for first in range(0, len(starts), _RANGES_AT_ONCE):
             some = list(starts[first : first + _RANGES_AT_ONCE])
@@ -228,17 +219,12 @@ class Folder:
         found = {}
         for parent, folders, names in os.walk(self.address, onerror=refuse):
             folders[:] = [folder for folder in folders if not folder.startswith(".")]
-            for name in names:
-                path = Path(parent, name)
-                try:
-                    status = path.stat()
-                except OSError as error:
-                    # Removed since it was listed, or a link to nothing or to itself.
-                    if error.errno not in {errno.ENOENT, errno.ELOOP}:
-                        raise
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    found[path.relative_to(self.address).as_posix()] = status.st_size
+            for path in (Path(parent, name) for name in names):
+                # Not for files deleted since the listing, pipes, or links to nothing or themselves.
+                with suppress(FileNotFoundError):
+                    if path.is_file():
+                        size = path.stat().st_size
+                        found[path.relative_to(self.address).as_posix()] = size
         return found
 
     def _s3_files(self) -> dict[str, int]:
@@ -258,10 +244,10 @@ class Folder:
 
     @contextmanager
     def _errors(self, *, of_content: bool = False) -> Iterator[None]:
-        """Errors of disks and of S3 as ours, in one line and without secrets.
+        """Turn errors of disks and S3 into ours, in one line and without secrets.
 
-        The originals are not chained: their texts may hold what must not be shown. What is wrong
-        with a file's content (a ValueError) passes where the block reads one.
+        The originals are not chained: their texts may hold secrets. With `of_content`, a
+        ValueError is about the content that the block reads and passes unchanged.
         """
         try:
             yield
@@ -270,30 +256,58 @@ class Folder:
         except NotADirectoryError as error:
             raise FileNotFoundError(*error.args) from None
         except Exception as error:
-            is_of_content = of_content and isinstance(error, ValueError)
-            ours = None if is_of_content else self._translated(error)
+            ours: NeuneuError | None = None
+            if self.is_local and isinstance(error, PermissionError):
+                ours = UserError(f"{self.address}: permission denied ({error}).")
+            elif not self.is_local and not (of_content and isinstance(error, ValueError)):
+                ours = s3.translate(error, self.address)
             if ours is None:
                 raise
             raise ours from None
 
-    def _translated(self, error: Exception) -> NeuneuError | None:
-        if not self.is_local:
-            return s3.translated(error, self.address)
-        if isinstance(error, PermissionError):
-            return UserError(f"{self.address}: not allowed to read or write it ({error}).")
-        return None
+
+@contextmanager
+def written_to(folder: Folder, *, last: str | None = None) -> Iterator[Path]:
+    """Yield a local folder to write in; if `folder` is on S3, its files are uploaded on success.
+
+    Args:
+        folder: where the files are to be.
+        last: the file that marks the others as complete; it is uploaded after them.
+    """
+    if folder.is_local:
+        path = Path(folder.address)
+        path.mkdir(parents=True, exist_ok=True)
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="neuneu-") as temporary:
+        yield Path(temporary)
+        names = Folder(temporary).files()
+        for name in sorted(names, key=lambda name: name == last):
+            folder.write(name, Path(temporary, name).read_bytes())
 
 
-def _create_local(target: Path, content: bytes) -> None:
-    """Writes beside and links, which unlike a rename replaces nothing."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(FileExistsError):
-            target.hardlink_to(temporary)
-    finally:
-        temporary.unlink(missing_ok=True)
+@contextmanager
+def read_from(folder: Folder, names: Sequence[str]) -> Iterator[Path]:
+    """Yield a local folder with those of the named files that exist, for the block."""
+    if folder.is_local:
+        yield Path(folder.address)
+        return
+    with tempfile.TemporaryDirectory(prefix="neuneu-") as temporary:
+        for name in names:
+            if folder.exists(name):
+                folder.download(name, Path(temporary, name))
+        yield Path(temporary)
+
+
+@contextmanager
+def copy_of(address: str | Path) -> Iterator[Path]:
+    """Yield a file as a local path of the same name, for the block.
+
+    A missing file is not an error here: the path then does not exist.
+    """
+    parent, _, name = str(address).rpartition("/")
+    if "://" not in parent:
+        yield Path(address)
+        return
+    with read_from(Folder(parent), (name,)) as folder:
+        yield folder / name

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from neuneu.core.errors import CheckpointError, DataError
-from neuneu.core.files import write_text_atomic
-from neuneu.core.json_files import parse_mapping
+from neuneu.core.files import parse_mapping, write_text_atomic
 from neuneu.core.storage import THREADS, Folder
 from neuneu.data.row_checks import LARGEST
 

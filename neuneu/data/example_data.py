@@ -6,7 +6,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from neuneu.core.digits import points, tokens
+from neuneu.core.formatting import points, tokens
 from neuneu.data.tables import read_known
 
 POINTS: Final = Path(__file__).parent / "example" / "points.csv"

@@ -7,9 +7,9 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from neuneu.core.counts import format_count
 from neuneu.core.errors import DataError, UserError
-from neuneu.core.local_copies import copy_of
+from neuneu.core.formatting import format_count
+from neuneu.core.storage import copy_of
 from neuneu.data.cells import listed
 from neuneu.data.csv_text import MAX_COLUMNS, read_text
 from neuneu.data.schemas import check_version

@@ -10,10 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from neuneu.core import __version__
 from neuneu.core.files import atomic_path, write_text_atomic
-from neuneu.core.local_copies import written_to
-from neuneu.core.storage import Folder
-from neuneu.core.version import __version__
+from neuneu.core.storage import Folder, written_to
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

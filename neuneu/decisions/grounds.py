@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from neuneu.core.digits import tokens
+from neuneu.core.formatting import tokens
 from neuneu.data.cells import listed, quoted
 from neuneu.data.fingerprints import runs_learnt
 from neuneu.data.trajectories import Trajectory

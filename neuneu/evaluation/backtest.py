@@ -12,14 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from neuneu.core import __version__
 from neuneu.core.config import Address, config_dataclass, config_hash, save_config
 from neuneu.core.errors import UserError
 from neuneu.core.extras import require
 from neuneu.core.files import atomic_path, write_text_atomic
-from neuneu.core.local_copies import written_to
 from neuneu.core.progress import stage
-from neuneu.core.storage import Folder
-from neuneu.core.version import __version__
+from neuneu.core.storage import Folder, written_to
 from neuneu.data.fingerprints import runs_learnt
 from neuneu.data.inputs import (
     Observations,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from neuneu.core.counts import format_count
+from neuneu.core.formatting import format_count
 from neuneu.data.quantiles import MEDIAN
 from neuneu.data.ranking import comparable_pairs, finals, pair_scores
 from neuneu.data.schemas import TRAJECTORY_KEY

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from neuneu.core.local_copies import read_from
-from neuneu.core.storage import Folder
+from neuneu.core.storage import Folder, read_from
 from neuneu.forecasters.protocol import Forecaster
 from neuneu.forecasters.window.export import CONFIG, WEIGHTS, read_record
 

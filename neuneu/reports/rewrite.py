@@ -5,8 +5,7 @@ from typing import Any
 
 from neuneu.core.errors import UserError
 from neuneu.core.extras import require
-from neuneu.core.local_copies import read_from
-from neuneu.core.storage import Folder
+from neuneu.core.storage import Folder, read_from
 from neuneu.reports.report import write_report
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from neuneu.core.counts import format_count
+from neuneu.core.formatting import format_count
 from neuneu.data.trajectories import FloatArray
 from neuneu.reports.style import (
     INK,

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from neuneu.core.counts import format_count
 from neuneu.core.errors import UserError
 from neuneu.core.files import atomic_path
+from neuneu.core.formatting import format_count
 
 INK: Final = "#222222"
 MUTED: Final = "#666666"

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuneu.core.errors import CheckpointError, DataError, UserError
-from neuneu.core.local_copies import copy_of
+from neuneu.core.storage import copy_of
 from neuneu.scoring.words import token_words, word_spans, word_sums
 
 if TYPE_CHECKING:

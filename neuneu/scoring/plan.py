@@ -10,9 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.core.errors import CheckpointError, DataError, UserError
-from neuneu.core.json_files import one_line
-from neuneu.core.retries import TransientError
+from neuneu.core.errors import CheckpointError, DataError, TransientError, UserError
+from neuneu.core.files import one_line
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.scoring.checkpoints import hf_olmo
 from neuneu.scoring.checkpoints.grouping import Groups, Pending

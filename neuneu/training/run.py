@@ -15,9 +15,8 @@ from neuneu.core import logs
 from neuneu.core.config import config_hash, config_text, config_to_dict
 from neuneu.core.errors import NeuneuError, UserError
 from neuneu.core.files import write_text_atomic
-from neuneu.core.local_copies import written_to
 from neuneu.core.progress import stage
-from neuneu.core.storage import Folder
+from neuneu.core.storage import Folder, written_to
 from neuneu.forecasters.window.export import CONFIG, WEIGHTS, read_record
 from neuneu.training.config import TrainConfig
 from neuneu.training.data import Source

@@ -67,7 +67,7 @@ def test_no_secret_is_logged(
     """Also when the exception is S3's own and its traceback is logged."""
     logs.set_up("info", format_)
     s3.refuse_access(f"{ACCESS_KEY} with {SECRET_KEY} at {html.escape(PRESIGNED)} is not known")
-    monkeypatch.setattr("neuneu.core.s3.translated", lambda *_: None)
+    monkeypatch.setattr("neuneu.core.s3.translate", lambda *_: None)
     with pytest.raises(PermissionError, match=ACCESS_KEY) as caught:
         Folder(f"s3://{s3.bucket}/x").read("y")
     where = "https://me:hunter2@hub/x"

@@ -90,7 +90,7 @@ def test_list_local_value_that_cannot_be_names_file_and_field(
     ("content", "message"),
     [
         (b"[]", "expected a mapping, found list"),
-        (b'{"step": 1, "step": 2}', "key 'step' stands there twice"),
+        (b'{"step": 1, "step": 2}', "key 'step' appears twice"),
         (b'{"tokens": NaN}', "it holds NaN"),
         (b'{"tokens": 1e999}', "'tokens' is inf; expected a finite number"),
         (b'{"run": "\xff"}', "cannot be read as JSON"),

@@ -13,9 +13,9 @@ from forecasts import Shifted, trajectory
 from typer.testing import CliRunner
 
 from neuneu.cli.app import app
-from neuneu.core import digits
-from neuneu.core.counts import format_count
+from neuneu.core import formatting
 from neuneu.core.errors import UserError
+from neuneu.core.formatting import format_count
 from neuneu.data.splits import Anchored
 from neuneu.evaluation.backtest import run_backtest, summarise, write_backtest
 from neuneu.reports.answers.folder import QUESTIONS
@@ -136,13 +136,13 @@ def test_tables_sort_and_search(page: Browser) -> None:
 
 def test_ranking_compares_with_a_chosen_run(page: Browser, answered: Path) -> None:
     rows = json.loads((answered / "rank.json").read_text())["rows"]
-    best = [digits.percent(row["best"]) for row in rows]
+    best = [formatting.percent(row["best"]) for row in rows]
     assert texts(page, ".ranking .odds b") == best
     choose = "(() => {{ const s = document.getElementById('rank-against'); s.value = '{}';"
     choose += "s.dispatchEvent(new Event('change')); }})()"
     page.evaluate(choose.format(1))
     other = rows[1]["run"]
-    wanted = [digits.percent(r["beats"][other]) if r["run"] != other else "–" for r in rows]
+    wanted = [formatting.percent(r["beats"][other]) if r["run"] != other else "–" for r in rows]
     assert texts(page, ".ranking .odds b") == wanted
     page.evaluate(choose.format(""))
     assert texts(page, ".ranking .odds b") == best
@@ -208,10 +208,10 @@ def test_numbers_of_the_page_are_those_of_python(page: Browser) -> None:
         "narrow: v.map(x => points(x, 0.02)), percent: v.map(percent),"
         "tokens: c.map(tokens), count: c.map(formatCount) }) }"
     )
-    assert said["wide"] == [digits.points(value, 0.2) for value in values]
-    assert said["narrow"] == [digits.points(value, 0.02) for value in values]
-    assert said["percent"] == [digits.percent(value) for value in values]
-    assert said["tokens"] == [digits.tokens(value) for value in counts]
+    assert said["wide"] == [formatting.points(value, 0.2) for value in values]
+    assert said["narrow"] == [formatting.points(value, 0.02) for value in values]
+    assert said["percent"] == [formatting.percent(value) for value in values]
+    assert said["tokens"] == [formatting.tokens(value) for value in counts]
     assert said["count"] == [format_count(value) for value in counts]
 
 

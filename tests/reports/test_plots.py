@@ -7,8 +7,8 @@ import matplotlib
 import numpy as np
 import pytest
 
-from neuneu.core.counts import format_count
 from neuneu.core.errors import UserError
+from neuneu.core.formatting import format_count
 from neuneu.reports.plots import ForecastPanel, plot_coverage, plot_horizon, plot_trajectories
 from neuneu.reports.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
 from neuneu.reports.style import (

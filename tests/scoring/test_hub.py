@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from neuneu.core.errors import CheckpointError, UserError
-from neuneu.core.retries import TransientError
+from neuneu.core.errors import CheckpointError, TransientError, UserError
 from neuneu.scoring.checkpoints import hub as hub_module
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from hub_server import HubServer, commit_of
 from s3_server import S3Server
 
 from neuneu.core.config import build_config, load_config
-from neuneu.core.errors import CheckpointError, DataError, UserError
-from neuneu.core.retries import TransientError
+from neuneu.core.errors import CheckpointError, DataError, TransientError, UserError
 from neuneu.core.storage import Folder
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.scoring.checkpoints.sources import (
@@ -260,7 +259,7 @@ def test_s3_that_does_not_answer_is_transient(
 ) -> None:
     monkeypatch.setattr("neuneu.core.s3._ATTEMPTS", 1)
     s3.fail_for(60)
-    with pytest.raises(TransientError, match="S3 did not answer as it should"):
+    with pytest.raises(TransientError, match="S3 failed although retried"):
         read_small(ref_of(f"s3://{s3.bucket}/c"), "config.json")
 
 

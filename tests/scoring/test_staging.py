@@ -19,8 +19,7 @@ from staging_cases import contents, ref_of, stager
 from tiny_checkpoints import save_model
 
 from neuneu.core import logs
-from neuneu.core.errors import CheckpointError
-from neuneu.core.retries import TransientError
+from neuneu.core.errors import CheckpointError, TransientError
 from neuneu.core.storage import Folder
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.scoring.checkpoints.preflight import inspect
@@ -110,7 +109,7 @@ def test_each_time_a_store_is_asked_again_is_logged_with_the_checkpoint(
         stager(tmp_path, attempts=2).stage(ref),
     ):
         pass
-    (line,) = (line for line in log_lines() if line["message"].startswith("asked again: "))
+    (line,) = (line for line in log_lines() if line["message"].startswith("retrying: "))
     assert "00002.safetensors of org/m" in line["message"]
     assert (line["suite"], line["run"], line["step"], line["attempt"]) == (*ref.key, 1)
 

@@ -93,9 +93,9 @@ def test_a_place_that_cannot_be_used_is_told_before_the_work(
 
     monkeypatch.setattr("neuneu.evaluation.backtest.read_observations", work)
     monkeypatch.setattr("neuneu.training.cross_run.pretraining.read_observations", work)
-    with pytest.raises(UserError, match="there is no bucket nowhere-at-all"):
+    with pytest.raises(UserError, match="bucket nowhere-at-all does not exist"):
         backtest(small(table, "s3://nowhere-at-all/out"))
-    with pytest.raises(UserError, match="there is no bucket nowhere-at-all"):
+    with pytest.raises(UserError, match="bucket nowhere-at-all does not exist"):
         pretrain(PretrainConfig(accuracies=str(table), output="s3://nowhere-at-all/out"))
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from neuneu.core.digits import percent
+from neuneu.core.formatting import percent
 from neuneu.reports.answers.curves import LEVELS, Curve, read_curves, row_key
 from neuneu.reports.answers.folder import read_answers
 from neuneu.reports.answers.runs import labels, task_labels

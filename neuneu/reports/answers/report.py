@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from neuneu.core.digits import percent, points
 from neuneu.core.files import write_text_atomic
+from neuneu.core.formatting import percent, points
 from neuneu.decisions.answers import Answer, merged
 from neuneu.reports.answers.curves import CurveBook, read_curves, rounded, row_key
 from neuneu.reports.answers.folder import AnswerFolder, read_answers

@@ -6,7 +6,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from neuneu.core.digits import difference, percent, points, tokens
+from neuneu.core.formatting import difference, percent, points, tokens
 from neuneu.decisions.answers import Answer
 
 LIMIT: Final = 40

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from neuneu.core.digits import difference, percent, points, tokens
+from neuneu.core.formatting import difference, percent, points, tokens
 from neuneu.decisions.answers import Answer, merged
 from neuneu.forecasters.cross_run.calibrating import HORIZONS
 

@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from neuneu.core.errors import CheckpointError, UserError
-from neuneu.core.json_files import one_line
-from neuneu.core.retries import TransientError
+from neuneu.core.errors import CheckpointError, TransientError, UserError
+from neuneu.core.files import one_line
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.scoring.checkpoints import hf_olmo
 from neuneu.scoring.checkpoints.preflight import checked_config, config_hash, decode_config

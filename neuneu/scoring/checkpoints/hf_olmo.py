@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuneu.core.errors import CheckpointError
-from neuneu.core.files import write_text_atomic
-from neuneu.core.json_files import one_line, parse_mapping, read_mapping, read_regular
+from neuneu.core.files import one_line, parse_mapping, read_mapping, read_regular, write_text_atomic
 from neuneu.scoring.checkpoints.heads import Heads, kernel_heads
 from neuneu.scoring.checkpoints.sizes import check_sizes
 from neuneu.scoring.checkpoints.weights import INDEX_FILE, read_headers, weight_files

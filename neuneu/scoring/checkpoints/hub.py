@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from neuneu.core.errors import CheckpointError, UserError
-from neuneu.core.retries import TransientError
+from neuneu.core.errors import CheckpointError, TransientError, UserError
 from neuneu.data.checkpoints import StoredFile
 
 SCHEME: Final = "hf://"

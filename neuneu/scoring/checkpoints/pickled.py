@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuneu.core.errors import CheckpointError
-from neuneu.core.files import write_text_atomic
-from neuneu.core.json_files import one_line
+from neuneu.core.files import one_line, write_text_atomic
 from neuneu.scoring.checkpoints.weights import INDEX_FILE, is_constant
 
 if TYPE_CHECKING:

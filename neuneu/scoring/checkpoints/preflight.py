@@ -15,7 +15,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from neuneu.core.errors import CheckpointError
-from neuneu.core.json_files import (
+from neuneu.core.files import (
     one_line,
     parse_mapping,
     read_regular,

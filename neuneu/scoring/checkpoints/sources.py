@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from neuneu.core.config import load_config
-from neuneu.core.errors import CheckpointError, DataError, StorageError, UserError
-from neuneu.core.retries import TransientError
+from neuneu.core.errors import CheckpointError, DataError, StorageError, TransientError, UserError
 from neuneu.core.storage import Folder
 from neuneu.data.checkpoints import CheckpointRef, StoredFile, in_order, list_folder
 from neuneu.scoring.checkpoints import hub

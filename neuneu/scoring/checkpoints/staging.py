@@ -24,20 +24,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from filelock import FileLock, Timeout
 
 from neuneu.core import logs
-from neuneu.core.errors import CheckpointError
-from neuneu.core.files import write_text_atomic
-from neuneu.core.json_files import parse_mapping
-from neuneu.core.retries import TransientError, retried
+from neuneu.core.errors import CheckpointError, TransientError
+from neuneu.core.files import parse_mapping, write_text_atomic
 from neuneu.data.checkpoints import CheckpointRef, StoredFile
 from neuneu.scoring.checkpoints import hf_olmo
 from neuneu.scoring.checkpoints.pickled import PICKLED_INDEX, is_pickled, replace_pickled
 from neuneu.scoring.checkpoints.sources import fetch, list_files, read_small
 from neuneu.scoring.checkpoints.weights import INDEX_FILE
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _FILES_AT_ONCE: Final = 4
@@ -58,6 +58,7 @@ _SMALL: Final = frozenset(
 )
 _ENTRY: Final = re.compile(r"[0-9a-f]{24}")
 _WEIGHTS: Final = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
+_MAX_WAIT_S: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ class Stager:
         """
         self._folder = folder
         self._budget = budget_bytes
-        self._retried = partial(retried, attempts=attempts, wait_s=wait_s)
+        self._retried = partial(_retried, attempts=attempts, wait_s=wait_s)
         self._allow_pickle = allow_pickle
         self._space_timeout_s = space_timeout_s
         self._run = run
@@ -295,6 +296,25 @@ class Stager:
             list(pool.map(logs.carried(copy), missing))
         shutil.rmtree(part / ".cache", ignore_errors=True)
         return sum(file.size for file in missing.values())
+
+
+def _retried(action: Callable[[], T], *, attempts: int, wait_s: float) -> T:
+    """Call an action, again after a `TransientError`; waits double up to 30 s.
+
+    Raises:
+        TransientError: the last attempt failed, too.
+    """
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            return action()
+        except TransientError as error:
+            if attempt >= attempts:
+                raise TransientError(f"{error} Tried {attempts} times.") from error
+            wait = min(wait_s * 2 ** (attempt - 1), _MAX_WAIT_S)
+            _log.info("retrying: %s", error, extra={"attempt": attempt, "wait_s": wait})
+            time.sleep(wait)
 
 
 def _digest(ref: CheckpointRef) -> str:

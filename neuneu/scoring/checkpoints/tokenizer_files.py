@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core.errors import CheckpointError
-from neuneu.core.json_files import one_line, parse_json, parse_mapping, read_regular
+from neuneu.core.files import one_line, parse_json, parse_mapping, read_regular
 
 _VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _SETTINGS: Final = "tokenizer_config.json"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeGuard
 
 from neuneu.core.errors import CheckpointError
-from neuneu.core.json_files import check_regular, one_line, parse_mapping, read_mapping
+from neuneu.core.files import check_regular, one_line, parse_mapping, read_mapping
 
 if TYPE_CHECKING:
     import torch

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core import logs
-from neuneu.core.errors import CheckpointError, EngineError
-from neuneu.core.retries import TransientError
+from neuneu.core.errors import CheckpointError, EngineError, TransientError
 from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
 from neuneu.data.store.store import Store, Unit
 from neuneu.scoring.checkpoints.grouping import Pending

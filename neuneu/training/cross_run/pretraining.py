@@ -12,8 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from neuneu.core.config import Address, config_dataclass, config_hash, config_to_dict
-from neuneu.core.local_copies import written_to
-from neuneu.core.storage import Folder
+from neuneu.core.storage import Folder, written_to
 from neuneu.data.fingerprints import fingerprints
 from neuneu.data.inputs import RunGroup, deal_by_size, read_observations
 from neuneu.data.splits import Anchored
