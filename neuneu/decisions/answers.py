@@ -1,10 +1,10 @@
-"""An answer: rows of plain values, what was assumed, and what to doubt."""
+"""An answer: rows of plain values, notes on what was assumed, and warnings."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from neuneu.core import __version__
 from neuneu.core.files import atomic_path, write_text_atomic
 from neuneu.core.storage import Folder, written_to
+from neuneu.forecasters.warnings import Warning
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,16 +24,20 @@ class Answer:
 
     `rows` are mappings of JSON types: accuracies as fractions, tokens as numbers, probabilities
     in [0, 1], None where something is beyond the horizon. `notes` says what was assumed or
-    chosen; `doubts` why the stated probabilities are not promised. `tables` holds what is larger,
-    such as every forecast (`schemas.FORECASTS`); `settings` what was asked.
+    chosen; `warnings`, each with a `code` and a `text`, why intervals may be off. `tables` holds
+    what is larger, such as every forecast (`schemas.FORECASTS`); `settings` what was asked.
     """
 
     question: str
     rows: list[dict[str, Any]]
     notes: tuple[str, ...] = ()
-    doubts: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
+
+    @property
+    def warnings(self) -> tuple[Warning, ...]:
+        """The warnings of all rows, each once."""
+        return row_warnings(*self.rows)
 
     def to_arrow(self) -> pa.Table:
         """The rows as a table; lists and mappings are kept as such."""
@@ -52,7 +59,7 @@ class Answer:
             "question": self.question,
             "rows": self.rows,
             "notes": list(self.notes),
-            "doubts": list(self.doubts),
+            "warnings": [asdict(warning) for warning in self.warnings],
             "settings": dict(self.settings),
             "neuneu": __version__,
         }
@@ -78,6 +85,11 @@ def plain_tokens(value: float) -> float | None:
     return float(f"{value:.4g}") if np.isfinite(value) else None
 
 
-def merged(parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Lines of several lists, each once, in order."""
-    return tuple(dict.fromkeys(line for part in parts for line in part))
+def merged(parts: Iterable[Iterable[T]]) -> tuple[T, ...]:
+    """The items of several lists, each once, in order."""
+    return tuple(dict.fromkeys(item for part in parts for item in part))
+
+
+def row_warnings(*rows: Mapping[str, Any]) -> tuple[Warning, ...]:
+    """The warnings of rows, each once."""
+    return merged([Warning(**record) for record in row.get("warnings", ())] for row in rows)

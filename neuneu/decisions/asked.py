@@ -9,7 +9,7 @@ import numpy as np
 from neuneu.core.errors import UserError
 from neuneu.data.tables import Table
 from neuneu.data.trajectories import Trajectory
-from neuneu.decisions.answers import Answer, merged, plain, plain_tokens
+from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.futures import RunFuture, by_run, look_ahead
 from neuneu.decisions.grounds import Grounds, about
 from neuneu.decisions.options import AverageOptions, named_tasks, plain_settings, read_options
@@ -80,7 +80,6 @@ class Asked:
         queries = [query for future in self.futures for query in future.queries]
         given = options.get("token_losses") is not None
         self._about = about(forecaster, queries, token_losses=given)
-        self._doubts: list[Sequence[str]] = []
 
     def find(self, runs: Sequence[str]) -> list[RunFuture]:
         """Futures of named runs.
@@ -94,7 +93,6 @@ class Asked:
     def describe(self, future: RunFuture) -> dict[str, Any]:
         """What every row says of a run."""
         grounds = self._grounds.calibration(future.queries)
-        self._doubts.append(grounds["doubts"])
         low, middle, high = np.quantile(future.final, BAND)
         row = {
             "run": self.labels[future.run], "task": self.selection.title,
@@ -105,13 +103,12 @@ class Asked:
         return row | (self._grounds.explain(future.queries) if self._explain else {})
 
     def answer(self, question: str, rows: list[dict[str, Any]], **settings: Any) -> Answer:
-        """An answer with the notes and doubts of its rows."""
+        """An answer with the notes on the question."""
         tasks = [task for task, _, _ in self.selection.cells]
         return Answer(
             question=question,
             rows=rows,
             notes=(*self.known.notes, *self.selection.notes, *self._about),
-            doubts=merged(self._doubts),
             settings={**plain_settings(self._options), "tasks": tasks, **settings},
         )
 

@@ -3,6 +3,7 @@ simple rules say beside it."""
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -15,9 +16,10 @@ from neuneu.decisions.answers import merged, plain
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.protocol import Query
+from neuneu.forecasters.warnings import Warning
 
 FEW_POINTS: Final = 3
-"""Fewer checkpoints than this are doubted."""
+"""Fewer checkpoints than this raise a warning."""
 
 SIMPLE: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 """Baselines shown beside an answer; none of them needs more than the core."""
@@ -36,7 +38,7 @@ class Grounds:
     def calibration(
         self, queries: Sequence[Query], groups: Sequence[Sequence[str]] | None = None
     ) -> dict[str, Any]:
-        """`calibration_group` of the ends, the fewest runs that one rests on, and `doubts`.
+        """`calibration_group` of the ends, the fewest runs that one rests on, and `warnings`.
 
         Args:
             queries: what is asked.
@@ -44,23 +46,22 @@ class Grounds:
         """
         groups = groups or self._forecaster.calibration_groups(queries)
         known = self._forecaster.calibration
-        doubts = [_own_doubts(query) for query in queries]
-        if known is None or not groups:
-            if queries:
-                doubts.append(["the bands of this forecaster are not calibrated"])
-            return {
-                "calibration_group": None,
-                "calibrated_on": None,
-                "doubts": list(merged(doubts)),
-            }
-        ends = [names[-1] for names in groups]
-        for query, name in zip(queries, ends, strict=True):
-            context = query.context
-            doubts.append(known.doubts(family=context.family, params=context.params, group=name))
+        warnings = [_own_warnings(query) for query in queries]
+        group = calibrated_on = None
+        if known is not None and groups:
+            ends = [names[-1] for names in groups]
+            for query, name in zip(queries, ends, strict=True):
+                of = query.context
+                warnings.append(known.warnings(family=of.family, params=of.params, group=name))
+            group = Counter(ends).most_common(1)[0][0]
+            calibrated_on = min(known.groups[name].n_runs for name in ends)
+        elif queries:
+            text = "the intervals of this forecaster are not calibrated"
+            warnings.append([Warning("uncalibrated", text)])
         return {
-            "calibration_group": Counter(ends).most_common(1)[0][0],
-            "calibrated_on": min(known.groups[name].n_runs for name in ends),
-            "doubts": list(merged(doubts)),
+            "calibration_group": group,
+            "calibrated_on": calibrated_on,
+            "warnings": [asdict(warning) for warning in merged(warnings)],
         }
 
     def explain(self, queries: Sequence[Query]) -> dict[str, Any]:
@@ -129,12 +130,14 @@ def _too_short(left_out: Sequence[Sequence[Trajectory]]) -> list[str]:
     ]
 
 
-def _own_doubts(query: Query) -> list[str]:
+def _own_warnings(query: Query) -> list[Warning]:
     context = query.context
-    doubts = []
+    found = []
     if len(context) < FEW_POINTS:
-        doubts.append(f"fewer than {FEW_POINTS} checkpoints were evaluated")
+        text = f"fewer than {FEW_POINTS} checkpoints were evaluated"
+        found.append(Warning("few-checkpoints", text))
     level = float(context.values[-3:].mean())
     if context.chance is not None and level <= context.chance + 0.03:
-        doubts.append("some tasks are near chance, where little can be told apart")
-    return doubts
+        text = "some tasks are near chance, where accuracy says little"
+        found.append(Warning("near-chance", text))
+    return found

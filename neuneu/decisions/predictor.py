@@ -8,7 +8,7 @@ import numpy as np
 from neuneu.core.errors import UserError
 from neuneu.data.tables import Table
 from neuneu.data.trajectories import FloatArray
-from neuneu.decisions.answers import Answer, merged, plain, plain_tokens
+from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.asked import BAND, Asked
 from neuneu.decisions.forecast import forecast_rows, make_forecasts
 from neuneu.decisions.futures import RunFuture
@@ -34,9 +34,9 @@ class Predictor:
     [0, 1]; `q0.1`, `q0.5`, `q0.9` are quantiles, so that q0.1 to q0.9 is an 80 % band.
 
     Every row says what it rests on: `calibration_group`, `calibrated_on` (how many runs) and
-    `doubts`. `explain=True` adds `compared_with` (runs, the most used first), `n_compared_with`,
-    `left_out` and `n_left_out` (runs that ended too early to be compared with) and `baselines`
-    (what simple rules say).
+    `warnings` (each a `code` and a `text`). `explain=True` adds `compared_with` (runs, the most
+    used first), `n_compared_with`, `left_out` and `n_left_out` (runs that ended too early to be
+    compared with) and `baselines` (what simple rules say).
     """
 
     def __init__(self, forecaster: CrossRunForecaster) -> None:
@@ -81,7 +81,6 @@ class Predictor:
             question="forecast",
             rows=rows,
             notes=(*known.notes, *about(self.forecaster, found.queries, token_losses=given)),
-            doubts=merged([row["doubts"] for row in rows]),
             settings=plain_settings(options),
             tables={"forecasts": found.table, "observed": found.observed},
         )

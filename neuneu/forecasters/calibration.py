@@ -25,6 +25,7 @@ import numpy.typing as npt
 from neuneu.core.errors import DataError
 from neuneu.data.quantiles import MEDIAN
 from neuneu.data.trajectories import FloatArray, IntArray
+from neuneu.forecasters.warnings import Warning
 
 MIN_RUNS: Final = 10
 """Groups of fewer runs use the pooled adjustment."""
@@ -88,20 +89,23 @@ class Calibration:
         moved[:, : middle + 1] = np.minimum.accumulate(moved[:, middle::-1], axis=1)[:, ::-1]
         return np.clip(moved, 0.0, 1.0)
 
-    def doubts(self, *, family: str, params: float, group: str) -> list[str]:
-        """Why coverage is not promised for a run; empty where it is."""
-        reasons = []
+    def warnings(self, *, family: str, params: float, group: str) -> list[Warning]:
+        """Why a run's coverage is not guaranteed; empty where it is."""
+        found = []
         if family not in self.families:
-            reasons.append(f"family {family!r} is not among those calibrated on")
+            text = f"family {family!r} is not in the calibration set"
+            found.append(Warning("unseen-family", text))
         if params > 1.05 * self.largest_params:
-            reasons.append(
+            text = (
                 f"{params:.3g} parameters are more than the {self.largest_params:.3g} of the "
-                "largest run calibrated on"
+                "largest run in the calibration set"
             )
+            found.append(Warning("larger-model", text))
         runs = self.groups[self.group(group)].n_runs
         if runs < MIN_RUNS:
-            reasons.append(f"calibrated on {runs} runs; at least {MIN_RUNS} are needed")
-        return reasons
+            text = f"calibrated on {runs} runs; at least {MIN_RUNS} are needed"
+            found.append(Warning("few-calibration-runs", text))
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """JSON types; `Calibration.from_json` reads them."""

@@ -150,7 +150,7 @@ def test_odd_but_legal_runs(table: pa.Table, until: float | None, points: int) -
     answer = asked("forecast", table, until=until, points=points)
     if answer is not None:
         check(answer)
-        assert all(row["doubts"] for row in answer.rows if row["checkpoints"] < 3)
+        assert all(row["warnings"] for row in answer.rows if row["checkpoints"] < 3)
 
 
 @settings(FEW, max_examples=10)

@@ -192,7 +192,7 @@ def test_unsorted_rows_and_other_delimiters_change_no_forecast(
     assert not any("separated" in note for note in first["notes"])
 
 
-def test_one_point_is_answered_with_a_doubt(
+def test_one_point_is_answered_with_a_warning(
     model: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neuneu, "load", lambda _: model)
@@ -200,7 +200,7 @@ def test_one_point_is_answered_with_a_doubt(
     answer = ask(tmp_path / "a.csv")
     (row,) = answer["rows"]
     assert 0 <= row["q0.1"] < row["q0.5"] < row["q0.9"] <= 1
-    assert "fewer than 3 checkpoints were evaluated" in answer["doubts"]
+    assert "few-checkpoints" in {warning["code"] for warning in answer["warnings"]}
 
 
 def test_what_was_recognised_is_logged_where_there_is_no_answer(

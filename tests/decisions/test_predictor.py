@@ -46,7 +46,7 @@ def test_forecast_has_a_row_a_trajectory_and_every_place(model: Predictor, table
         assert row["tokens"] == END
         assert {"f/r0", "f/r1"} <= set(row["compared_with"])
         assert set(row["baselines"]) >= {"persistence", "power-law"}
-        assert any("family 'f'" in doubt for doubt in row["doubts"])
+        assert any("family 'f'" in warning["text"] for warning in row["warnings"])
     forecasts = answer.tables["forecasts"]
     assert forecasts.num_rows == 12 * 7
     assert forecasts.column("y").null_count == 84

@@ -113,7 +113,7 @@ def test_what_lies_after_the_cut_changes_no_answer(
         answers = [ask(known, losses=heard, context_step=CUT) for known, heard in (first, second)]
         alike(answers[1].rows, answers[0].rows)
         assert answers[1].notes == answers[0].notes
-        assert answers[1].doubts == answers[0].doubts
+        assert answers[1].warnings == answers[0].warnings
         for name, table in answers[0].tables.items():
             alike(answers[1].tables[name].to_pylist(), table.to_pylist())
 

@@ -1,4 +1,4 @@
-"""Conformal calibration: coverage is right, the run is the unit, and doubts are said."""
+"""Conformal calibration: coverage is right, the run is the unit, and warnings are raised."""
 
 import numpy as np
 import pytest
@@ -135,16 +135,16 @@ def test_small_groups_use_all_and_say_so() -> None:
     calibration = fitted(joined)
     assert calibration.group("big") == "big"
     assert calibration.group("small") == calibration.group("unheard of") == POOLED
-    assert calibration.doubts(family="f", params=1e9, group="small") == []
+    assert calibration.warnings(family="f", params=1e9, group="small") == []
 
 
-def test_doubts_are_said() -> None:
+def test_warnings_are_raised() -> None:
     calibration = fitted(world(5, seed=6))
-    doubts = calibration.doubts(family="new", params=7e9, group="g")
-    assert len(doubts) == 3
-    assert "family 'new'" in doubts[0]
-    assert "7e+09 parameters" in doubts[1]
-    assert "calibrated on 5 runs" in doubts[2]
+    warnings = calibration.warnings(family="new", params=7e9, group="g")
+    assert [w.code for w in warnings] == ["unseen-family", "larger-model", "few-calibration-runs"]
+    assert "family 'new'" in warnings[0].text
+    assert "7e+09 parameters" in warnings[1].text
+    assert "calibrated on 5 runs" in warnings[2].text
     assert not calibration.groups[POOLED].reached[LEVELS.index(0.95)]
 
 

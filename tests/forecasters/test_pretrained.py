@@ -57,11 +57,12 @@ def test_odd_inputs_get_finite_answers(forecaster: CrossRunForecaster) -> None:
         assert np.isfinite(answer).all()
 
 
-def test_a_new_family_is_doubted(forecaster: CrossRunForecaster) -> None:
+def test_a_new_family_raises_a_warning(forecaster: CrossRunForecaster) -> None:
     assert forecaster.calibration is not None
-    doubts = forecaster.calibration.doubts(family="llama", params=7e10, group="")
-    assert "family 'llama'" in doubts[0]
-    assert "7e+10 parameters" in doubts[1]
+    warnings = forecaster.calibration.warnings(family="llama", params=7e10, group="")
+    assert [warning.code for warning in warnings] == ["unseen-family", "larger-model"]
+    assert "family 'llama'" in warnings[0].text
+    assert "7e+10 parameters" in warnings[1].text
 
 
 @pytest.mark.shared

@@ -314,6 +314,7 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
         ("rank.json", "[]", "found TypeError"),
         ("rank.json", '{"question": "rank"}', "found KeyError: 'rows'"),
         ("stop.json", '{"question": "rank", "rows": [1]}', "found KeyError: 'notes'"),
+        ("stop.json", '{"doubts": []}', "found the `doubts` of an older neuneu; run `neuneu stop"),
         ("forecasts.parquet", "x", "expected what `neuneu forecast -o` writes"),
     ],
 )

@@ -1,20 +1,21 @@
-"""What an answer rests on, in words: hand-made rows, and doubts as they are really written."""
+"""What an answer rests on, in words: hand-made rows, and warnings as they are really raised."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from curves import ladder
 
-from neuneu.decisions.answers import Answer
+from neuneu.decisions.answers import Answer, row_warnings
 from neuneu.decisions.grounds import FEW_POINTS, Grounds
 from neuneu.forecasters.calibration import Calibration, GroupAdjustment
 from neuneu.forecasters.cross_run.calibrating import group_names
 from neuneu.forecasters.horizon import query_at
 from neuneu.forecasters.protocol import Query
+from neuneu.forecasters.warnings import WarningCode
 from neuneu.reports.answers.folder import read_answers
 from neuneu.reports.answers.runs import labels, run_pages, task_labels
 from neuneu.reports.answers.words import (
@@ -36,14 +37,18 @@ def forecast_row(**changes: Any) -> dict[str, Any]:
         "family": "f", "suite": "s", "run": "a", "num_fewshot": 0, "task": "t", "metric": "acc",
         "checkpoints": 12, "present": 0.5, "seen_tokens": 60e9, "tokens": 300e9,
         "q0.1": 0.58, "q0.5": 0.6, "q0.9": 0.63, "calibration_group": "compared, signal, middle",
-        "calibrated_on": 46, "doubts": [],
+        "calibrated_on": 46, "warnings": [],
     } | changes  # fmt: skip
+
+
+def warned(*texts: str) -> list[dict[str, str]]:
+    return [{"code": "near-chance", "text": text} for text in texts]
 
 
 def decision_row(**changes: Any) -> dict[str, Any]:
     return {
         "run": "a", "task": "mean of 7 tasks", "present": 0.5, "seen_tokens": 6e10, "tokens": 3e11,
-        "finished": False, "q0.1": 0.58, "q0.5": 0.6, "q0.9": 0.63, "doubts": [],
+        "finished": False, "q0.1": 0.58, "q0.5": 0.6, "q0.9": 0.63, "warnings": [],
         "calibration_group": "alone, signal, near", "calibrated_on": 20,
     } | changes  # fmt: skip
 
@@ -135,16 +140,16 @@ def test_words_say_what_the_bands_are_calibrated_on() -> None:
     several = [forecast_row(), forecast_row(calibration_group="all", calibrated_on=30)]
     assert "in at least 30 held-out runs" in grounds(several)[1]
     assert "and 1 other situation)" in grounds(several)[1]
-    without = forecast_row(calibrated_on=None, calibration_group=None, doubts=["x"])
+    without = forecast_row(calibrated_on=None, calibration_group=None, warnings=warned("x"))
     assert len(grounds([without])) == 1
     assert grounds([decision_row(finished=True)]) == [
         "It has reached its end: what it scored there stands."
     ]
 
 
-def test_distrust_counts_the_curves_that_a_doubt_is_about() -> None:
-    rows = [forecast_row(doubts=["far"]), forecast_row(doubts=["far", "near"])]
-    assert distrust({"forecast": rows, "rank": [decision_row(doubts=["odd"])]}) == (
+def test_distrust_counts_the_curves_that_a_warning_is_about() -> None:
+    rows = [forecast_row(warnings=warned("far")), forecast_row(warnings=warned("far", "near"))]
+    assert distrust({"forecast": rows, "rank": [decision_row(warnings=warned("odd"))]}) == (
         "Do not rely on the bands: far; near (1 of 2 curves); odd."
     )
     assert distrust({"forecast": [forecast_row()]}) == ""
@@ -242,16 +247,16 @@ class Known:
         return None if self.calibration is None else [["all"] for _ in queries]
 
 
-def test_every_doubt_that_is_really_raised_has_its_word() -> None:
+def test_every_warning_that_is_really_raised_has_its_label() -> None:
     near = replace(ladder(1)[0].slice(0, FEW_POINTS - 1), chance=0.25)
     near = replace(near, values=np.full(len(near), 0.25), family="new", params=1e12)
     query = query_at(near, np.array([2e4]))
     few = GroupAdjustment(shifts=(0.0,), reached=(True,), n_runs=3)
     known = Calibration(levels=(0.5,), groups={"all": few}, families=("f",), largest_params=1e9)
-    doubts = Grounds(Known(known)).calibration([query])["doubts"]
-    doubts += Grounds(Known(None)).calibration([query])["doubts"]
-    assert {tag(doubt) for doubt in doubts} == {word for _, word in TAGS}
-    assert tag("something else") == "doubtful"
+    rows = [Grounds(Known(of)).calibration([query]) for of in (known, None)]
+    warnings = row_warnings(*rows)
+    assert {warning.code for warning in warnings} == set(TAGS) == set(get_args(WarningCode))
+    assert {tag(warning) for warning in warnings} == set(TAGS.values())
 
 
 def test_every_group_that_is_really_used_is_said_in_words() -> None:

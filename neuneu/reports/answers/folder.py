@@ -29,10 +29,10 @@ _NUMBERS: Final[Mapping[str, tuple[str, ...]]] = {
     "next-eval": ("rank", "step", "tokens", "cost", "narrowing", "value"),
 }  # fmt: skip
 _REST: Final[Mapping[str, Mapping[str, type]]] = {
-    "forecast": {"family": str, "suite": str, "metric": str, "doubts": list},
-    "rank": {"beats": dict, "doubts": list},
-    "stop": {"advice": str, "doubts": list},
-    "when": {"places": list, "by": list, "doubts": list},
+    "forecast": {"family": str, "suite": str, "metric": str, "warnings": list},
+    "rank": {"beats": dict, "warnings": list},
+    "stop": {"advice": str, "warnings": list},
+    "when": {"places": list, "by": list, "warnings": list},
     "next-eval": {},
 }
 
@@ -87,11 +87,15 @@ def read_answers(folder: Path) -> AnswerFolder:
 def _read_answer(path: Path, question: str) -> tuple[Answer, str]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        if "doubts" in record:
+            raise UserError(
+                f"{path}: expected warnings with codes, found the `doubts` of an older neuneu; "
+                f"run `neuneu {question} -o` again."
+            )
         answer = Answer(
             question=record["question"],
             rows=record["rows"],
             notes=tuple(record["notes"]),
-            doubts=tuple(record["doubts"]),
             settings=record["settings"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -111,6 +115,10 @@ def _problem(row: Any, question: str) -> str:
     kinds: dict[str, type | tuple[type, ...]] = {"run": str, "task": str, **_REST[question]}
     kinds |= dict.fromkeys(_NUMBERS[question], (int, float))
     wrong = [key for key, kind in kinds.items() if not isinstance(row.get(key), kind)]
+    if not all(
+        isinstance(w, dict) and w.keys() == {"code", "text"} for w in row.get("warnings", ())
+    ):
+        wrong.append("warnings")
     return f"without a usable {', '.join(wrong)}" if wrong else ""
 
 

@@ -93,7 +93,7 @@ def _page(found: AnswerFolder, told: Sequence[str] | None, figures: Mapping[str,
         answers=answers,
         titles={question: title for question, title in _TITLES.items() if question in answers},
         headlines={q: headline(answers[q]) for q in _TITLES if q in answers},
-        doubts=_doubts(runs),
+        warnings=_warnings(runs),
         tables={q: page_table(answer, limit=MAX_ROWS) for q, answer in answers.items()},
         row_labels={q: labels(q, answer.rows[:MAX_ROWS]) for q, answer in answers.items()},
         ranking=_ranking(ranked[:MAX_RANKED]),
@@ -113,12 +113,12 @@ def _page(found: AnswerFolder, told: Sequence[str] | None, figures: Mapping[str,
     )
 
 
-def _doubts(runs: Sequence[RunPage]) -> list[str]:
-    """Each doubt once, with how many runs it is about."""
-    often = Counter(doubt for run in runs for doubt in run.doubts)
+def _warnings(runs: Sequence[RunPage]) -> list[str]:
+    """Each warning once, with the number of runs that it is about."""
+    often = Counter(warning.text for run in runs for warning in run.warnings)
     return [
-        doubt if count == len(runs) else f"{doubt} ({count:,} of {len(runs):,} runs)"
-        for doubt, count in often.most_common()
+        text if count == len(runs) else f"{text} ({count:,} of {len(runs):,} runs)"
+        for text, count in often.most_common()
     ]
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from neuneu.decisions.answers import merged
+from neuneu.decisions.answers import row_warnings
 from neuneu.decisions.selection import run_labels
+from neuneu.forecasters.warnings import Warning
 from neuneu.reports.answers.folder import AnswerFolder
 from neuneu.reports.answers.tables import tags
 from neuneu.reports.answers.words import Row, distrust, grounds, said
@@ -29,18 +30,18 @@ class RunPage:
 
     @property
     def distrust(self) -> str:
-        """Where not to trust it; empty where nothing is doubted."""
+        """Where not to trust it; empty where there are no warnings."""
         return distrust(self.rows)
 
     @property
-    def doubts(self) -> tuple[str, ...]:
-        """Every doubt of its rows, each once."""
-        return merged([row["doubts"] for rows in self.rows.values() for row in rows])
+    def warnings(self) -> tuple[Warning, ...]:
+        """The warnings of its rows, each once."""
+        return row_warnings(*(row for rows in self.rows.values() for row in rows))
 
     @property
     def tags(self) -> list[str]:
-        """A word or two for each doubt, each once."""
-        return list(tags({"doubts": self.doubts}))
+        """The label of each warning, each once."""
+        return list(tags(*(row for rows in self.rows.values() for row in rows)))
 
 
 def run_pages(found: AnswerFolder) -> list[RunPage]:

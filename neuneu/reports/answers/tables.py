@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from neuneu.decisions.answers import Answer
+from neuneu.decisions.answers import Answer, merged, row_warnings
 from neuneu.reports.answers.text import COLUMNS, TEXT
 from neuneu.reports.answers.words import tag
 
@@ -55,7 +55,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class PageTable:
-    """A table of a page; `tags` holds, row by row, a word for each doubt."""
+    """A table of a page; `tags` holds, row by row, the labels of its warnings."""
 
     headings: tuple[Heading, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -78,9 +78,9 @@ def page_table(answer: Answer, *, limit: int) -> PageTable:
     )
 
 
-def tags(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """A word or two for each doubt of a row, each once."""
-    return tuple(dict.fromkeys(tag(doubt) for doubt in row.get("doubts", ())))
+def tags(*rows: Mapping[str, Any]) -> tuple[str, ...]:
+    """The labels of the rows' warnings, each once."""
+    return merged([tag(warning)] for warning in row_warnings(*rows))
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Answers in the terminal: a table, what was assumed, and what to doubt."""
+"""Answers in the terminal: a table, notes and warnings."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -84,7 +84,7 @@ def _goal(goal: float | str) -> str:
 
 
 def show(answer: Answer) -> None:
-    """Prints an answer: at most `LIMIT` rows, then notes and doubts."""
+    """Prints an answer: at most `LIMIT` rows, then notes and warnings."""
     title, columns = COLUMNS[answer.question]
     table = Table(title=title)
     for name, _ in columns:
@@ -119,8 +119,8 @@ def _show_grounds(answer: Answer, console: Console) -> None:
     known = [row["calibrated_on"] for row in answer.rows if row.get("calibrated_on")]
     if known:
         console.print(f"- bands are calibrated on at least {min(known)} held-out runs a group")
-    for doubt in answer.doubts:
-        console.print(f"- not promised: {doubt}")
+    for warning in answer.warnings:
+        console.print(f"- warning: {warning.text}; intervals may be off")
     for row in answer.rows[:LIMIT]:
         if "baselines" not in row or row.get("finished"):
             continue

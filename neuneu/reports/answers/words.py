@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from neuneu.core.formatting import difference, percent, points, tokens
-from neuneu.decisions.answers import Answer, merged
+from neuneu.decisions.answers import Answer, row_warnings
 from neuneu.forecasters.cross_run.calibrating import HORIZONS
+from neuneu.forecasters.warnings import Warning, WarningCode
 
 Row = Mapping[str, Any]
 
-TAGS: Final = (
-    ("is not among those calibrated on", "new family"),
-    ("parameters are more than", "larger than known"),
-    ("checkpoints were evaluated", "few points"),
-    ("near chance", "near chance"),
-    ("are not calibrated", "not calibrated"),
-    ("are needed", "few runs"),
-)
-"""A part of a doubt, and the word or two that stand for it in a table."""
+TAGS: Final[Mapping[WarningCode, str]] = {
+    "unseen-family": "new family",
+    "larger-model": "larger than known",
+    "few-checkpoints": "few points",
+    "near-chance": "near chance",
+    "uncalibrated": "not calibrated",
+    "few-calibration-runs": "few runs",
+}
+"""Warning code -> its label in a table."""
 
 ALONE: Final = "It was compared with no other run: the forecast rests on its own past alone."
 
@@ -33,9 +34,9 @@ _AHEAD: Final = {
 }
 
 
-def tag(doubt: str) -> str:
-    """A doubt in a word or two."""
-    return next((word for part, word in TAGS if part in doubt), "doubtful")
+def tag(warning: Warning) -> str:
+    """The label of a warning; of a code from another version, the code."""
+    return TAGS.get(warning.code, warning.code)
 
 
 def group_in_words(name: str) -> str:
@@ -68,17 +69,17 @@ def grounds(rows: Sequence[Row]) -> list[str]:
 
 
 def distrust(rows: Mapping[str, Sequence[Row]]) -> str:
-    """Where not to trust what is said of one run, in one sentence; empty where nothing is doubted.
+    """Where not to trust what is said of one run, in one sentence; empty without warnings.
 
     Args:
         rows: those of the run by question.
     """
     curves = rows.get("forecast", ())
     parts = []
-    for doubt in merged([row["doubts"] for part in rows.values() for row in part]):
-        count = sum(doubt in row["doubts"] for row in curves)
+    for warning in row_warnings(*(row for part in rows.values() for row in part)):
+        text, count = warning.text, sum(warning in row_warnings(row) for row in curves)
         parts.append(
-            doubt if count in {0, len(curves)} else f"{doubt} ({count} of {len(curves)} curves)"
+            text if count in {0, len(curves)} else f"{text} ({count} of {len(curves)} curves)"
         )
     return f"Do not rely on the bands: {'; '.join(parts)}." if parts else ""
 
@@ -161,7 +162,7 @@ def _calibrated(rows: Sequence[Row]) -> list[str]:
         f"Its bands are set so that in {least}{fewest} held-out runs in the same situation "
         f"({group_in_words(groups[0][0])}{more}) 8 of 10 outcomes fell inside the 80 % band."
     )
-    if any(row["doubts"] for row in rows):
+    if any(row["warnings"] for row in rows):
         return [held]
     return [held, "Nothing known speaks against its bands."]
 

@@ -234,6 +234,6 @@ def test_forecast_by_command_line(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "40K" in result.output
-    assert "not promised: calibrated on 5 runs" in result.output
+    assert "warning: calibrated on 5 runs" in result.output
     missing = CliRunner().invoke(app, ["forecast", str(tmp_path / "none.csv"), "--until", "1e9"])
     assert missing.exit_code == 2
