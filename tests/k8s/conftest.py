@@ -1,4 +1,4 @@
-"""Renderings, made once, and manifests to break."""
+"""Renderings, each made once, and manifests to break."""
 
 import json
 import re
@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from check import ROOT, Schemas, kubectl, load_schemas, render, schema_folder
-from rules.manifests import Doc
+from check import ROOT, kubectl, render, schema_folder
+from manifests import Doc
+from schemas import Schemas, load_schemas
 
 HERE = Path(__file__).parent
 
@@ -24,7 +25,7 @@ def good() -> list[Doc]:
 
 @pytest.fixture(scope="session")
 def schemas() -> Schemas:
-    """Those of KubeRay's CRDs; tests that ask for them skip where they are absent."""
+    """The schemas of KubeRay's CRDs; tests are skipped without them."""
     found = load_schemas(schema_folder())
     if not found:
         pytest.skip(f"no KubeRay schemas at {schema_folder()} (set NEUNEU_SHARED)")
@@ -33,9 +34,9 @@ def schemas() -> Schemas:
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], list[Doc]]:
-    """A function of (folder, storage component) that renders a copy of k8s/ with that storage."""
+    """Return a function (folder, storage component) -> objects, rendered from a copy of k8s/."""
     if kubectl() is None:
-        pytest.skip("kubectl is missing: it renders the kustomizations, without a cluster")
+        pytest.skip("kubectl, which renders the kustomizations, is missing")
 
     @cache
     def make(folder: str, storage: str) -> str:

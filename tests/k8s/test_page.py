@@ -1,4 +1,4 @@
-"""docs/kubernetes.md: what it lets people run, and the names and numbers it states."""
+"""The commands, names and numbers of docs/kubernetes.md."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from check import ROOT
-from rules.manifests import Doc, clusters, of_kind
+from manifests import Doc, clusters, of_kind
 
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
 FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -60,7 +60,7 @@ def test_jobs_and_secrets_are_named_as_in_the_manifests(docs: list[Doc]) -> None
     (cluster,) = of_kind(docs, "RayCluster")
     assert f"service/{cluster['metadata']['name']}-head-svc" in PAGE
     assert f"get secret {cluster['metadata']['name']} " in PAGE
-    for _, group in next(clusters(docs)).groups[1:]:
+    for _, group in next(clusters(docs)).workers:
         (secret,) = [
             source["secretRef"]["name"]
             for source in group["template"]["spec"]["containers"][0]["envFrom"]

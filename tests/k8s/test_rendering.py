@@ -1,4 +1,4 @@
-"""Base and overlays, with both kinds of storage: they render, pass, and say what they should."""
+"""Base and overlays render with both kinds of storage, pass the checks and fit together."""
 
 import itertools
 import re
@@ -10,8 +10,8 @@ from string import Template
 from typing import Any
 
 import pytest
-from check import ROOT, Schemas, check, kubectl, main
-from rules.manifests import (
+from check import ROOT, check, kubectl, main
+from manifests import (
     Doc,
     all_pods,
     clusters,
@@ -20,9 +20,9 @@ from rules.manifests import (
     environment,
     of_kind,
     quantity,
-    ray_pods,
     submitters,
 )
+from schemas import Schemas
 
 from neuneu.core.config import load_config
 from neuneu.evaluation.backtest import BacktestConfig
@@ -42,35 +42,55 @@ every_folder = pytest.mark.parametrize("folder", FOLDERS)
 every_storage = pytest.mark.parametrize("storage", STORAGES)
 
 
-@pytest.mark.shared
 @every_folder
 @every_storage
-def test_rendering_satisfies_schemas_and_rules(
-    rendered: Rendered, schemas: Schemas, folder: str, storage: str
-) -> None:
+def test_rendering_satisfies_rules(rendered: Rendered, folder: str, storage: str) -> None:
     docs = rendered(folder, storage)
-    assert [str(finding) for finding in check(docs, schemas)] == []
+    assert check(docs, {}) == []
     assert {doc["metadata"]["name"] for doc in of_kind(docs, "RayJob")} == set(CONFIGS)
+    assert all(job["spec"]["suspend"] for job in of_kind(docs, "RayJob")), "applying starts no job"
     assert len(of_kind(docs, "RayCluster")) == (folder != "overlays/kueue")
 
 
+@pytest.mark.shared
 @every_folder
 @every_storage
-def test_rules_hold_without_schemas(rendered: Rendered, folder: str, storage: str) -> None:
-    assert check(rendered(folder, storage), {}) == []
+def test_rendering_satisfies_schemas(
+    rendered: Rendered, schemas: Schemas, folder: str, storage: str
+) -> None:
+    assert check(rendered(folder, storage), schemas) == []
+
+
+@every_folder
+@every_storage
+def test_pods_satisfy_the_restricted_profile(rendered: Rendered, folder: str, storage: str) -> None:
+    docs = rendered(folder, storage)
+    autoscalers = [dig(cluster.spec, "autoscalerOptions") for cluster in clusters(docs)]
+    boxes = [box for pod in all_pods(docs) for _, box in pod.containers]
+    for box in (*filter(None, autoscalers), *boxes):
+        security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert box["securityContext"] == security
+    for pod in all_pods(docs):
+        security = pod.spec["securityContext"]
+        assert security["runAsNonRoot"]
+        assert security["runAsUser"] > 0
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.spec.keys()
+        assert not any("hostPath" in volume for volume in pod.spec.get("volumes") or [])
+        assert not any("hostPort" in p for _, box in pod.containers for p in box.get("ports", []))
 
 
 def _loaded(docs: list[Doc], scratch: Path) -> dict[str, tuple[Any, dict[str, str]]]:
-    """Config and `--set` settings of each job, by its name, as its entrypoint loads them."""
+    """Return config and `--set` settings of each job by name, as its entrypoint loads them."""
     loaded = {}
     for submitter in submitters(docs):
         name = submitter.owner["metadata"]["name"]
         entrypoint = submitter.owner["spec"]["entrypoint"]
-        words = shlex.split(Template(entrypoint).substitute(environment(docs, submitter.box)))
+        words = shlex.split(Template(entrypoint).substitute(environment(docs, submitter.ray)))
         assert words[:2] == ["python", f"jobs/{name}.py"]
         assert (ROOT / words[1]).is_file()
         path = scratch / Path(words[words.index("--config") + 1]).name
-        path.write_text((config_map(docs, "neuneu-jobs") or {})[path.name])
+        path.write_text(config_map(docs, "neuneu-jobs")[path.name])
         sets = [after for word, after in itertools.pairwise(words) if word == "--set"]
         settings = dict(each.split("=", 1) for each in sets)
         loaded[name] = (load_config(CONFIGS[name], path, sets), settings)
@@ -104,7 +124,7 @@ def test_a_worker_of_each_training_fits_a_node(
         config = trained.get(cluster.owner["metadata"]["name"])
         if config is None:
             continue
-        limits = [pod.box["resources"]["limits"] for pod in ray_pods(cluster)[1:]]
+        limits = [pod.ray["resources"]["limits"] for pod in cluster.pods[1:]]
         assert any(
             quantity(limit["cpu"]) >= config.cpus_per_worker
             and config.use_gpu == ("nvidia.com/gpu" in limit)
@@ -122,9 +142,9 @@ def test_extraction_starts_with_the_workers_it_uses(
     wants_gpus = config.gpus_per_actor is None
     assert any(
         group["minReplicas"] > 0
-        and wants_gpus == ("nvidia.com/gpu" in pod.box["resources"]["limits"])
-        and quantity(pod.box["resources"]["limits"]["cpu"]) >= config.cpus_per_actor
-        for (_, group), pod in zip(cluster.groups[1:], ray_pods(cluster)[1:], strict=True)
+        and wants_gpus == ("nvidia.com/gpu" in pod.ray["resources"]["limits"])
+        and quantity(pod.ray["resources"]["limits"]["cpu"]) >= config.cpus_per_actor
+        for (_, group), pod in zip(cluster.workers, cluster.pods[1:], strict=True)
     )
 
 
@@ -132,38 +152,25 @@ def test_workers_scale_to_nothing_unless_queued(rendered: Rendered) -> None:
     for folder in FOLDERS[:3]:
         for cluster in clusters(rendered(folder, "storage-pvc")):
             if cluster.owner["metadata"]["name"] != "extract":
-                assert all(group["minReplicas"] == 0 for _, group in cluster.groups[1:])
+                assert all(group["minReplicas"] == 0 for _, group in cluster.workers)
     for cluster in clusters(rendered("overlays/kueue", "storage-pvc")):
         assert "enableInTreeAutoscaling" not in cluster.spec
         assert cluster.owner["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "neuneu"
 
 
-def test_applying_starts_no_job(rendered: Rendered) -> None:
-    for folder in FOLDERS:
-        assert all(
-            job["spec"]["suspend"] for job in of_kind(rendered(folder, "storage-s3"), "RayJob")
-        )
-
-
-def test_ray_is_that_of_the_lock_everywhere(rendered: Rendered) -> None:
-    lock = (ROOT / "requirements/cpu.lock").read_text()
-    version = re.search(r"^ray==(.+)$", lock, re.MULTILINE)
-    assert version
-    for folder in FOLDERS:
-        docs = rendered(folder, "storage-s3")
-        assert {cluster.spec["rayVersion"] for cluster in clusters(docs)} == {version[1]}
-
-
-def test_gpu_overlay_runs_one_image(rendered: Rendered) -> None:
-    docs = rendered("overlays/gpu", "storage-s3")
+@pytest.mark.parametrize(
+    ("folder", "image"),
+    zip(FOLDERS, ["neuneu", "neuneu", "neuneu-gpu", "neuneu-gpu"], strict=True),
+)
+def test_all_pods_run_one_image_with_the_ray_of_the_lock(
+    rendered: Rendered, folder: str, image: str
+) -> None:
+    docs = rendered(folder, "storage-s3")
     images = {box["image"] for pod in all_pods(docs) for _, box in pod.containers}
-    assert images == {"neuneu-gpu:0.1.0"}
-
-
-def test_an_image_named_once_is_that_of_all_pods(rendered: Rendered) -> None:
-    for folder in ("base", "overlays/local"):
-        pods = all_pods(rendered(folder, "storage-s3"))
-        assert {box["image"] for pod in pods for _, box in pod.containers} == {"neuneu:0.1.0"}
+    assert images == {f"{image}:0.1.0"}
+    lock = (ROOT / "requirements/cpu.lock").read_text()
+    (version,) = re.findall(r"^ray==(.+)$", lock, re.MULTILINE)
+    assert {cluster.spec["rayVersion"] for cluster in clusters(docs)} == {version}
 
 
 def test_local_overlay_fits_one_small_machine(rendered: Rendered) -> None:
@@ -173,10 +180,10 @@ def test_local_overlay_fits_one_small_machine(rendered: Rendered) -> None:
         total = 0.0
         for name, replicas in (("neuneu", [1, 0]), ("extract", [1, 1])):
             cluster = by_name[name]
-            total += quantity(dig(cluster.spec, "autoscalerOptions", "resources", "requests", what))
-            for pod, count in zip(ray_pods(cluster), replicas, strict=True):
-                total += count * quantity(pod.containers[0][1]["resources"]["requests"][what])
-        submitter = next(submitters(docs)).containers[0][1]
+            total += quantity(dig(cluster.spec, f"autoscalerOptions.resources.requests.{what}"))
+            for pod, count in zip(cluster.pods, replicas, strict=True):
+                total += count * quantity(pod.ray["resources"]["requests"][what])
+        submitter = next(submitters(docs)).ray
         assert total + quantity(submitter["resources"]["requests"][what]) <= most
 
 
@@ -186,19 +193,19 @@ def test_storage_components_differ_in_storage_alone(rendered: Rendered) -> None:
     assert names[0] ^ names[1] == {"PersistentVolumeClaim/neuneu-data", "ConfigMap/neuneu-fetch"}
     for docs, claims in ((kept, {"neuneu-data"}), (other, set())):
         volumes = [v for pod in all_pods(docs) for v in pod.spec.get("volumes") or []]
-        assert {dig(v, "persistentVolumeClaim", "claimName") for v in volumes} - {None} == claims
+        assert {dig(v, "persistentVolumeClaim.claimName") for v in volumes} - {None} == claims
 
 
 def test_main_checks_folders_and_says_what_it_did_without_schemas(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if kubectl() is None:
-        pytest.skip("kubectl is missing: it renders the kustomizations, without a cluster")
+        pytest.skip("kubectl, which renders the kustomizations, is missing")
     monkeypatch.setenv("NEUNEU_SHARED", str(tmp_path))
     assert main([str(ROOT / "k8s/overlays/local")]) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith(f"no KubeRay schemas at {tmp_path}/kuberay (set NEUNEU_SHARED): ")
-    assert told[1].endswith("13 objects, 0 findings")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"no KubeRay schemas at {tmp_path}/kuberay (set NEUNEU_SHARED): ")
+    assert lines[1].endswith("13 objects, 0 findings")
     assert main([str(tmp_path)]) == 1
     assert "unable to find one of 'kustomization.yaml'" in capsys.readouterr().err
 
@@ -210,4 +217,4 @@ def test_main_without_kubectl_says_so(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("NEUNEU_SHARED", str(tmp_path))
     assert main(["k8s/base"]) == 1
-    assert "kubectl: not found" in capsys.readouterr().err
+    assert "kubectl not found" in capsys.readouterr().err
