@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 
 .PHONY: demo demo-ci demo-english test test-slow test-soak check format docs lock clean
 
@@ -16,10 +17,10 @@ demo-english: $(INSTALLED)  ## the main job on real English, BLiMP and OLMES (ne
 	$(BIN)/neuneu demo --config jobs/configs/demo-english.yaml
 
 test: $(INSTALLED)  ## the tests, without the slow ones
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "not slow and not gpu"
 
 test-slow: $(INSTALLED)  ## the slow tests
-	$(BIN)/pytest -m "slow and not gpu and not soak"
+	$(BIN)/pytest $(SIDE_BY_SIDE) -m "slow and not gpu and not soak"
 
 test-soak: $(INSTALLED)  ## kills and restarts of whole stages; on an otherwise idle machine
 	$(BIN)/pytest -m soak
