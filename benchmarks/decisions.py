@@ -26,9 +26,9 @@ import torch
 
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
-from neuneu.data.inputs import RunGroup, deal_by_size, read_observations
-from neuneu.data.splits import Anchored
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.load import load_dataset
+from neuneu.data.splits import Anchored, deal_by_size
+from neuneu.data.trajectories import FloatArray, RunGroup, Trajectory
 from neuneu.decisions.next_eval import weigh
 from neuneu.decisions.when import first_passage, reached, running_mean
 from neuneu.evaluation.run_splits import SPLITS
@@ -76,8 +76,8 @@ class Folds:
     """Forecasters of the folds, each calibrated on the forecasts of the other folds."""
 
     def __init__(self, data: Path, networks: Path, seed: int) -> None:
-        observed = read_observations(
-            data / "accuracies.parquet", data / "losses.parquet", data / "tasks.csv"
+        observed = load_dataset(
+            data / "accuracies.parquet", losses=data / "losses.parquet", tasks=data / "tasks.csv"
         )
         self.digest = observed.digest
         self.trajectories = SPLITS[SPLIT].apply(observed.trajectories).learn

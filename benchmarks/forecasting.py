@@ -39,8 +39,8 @@ from forecasting_scores import against, rankings, strata, terciles
 from neuneu.core.config import config_hash, config_to_dict
 from neuneu.core.files import atomic_path, write_text_atomic
 from neuneu.core.progress import stage
-from neuneu.data.inputs import deal_by_size, read_observations
-from neuneu.data.splits import Anchored, ByCompute, SplitRule
+from neuneu.data.load import load_dataset
+from neuneu.data.splits import Anchored, ByCompute, SplitRule, deal_by_size
 from neuneu.data.trajectories import Trajectory
 from neuneu.evaluation.backtest import run_backtest, summarise
 from neuneu.evaluation.run_splits import SPLITS, Parts
@@ -106,8 +106,8 @@ class Benchmark:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         data: Path = arguments.data
-        observed = read_observations(
-            data / "accuracies.parquet", data / "losses.parquet", data / "tasks.csv"
+        observed = load_dataset(
+            data / "accuracies.parquet", losses=data / "losses.parquet", tasks=data / "tasks.csv"
         )
         self.trajectories = observed.trajectories
         self.arguments = arguments

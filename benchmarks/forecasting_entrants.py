@@ -11,8 +11,8 @@ from lc_pfn import train_lc_pfn
 
 from neuneu.core.config import config_hash, config_to_dict
 from neuneu.core.progress import stage
-from neuneu.data.inputs import RunGroup, deal_by_size
-from neuneu.data.trajectories import Trajectory
+from neuneu.data.splits import deal_by_size
+from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.baselines import BASELINES, make_forecaster
 from neuneu.forecasters.baselines.boosted import BoostedQuantiles
 from neuneu.forecasters.calibration import Calibration

@@ -10,13 +10,12 @@ import numpy as np
 
 from neuneu.data.ranking import comparable_pairs, finals, pair_scores, value_noise
 from neuneu.data.schemas import TRAJECTORY_KEY
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import NEAR_CHANCE, FloatArray, Trajectory
 from neuneu.evaluation import metrics
 from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
 from neuneu.evaluation.table import EvaluationTable
 
 EARLY: Final = 0.01
-NEAR_CHANCE: Final = 0.03
 BOOTSTRAP: Final = RunBootstrap()
 
 

@@ -35,7 +35,7 @@ from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
 from neuneu.core.ray_session import ray_session
 from neuneu.core.storage import Folder
-from neuneu.data.inputs import read_observations
+from neuneu.data.load import load_dataset
 from neuneu.data.quantiles import common_levels, pinball, pinball_torch
 from neuneu.data.splits import Anchored
 from neuneu.data.trajectories import Trajectory
@@ -444,8 +444,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     data: Path = arguments.data
-    observed = read_observations(
-        data / "accuracies.parquet", data / "losses.parquet", data / "tasks.csv"
+    observed = load_dataset(
+        data / "accuracies.parquet", losses=data / "losses.parquet", tasks=data / "tasks.csv"
     )
     dev = SPLITS["dev"].apply(observed.trajectories)
     record: dict[str, Any] = {}

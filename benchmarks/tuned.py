@@ -23,7 +23,7 @@ import yaml
 from neuneu.core.config import build_config, config_to_dict
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
-from neuneu.data.inputs import read_observations
+from neuneu.data.load import load_dataset
 from neuneu.evaluation.run_splits import SPLITS
 from neuneu.reports.tuning.analysis import analyse
 from neuneu.reports.tuning.report import summary
@@ -52,8 +52,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("docs/results/tuning.json"))
     arguments = parser.parse_args()
     data: Path = arguments.data
-    observed = read_observations(
-        data / "accuracies.parquet", data / "losses.parquet", data / "tasks.csv"
+    observed = load_dataset(
+        data / "accuracies.parquet", losses=data / "losses.parquet", tasks=data / "tasks.csv"
     )
     parts = SPLITS[SPLIT].apply(observed.trajectories)
     raw = yaml.safe_load((arguments.search / "best.yaml").read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import neuneu
 from generator.markdown import NOTICE, docstring
-from neuneu.data import tables
+from neuneu.data import load
 from neuneu.decisions.answers import Answer
 from neuneu.decisions.options import AverageOptions, Options
 from neuneu.decisions.predictor import Predictor
@@ -55,6 +55,6 @@ def _function(name: str, function: Callable[..., Any]) -> list[str]:
 
 
 def _table_docstring() -> str:
-    """What `neuneu.data.tables.Table` says under its assignment."""
-    source = inspect.getsource(tables)
+    """What `neuneu.data.load.Table` says under its assignment."""
+    source = inspect.getsource(load)
     return source.partition('Table = Any\n"""')[2].partition('"""')[0]

@@ -7,21 +7,21 @@ from rich.console import Console
 from rich.table import Table
 
 from neuneu.core.formatting import points, tokens
-from neuneu.data.tables import read_known
+from neuneu.data.load import load_dataset
 
 POINTS: Final = Path(__file__).parent / "example" / "points.csv"
 
 
 def show_example(console: Console) -> None:
     """Prints the example's table, a line a run, and where its file is."""
-    known = read_known(POINTS)
-    tasks = sorted({t.task for t in known.trajectories})
+    data = load_dataset(POINTS, log_notes=False)
+    tasks = sorted({t.task for t in data.trajectories})
     table = Table(title="The example: accuracy now, %")
     table.add_column("run")
     for name in ("parameters", "checkpoints", "tokens seen", "of planned", *tasks):
         table.add_column(name, justify="right", overflow="fold")
-    for run in dict.fromkeys(t.run for t in sorted(known.trajectories, key=lambda t: t.params)):
-        of = {t.task: t for t in known.trajectories if t.run == run}
+    for run in dict.fromkeys(t.run for t in sorted(data.trajectories, key=lambda t: t.params)):
+        of = {t.task: t for t in data.trajectories if t.run == run}
         one = of[tasks[0]]
         now = [points(float(of[task].values[-1]), 0.0) for task in tasks]
         table.add_row(

@@ -1,10 +1,12 @@
-"""Trajectories known again by their content: which runs a forecaster was trained on."""
+"""Hashes of trajectories: which data results come from, which runs a forecaster was trained on."""
 
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from neuneu.data.trajectories import Trajectory
+import numpy as np
+
+from neuneu.data.trajectories import RunGroup, Trajectory
 
 FINGERPRINT_POINTS = 3
 SEEN_SHARE: Final = 0.5
@@ -25,22 +27,22 @@ def fingerprint(trajectory: Trajectory) -> str | None:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
-def share_known(trajectories: Sequence[Trajectory], marks: frozenset[str]) -> float:
+def share_trained_on(trajectories: Sequence[Trajectory], marks: frozenset[str]) -> float:
     """The share of trajectories whose fingerprint is among `marks`; 0 where none has one."""
     known = [m in marks for t in trajectories if (m := fingerprint(t)) is not None]
     return sum(known) / len(known) if known else 0.0
 
 
-def runs_learnt(
+def runs_trained_on(
     seen_share: Callable[[Sequence[Trajectory]], float], trajectories: Sequence[Trajectory]
-) -> frozenset[tuple[str, str]]:
+) -> frozenset[RunGroup]:
     """Run groups most of whose trajectories were learnt from; flat ones coincide, so not any.
 
     Args:
         seen_share: of a forecaster, the share of trajectories that it was trained on.
         trajectories: of any runs.
     """
-    by_run: dict[tuple[str, str], list[Trajectory]] = {}
+    by_run: dict[RunGroup, list[Trajectory]] = {}
     for trajectory in trajectories:
         by_run.setdefault(trajectory.run_group, []).append(trajectory)
     return frozenset(run for run, members in by_run.items() if seen_share(members) > SEEN_SHARE)
@@ -55,3 +57,13 @@ def fingerprints(trajectories: Sequence[Trajectory]) -> dict[str, list[str]]:
         if mark is not None:
             of_run.add(mark)
     return {run: sorted(marks) for run, marks in sorted(found.items())}
+
+
+def data_digest(trajectories: Sequence[Trajectory]) -> str:
+    """Sixteen hex digits of every checkpoint and accuracy, by which results name their data."""
+    digest = hashlib.sha256()
+    for trajectory in trajectories:
+        digest.update(repr((trajectory.family, *trajectory.key)).encode())
+        for array in (trajectory.steps, trajectory.tokens, trajectory.values):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]

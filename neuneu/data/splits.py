@@ -1,12 +1,13 @@
-"""Where a context ends and what is to be forecast: the one split function of the project."""
+"""Splits: where a context ends, and which runs are held out together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
 
-from neuneu.data.trajectories import Trajectory
+from neuneu.core.errors import DataError, UserError
+from neuneu.data.trajectories import RunGroup, Trajectory
 
 MIN_CHECKPOINTS = 10
 """Shorter trajectories (step 0 excluded) are not scored, as in the paper."""
@@ -81,3 +82,72 @@ PROTOCOLS: Final[dict[str, Callable[..., SplitRule]]] = {
     "by-compute": ByCompute,
 }
 """Rules by the name that configs call them."""
+
+
+def hold_out(
+    trajectories: Sequence[Trajectory], runs: Sequence[str]
+) -> tuple[list[Trajectory], list[Trajectory]]:
+    """Splits by run name: (the others, those held out). A run is never on both sides.
+
+    Raises:
+        DataError: a name that no trajectory has.
+    """
+    known = {trajectory.run for trajectory in trajectories}
+    missing = sorted(set(runs) - known)
+    if missing:
+        raise DataError(f"held-out runs {missing} are not in the table; it has {sorted(known)}.")
+    kept = [trajectory for trajectory in trajectories if trajectory.run not in runs]
+    held = [trajectory for trajectory in trajectories if trajectory.run in runs]
+    return kept, held
+
+
+def deal_by_size(
+    trajectories: Sequence[Trajectory], n_folds: int, seed: int
+) -> tuple[tuple[RunGroup, ...], ...]:
+    """Folds that hold out all runs of a size together, as the next size up will be new.
+
+    The sizes of each family (parameters to two digits), in order, are dealt round-robin. Where a
+    family has fewer sizes than there are folds, its runs are dealt as by `deal_folds`.
+
+    Raises:
+        UserError: fewer run groups than folds.
+    """
+    folds: list[list[RunGroup]] = [[] for _ in range(n_folds)]
+    rest: list[Trajectory] = []
+    for family in sorted({t.family for t in trajectories}):
+        members = [t for t in trajectories if t.family == family]
+        size = {t.run_group: float(f"{t.params:.1e}") for t in members}
+        sizes = sorted(set(size.values()))
+        if len(sizes) < n_folds:
+            rest += members
+            continue
+        for group, params in sorted(size.items()):
+            folds[sizes.index(params) % n_folds].append(group)
+    if rest:
+        for fold, groups in zip(folds, deal_folds(rest, n_folds, seed), strict=True):
+            fold.extend(groups)
+    return tuple(tuple(sorted(fold)) for fold in folds)
+
+
+def deal_folds(
+    trajectories: Sequence[Trajectory], n_folds: int, seed: int
+) -> tuple[tuple[RunGroup, ...], ...]:
+    """Deals run groups round-robin from a seeded shuffle of each family.
+
+    Every fold holds runs of every family that has at least as many runs as there are folds.
+
+    Raises:
+        UserError: fewer run groups than folds.
+    """
+    groups = sorted({trajectory.run_group for trajectory in trajectories})
+    if len(groups) < n_folds:
+        raise UserError(
+            f"folds: {n_folds} folds need as many runs, found {len(groups)}; "
+            f"set folds={max(len(groups), 2)} or name held_out runs."
+        )
+    generator = np.random.default_rng(seed)
+    dealt: list[RunGroup] = []
+    for family in sorted({family for family, _ in groups}):
+        members = [group for group in groups if group[0] == family]
+        dealt += [members[index] for index in generator.permutation(len(members))]
+    return tuple(tuple(sorted(dealt[fold::n_folds])) for fold in range(n_folds))

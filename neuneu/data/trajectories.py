@@ -1,18 +1,23 @@
 """Trajectories: the accuracies of one run on one task, ordered by training tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from neuneu.core.errors import DataError
-from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts, validate_accuracies
+from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+RunGroup = tuple[str, str]
+"""(family, run): all trajectories of one training run; the unit of splits and of calibration."""
+
+NEAR_CHANCE: Final = 0.03
+"""An accuracy at most three points above chance is near chance."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,7 +58,7 @@ class Trajectory:
         return (self.suite, self.run, self.num_fewshot, self.task, self.metric)
 
     @property
-    def run_group(self) -> tuple[str, str]:
+    def run_group(self) -> RunGroup:
         """(family, run): all suites, shots and metrics of one training; the unit of splits."""
         return (self.family, self.run)
 
@@ -79,8 +84,6 @@ def build_trajectories(
     accuracies: pa.Table,
     losses: pa.Table | None = None,
     tasks: pa.Table | None = None,
-    *,
-    name: str = "accuracies",
 ) -> list[Trajectory]:
     """Turns tidy tables into trajectories, sorted by key.
 
@@ -88,23 +91,18 @@ def build_trajectories(
     and to learn from or to score both would count it twice.
 
     Args:
-        accuracies: `schemas.ACCURACIES`.
+        accuracies: `schemas.ACCURACIES`, checked and sorted (`schemas.validate`).
         losses: `schemas.LOSSES`; rows of metric `cross_entropy_loss` join on (suite, run, step),
             whatever their num_fewshot. A name logged for the same shots wins over another's.
         tasks: `schemas.TASKS`, for chance, base task and group.
-        name: what to call the accuracy table in messages.
-
-    Raises:
-        DataError: tables that break the contract.
     """
-    table = validate_accuracies(accuracies, name=name)
-    starts = trajectory_starts(table)
-    stops = np.append(starts[1:], table.num_rows)
+    starts = trajectory_starts(accuracies)
+    stops = np.append(starts[1:], accuracies.num_rows)
     columns = {
-        key: table.column(key).to_numpy(zero_copy_only=False)
+        key: accuracies.column(key).to_numpy(zero_copy_only=False)
         for key in ("step", "tokens", "flops", "value", "stderr", "params", "planned_tokens")
     }
-    identity = table.take(pa.array(starts)).select(["family", *TRAJECTORY_KEY]).to_pylist()
+    identity = accuracies.take(pa.array(starts)).select(["family", *TRAJECTORY_KEY]).to_pylist()
     loss_index = _index_losses(losses)
     task_index = {} if tasks is None else {(t["task"], t["metric"]): t for t in tasks.to_pylist()}
     task_names = {task: row for (task, _), row in task_index.items()}
@@ -217,18 +215,26 @@ class TokenLossTable:
         )
 
 
-def hold_out(
-    trajectories: Sequence[Trajectory], runs: Sequence[str]
-) -> tuple[list[Trajectory], list[Trajectory]]:
-    """Splits by run name: (the others, those held out). A run is never on both sides.
+def merge_token_losses(
+    first: TokenLossTable | None, second: TokenLossTable | None
+) -> TokenLossTable | None:
+    """Rows of both tables; the first wins where both have a checkpoint.
 
     Raises:
-        DataError: a name that no trajectory has.
+        DataError: losses of different texts or units.
     """
-    known = {trajectory.run for trajectory in trajectories}
-    missing = sorted(set(runs) - known)
-    if missing:
-        raise DataError(f"held-out runs {missing} are not in the table; it has {sorted(known)}.")
-    kept = [trajectory for trajectory in trajectories if trajectory.run not in runs]
-    held = [trajectory for trajectory in trajectories if trajectory.run in runs]
-    return kept, held
+    if first is None or second is None:
+        return first or second
+    kinds = {(t.corpus_hash, t.unit, t.matrix.shape[1]) for t in (first, second)}
+    if len(kinds) != 1:
+        raise DataError(
+            f"token losses: expected one corpus, unit and length in both stores, found "
+            f"{sorted(kinds)}; score both on the same corpus."
+        )
+    offset = len(first.matrix)
+    shifted = {key: row + offset for key, row in second.rows.items()}
+    return replace(
+        first,
+        matrix=np.concatenate([first.matrix, second.matrix]),
+        rows=shifted | dict(first.rows),
+    )

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from neuneu.core.errors import UserError
-from neuneu.data.tables import Table
+from neuneu.data.load import Table
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.futures import RunFuture, by_run, look_ahead

@@ -10,8 +10,8 @@ import numpy as np
 
 from neuneu.core.formatting import tokens
 from neuneu.data.cells import listed, quoted
-from neuneu.data.fingerprints import runs_learnt
-from neuneu.data.trajectories import Trajectory
+from neuneu.data.fingerprints import runs_trained_on
+from neuneu.data.trajectories import NEAR_CHANCE, Trajectory
 from neuneu.decisions.answers import merged, plain
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
@@ -102,7 +102,7 @@ def about(
     """
     notes = []
     asked = [query.context for query in queries]
-    learnt = sorted("/".join(run) for run in runs_learnt(forecaster.seen_share, asked))
+    learnt = sorted("/".join(run) for run in runs_trained_on(forecaster.seen_share, asked))
     if learnt:
         notes.append(
             f"the forecaster was trained on {listed(learnt, NAMED)}: it has seen how they went on, "
@@ -137,7 +137,7 @@ def _own_warnings(query: Query) -> list[Warning]:
         text = f"fewer than {FEW_POINTS} checkpoints were evaluated"
         found.append(Warning("few-checkpoints", text))
     level = float(context.values[-3:].mean())
-    if context.chance is not None and level <= context.chance + 0.03:
+    if context.chance is not None and level <= context.chance + NEAR_CHANCE:
         text = "some tasks are near chance, where accuracy says little"
         found.append(Warning("near-chance", text))
     return found

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from neuneu.core.config import build_config
 from neuneu.core.errors import UserError
-from neuneu.data.tables import Known, Table, read_known
+from neuneu.data.load import Dataset, Table, load_dataset
 from neuneu.forecasters.horizon import Horizon
 
 _TABLES = ("losses", "tasks", "reference", "reference_losses", "token_losses")
@@ -54,7 +54,7 @@ class AverageOptions(Options, total=False):
 
 def read_options(
     accuracies: Table, options: Mapping[str, Any], *, points: int | None = None
-) -> tuple[Known, Horizon]:
+) -> tuple[Dataset, Horizon]:
     """Reads the tables and the horizon of `Options`.
 
     Raises:
@@ -68,7 +68,7 @@ def read_options(
     }
     horizon = build_config(Horizon, rest if points is None else {**rest, "points": points})
     horizon.check()
-    return read_known(accuracies, **tables), horizon
+    return load_dataset(accuracies, **tables, log_notes=False), horizon
 
 
 def named_tasks(options: Mapping[str, Any]) -> list[str]:

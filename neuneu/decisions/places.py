@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from neuneu.core.errors import DataError
 from neuneu.data.cells import as_type, listed, row_name
-from neuneu.data.tables import Table, read_plain
+from neuneu.data.load import Table, read_table
 from neuneu.data.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
 from neuneu.decisions.futures import SAMPLES, RunFuture, Sampling
 from neuneu.decisions.selection import Cell, RunName, find_runs
@@ -138,7 +138,7 @@ def open_evaluations(
 
 def _saved(checkpoints: Table, runs: list[RunName]) -> dict[RunName, list[tuple[float, float]]]:
     """(step, tokens) of each run's saved checkpoints; NaN where one is not told."""
-    file = read_plain(checkpoints, name="checkpoints")
+    file = read_table(checkpoints, name="checkpoints")
     columns = set(file.table.column_names)
     if "run" not in columns or not columns & {"step", "tokens"}:
         raise DataError(

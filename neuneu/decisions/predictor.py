@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, Unpack
 import numpy as np
 
 from neuneu.core.errors import UserError
-from neuneu.data.tables import Table
+from neuneu.data.load import Table
 from neuneu.data.trajectories import FloatArray
 from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.asked import BAND, Asked

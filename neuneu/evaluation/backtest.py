@@ -19,17 +19,16 @@ from neuneu.core.extras import require
 from neuneu.core.files import atomic_path, write_text_atomic
 from neuneu.core.progress import stage
 from neuneu.core.storage import Folder, written_to
-from neuneu.data.fingerprints import runs_learnt
-from neuneu.data.inputs import (
-    Observations,
-    RunGroup,
-    deal_folds,
-    merge_token_losses,
-    read_observations,
-)
+from neuneu.data.fingerprints import runs_trained_on
+from neuneu.data.load import Dataset, load_dataset
 from neuneu.data.ranking import value_noise
-from neuneu.data.splits import MIN_CHECKPOINTS, PROTOCOLS, SplitRule
-from neuneu.data.trajectories import TokenLossTable, Trajectory, hold_out
+from neuneu.data.splits import MIN_CHECKPOINTS, PROTOCOLS, SplitRule, deal_folds, hold_out
+from neuneu.data.trajectories import (
+    RunGroup,
+    TokenLossTable,
+    Trajectory,
+    merge_token_losses,
+)
 from neuneu.evaluation.aggregation import RunBootstrap
 from neuneu.evaluation.summary import RunBooks, summarise_evaluation
 from neuneu.evaluation.table import read_evaluation
@@ -184,7 +183,7 @@ class Draw(Protocol):
         folder: Path,
         table: pa.Table,
         summary: dict[str, Any],
-        observed: Observations,
+        observed: Dataset,
     ) -> str:
         """Writes into `folder`, which becomes `output`; returns where the report will lie."""
 
@@ -206,12 +205,11 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
     output = Folder(config.output)
     output.exists(SUMMARY_FILE)  # a place that cannot be used is told before the work
     with stage("reading", total=1) as bar:
-        observed = read_observations(config.accuracies, config.losses, config.tasks)
-        others = (
-            None
-            if config.reference is None
-            else read_observations(config.reference, config.reference_losses, config.tasks)
-        )
+        observed = load_dataset(
+            config.accuracies, losses=config.losses, tasks=config.tasks,
+            reference=config.reference, reference_losses=config.reference_losses,
+        )  # fmt: skip
+        others = observed.reference
         bar.advance()
     folds = _folds(config, observed.trajectories)
     forecasters = _make_forecasters(config)
@@ -221,7 +219,7 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
     books = RunBooks(
         folds=folds,
         trained_on={
-            forecaster.name: runs_learnt(forecaster.seen_share, targets)
+            forecaster.name: runs_trained_on(forecaster.seen_share, targets)
             for forecaster in forecasters
             if isinstance(forecaster, RemembersTraining)
         },
@@ -285,8 +283,8 @@ def _folds(
 def _forecast_folds(
     config: BacktestConfig,
     forecasters: Sequence[Forecaster],
-    observed: Observations,
-    others: Observations | None,
+    observed: Dataset,
+    others: Dataset | None,
     folds: tuple[tuple[RunGroup, ...], ...],
 ) -> tuple[pa.Table, list[list[str]]]:
     """(forecasts of all folds, run groups given as references in each fold)."""
@@ -327,7 +325,7 @@ def _make_forecasters(config: BacktestConfig) -> list[Forecaster]:
     return forecasters
 
 
-def _describe_data(observed: Observations, others: Observations | None) -> dict[str, Any]:
+def _describe_data(observed: Dataset, others: Dataset | None) -> dict[str, Any]:
     suites: dict[str, dict[str, Any]] = {}
     for trajectory in observed.trajectories:
         entry = suites.setdefault(

@@ -15,12 +15,11 @@ from neuneu.core.formatting import format_count
 from neuneu.data.quantiles import MEDIAN
 from neuneu.data.ranking import comparable_pairs, finals, pair_scores
 from neuneu.data.schemas import TRAJECTORY_KEY
-from neuneu.data.trajectories import FloatArray, IntArray
+from neuneu.data.trajectories import FloatArray, IntArray, RunGroup
 from neuneu.evaluation import metrics
 from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
 from neuneu.evaluation.table import EvaluationTable
 
-RunGroup = tuple[str, str]
 """(family, run)."""
 
 _BANDS: Final = tuple(metrics.BANDS)

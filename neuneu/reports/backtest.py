@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from neuneu.core.storage import Folder
-from neuneu.data.inputs import Observations
+from neuneu.data.load import Dataset
 from neuneu.evaluation import backtest as evaluation
 from neuneu.evaluation.backtest import BacktestConfig
 
@@ -21,7 +21,7 @@ def backtest(config: BacktestConfig) -> dict[str, Any]:
 
 
 def _draw(
-    output: Folder, folder: Path, table: pa.Table, summary: dict[str, Any], observed: Observations
+    output: Folder, folder: Path, table: pa.Table, summary: dict[str, Any], observed: Dataset
 ) -> str:
     from neuneu.reports.figures import remove_figures, write_figures
     from neuneu.reports.report import write_report

@@ -10,15 +10,10 @@ import numpy.typing as npt
 
 from neuneu.core.errors import DataError, UserError
 from neuneu.data.fingerprints import fingerprints
-from neuneu.data.inputs import read_observations
+from neuneu.data.load import load_dataset
+from neuneu.data.splits import hold_out
 from neuneu.data.store.store import Store
-from neuneu.data.trajectories import (
-    IntArray,
-    TokenLossTable,
-    Trajectory,
-    build_trajectories,
-    hold_out,
-)
+from neuneu.data.trajectories import IntArray, TokenLossTable, Trajectory
 from neuneu.forecasters.window.config import EncoderConfig, ModelConfig
 from neuneu.forecasters.window.encoders import READS
 from neuneu.forecasters.window.windows import (
@@ -70,15 +65,12 @@ def read_source(config: "TrainConfig") -> Source:
             "training: expected either `store` (a trajectory store) or `accuracies` (a table), "
             f"found store={config.store}, accuracies={config.accuracies}."
         )
+    if config.store is None:
+        data = load_dataset(config.accuracies, losses=config.losses, tasks=config.tasks)
+        return data.trajectories, None
+    data = load_dataset(Store(config.store))
     needs_words = READS[config.model.encoder.kind] == "words"
-    if config.store is not None:
-        store = Store(config.store)
-        tables = (store.accuracies(), store.losses(), store.tasks())
-        words = TokenLossTable.from_table(store.token_losses()) if needs_words else None
-        return build_trajectories(*tables, name=str(config.store)), words
-    assert config.accuracies is not None
-    observed = read_observations(config.accuracies, config.losses, config.tasks)
-    return observed.trajectories, None
+    return data.trajectories, data.token_losses if needs_words else None
 
 
 def prepare(

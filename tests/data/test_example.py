@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from neuneu.cli.app import app
 from neuneu.data.example_data import POINTS
-from neuneu.data.tables import read_known
+from neuneu.data.load import load_dataset
 
 FINISHED = {"xs-all-s0", "xs-mixed-s0", "s-all-s0", "s-mixed-s0"}
 
@@ -28,7 +28,7 @@ def test_every_value_was_measured() -> None:
         for row in table.to_pylist()
         if row["metric"] == "acc"
     }
-    for t in read_known(POINTS).trajectories:
+    for t in load_dataset(POINTS).trajectories:
         for step, tokens, value in zip(t.steps, t.tokens, t.values, strict=True):
             row = measured[t.run, t.task, step]
             assert row["value"] == pytest.approx(value, abs=1e-6)

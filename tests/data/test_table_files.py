@@ -19,7 +19,7 @@ from neuneu.core.errors import DataError
 from neuneu.data.cells import LinedName, as_type
 from neuneu.data.csv_text import read_text
 from neuneu.data.defaults import fill_defaults
-from neuneu.data.inputs import read_table
+from neuneu.data.load import load_dataset, load_table
 from neuneu.data.schemas import ACCURACIES, TASKS, validate
 from neuneu.data.table_files import read_file
 from neuneu.decisions.predictor import Predictor
@@ -71,7 +71,7 @@ def test_the_content_decides_not_the_name(name: str, tmp_path: Path) -> None:
 def test_columns_that_pandas_wrote_for_its_index_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(",run,task,step,value\n0,a,t,1,0.3\n1,a,t,2,0.4\n")
-    table = read_table(path, ACCURACIES)
+    table = load_table(path, ACCURACIES, name="x").table
     assert table.column("value").to_pylist() == [0.3, 0.4]
     assert table.schema == ACCURACIES
 
@@ -79,7 +79,7 @@ def test_columns_that_pandas_wrote_for_its_index_are_left_out(tmp_path: Path) ->
 def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("run,task,step,value\n01,1e5,1,.3\n1,2026-01-05,1,3e-1\nNA,true,1e3,0.3\n")
-    table = read_table(path, ACCURACIES)
+    table = load_table(path, ACCURACIES, name="x").table
     assert sorted(table.column("run").to_pylist()) == ["01", "1", "NA"]
     assert sorted(table.column("task").to_pylist()) == ["1e5", "2026-01-05", "true"]
     assert sorted(table.column("step").to_pylist()) == [1, 1, 1000]
@@ -91,7 +91,7 @@ def test_a_column_may_begin_with_whole_numbers(tmp_path: Path) -> None:
     rows = [f"a,t,{step},0" for step in range(1, 150_000)] + ["a,t,1e6,0.5"]
     path = tmp_path / "a.csv"
     path.write_text("\n".join(["run,task,step,value", *rows]))
-    table = read_table(path, ACCURACIES)
+    table = load_table(path, ACCURACIES, name="x").table
     assert table.column("value").to_pylist()[-1] == 0.5
     assert table.column("step").to_pylist()[-1] == 1_000_000
 
@@ -99,7 +99,7 @@ def test_a_column_may_begin_with_whole_numbers(tmp_path: Path) -> None:
 def test_unknown_numbers_are_null(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("run,task,step,value,stderr,params\na,t,1,0.3,NaN,n/a\na,t,2,0.4,,\n")
-    table = read_table(path, ACCURACIES)
+    table = load_table(path, ACCURACIES, name="x").table
     assert table.column("params").null_count == 2
     assert table.column("stderr").to_pylist()[1] is None
 
@@ -207,7 +207,7 @@ def test_what_was_recognised_is_logged_where_there_is_no_answer(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "a.csv").write_text(PLAIN.replace(",", "\t"))
-    read_table(tmp_path / "a.csv", ACCURACIES)
+    load_dataset(tmp_path / "a.csv")
     assert any("separated by tabs" in line for line in caplog.messages)
     assert any("steps stand for" in line for line in caplog.messages)
 

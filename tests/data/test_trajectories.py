@@ -10,12 +10,13 @@ import pytest
 from rows import accuracy, loss
 
 from neuneu.core.errors import DataError
-from neuneu.data.schemas import LOSSES, TASKS, TOKEN_LOSSES
-from neuneu.data.trajectories import TokenLossTable, build_trajectories, hold_out
+from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, TOKEN_LOSSES, validate
+from neuneu.data.splits import hold_out
+from neuneu.data.trajectories import TokenLossTable, build_trajectories
 
 
 def accuracies(*rows: dict) -> pa.Table:
-    return pa.Table.from_pylist(list(rows))
+    return validate(pa.Table.from_pylist(list(rows)), ACCURACIES, name="x")
 
 
 def test_build_trajectories_groups_by_key_in_token_order() -> None:
@@ -107,7 +108,7 @@ def test_token_loss_table_mixed_corpora_are_refused() -> None:
 def test_build_trajectories_shared_tables_give_all_trajectories(shared: Path) -> None:
     folder = shared / "trajectories"
     result = build_trajectories(
-        pq.read_table(folder / "accuracies.parquet"),
+        validate(pq.read_table(folder / "accuracies.parquet"), ACCURACIES, name="x"),
         pq.read_table(folder / "losses.parquet"),
         pyarrow.csv.read_csv(folder / "tasks.csv"),
     )

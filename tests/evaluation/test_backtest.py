@@ -13,10 +13,10 @@ from rows import accuracy, loss
 
 from neuneu.core.config import build_config
 from neuneu.core.errors import DataError, UserError
-from neuneu.data.inputs import deal_folds, merge_token_losses, read_observations
+from neuneu.data.load import load_dataset
 from neuneu.data.schemas import FORECASTS, conform
-from neuneu.data.splits import Anchored
-from neuneu.data.trajectories import TokenLossTable, Trajectory
+from neuneu.data.splits import Anchored, deal_folds
+from neuneu.data.trajectories import TokenLossTable, Trajectory, merge_token_losses
 from neuneu.evaluation.aggregation import RunBootstrap
 from neuneu.evaluation.backtest import (
     BacktestConfig,
@@ -349,7 +349,7 @@ def test_backtest_from_csv_writes_everything(tmp_path: Path) -> None:
         assert not set(fold) & set(given)
         assert len(fold) + len(given) == 6
     assert summary["forecasters"]["persistence"]["references_given"] == []
-    assert summary["made_by"]["data_digest"] == read_observations(accuracies).digest
+    assert summary["made_by"]["data_digest"] == load_dataset(accuracies).digest
     assert (tmp_path / "out" / "forecasts.parquet").exists()
     assert (tmp_path / "out" / "config.yaml").exists()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from curves import ask, family, trajectory
 
-from neuneu.data.inputs import read_observations
+from neuneu.data.load import load_dataset
 from neuneu.forecasters.cross_run.card import write_card
 from neuneu.forecasters.cross_run.forecaster import PRETRAINED, CrossRunForecaster
 
@@ -68,7 +68,7 @@ def test_a_new_family_raises_a_warning(forecaster: CrossRunForecaster) -> None:
 @pytest.mark.shared
 def test_public_runs_are_known_as_seen(shared: Path, forecaster: CrossRunForecaster) -> None:
     folder = shared / "trajectories"
-    observed = read_observations(folder / "accuracies.parquet", None, folder / "tasks.csv")
+    observed = load_dataset(folder / "accuracies.parquet", tasks=folder / "tasks.csv")
     runs = [t for t in observed.trajectories if t.run == "pythia-70m"]
     assert forecaster.seen_share(runs) == 1.0
     shifted = [replace(t, values=t.values * 0.9) for t in runs]

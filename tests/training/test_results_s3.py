@@ -20,7 +20,7 @@ from neuneu.core import s3 as s3_access
 from neuneu.core.config import build_config, config_to_dict
 from neuneu.core.errors import UserError
 from neuneu.core.storage import Folder
-from neuneu.data.inputs import read_observations, read_table
+from neuneu.data.load import load_dataset, load_table
 from neuneu.data.schemas import ACCURACIES
 from neuneu.data.store.store import Store
 from neuneu.evaluation.backtest import BacktestConfig
@@ -91,8 +91,8 @@ def test_a_place_that_cannot_be_used_is_told_before_the_work(
     def work(*_: Any, **__: Any) -> None:
         pytest.fail("the tables were read first")
 
-    monkeypatch.setattr("neuneu.evaluation.backtest.read_observations", work)
-    monkeypatch.setattr("neuneu.training.cross_run.pretraining.read_observations", work)
+    monkeypatch.setattr("neuneu.evaluation.backtest.load_dataset", work)
+    monkeypatch.setattr("neuneu.training.cross_run.pretraining.load_dataset", work)
     with pytest.raises(UserError, match="bucket nowhere-at-all does not exist"):
         backtest(small(table, "s3://nowhere-at-all/out"))
     with pytest.raises(UserError, match="bucket nowhere-at-all does not exist"):
@@ -108,7 +108,7 @@ def test_backtest_reads_a_store_and_models_on_s3(s3: S3Server, there: str, tmp_p
             store.commit(unit(step, run=run))
     for name in store.folder.files():
         s3.put(f"store/{name}", store.folder.read(name))
-    observed = read_observations(f"{there}/store")
+    observed = load_dataset(f"{there}/store")
     assert {len(t) for t in observed.trajectories} == {12}
     assert observed.token_losses is not None
     result = backtest(small(f"{there}/store", tmp_path / "out", reference=f"{there}/store"))
@@ -178,19 +178,19 @@ def test_commands_take_places_on_s3(s3: S3Server, there: str, tmp_path: Path) ->
 def test_tables_on_s3_are_read_by_their_names(
     s3: S3Server, there: str, table: Path, tmp_path: Path
 ) -> None:
-    wanted = read_table(table, ACCURACIES)
+    wanted = load_table(table, ACCURACIES, name="x").table
     pacsv.write_csv(pq.read_table(table), tmp_path / "a.csv")
     s3.put("in/a.csv", (tmp_path / "a.csv").read_bytes())
     s3.put("in/a.csv.gz", gzip.compress((tmp_path / "a.csv").read_bytes()))
     for name in ("a.csv", "a.csv.gz", "accuracies.parquet"):
-        assert read_table(f"{there}/in/{name}", ACCURACIES).equals(wanted)
+        assert load_table(f"{there}/in/{name}", ACCURACIES, name="x").table.equals(wanted)
     source = read_source(TrainConfig(output="unused", accuracies=f"{there}/in/accuracies.parquet"))
     assert len(source[0]) == 16
     with pytest.raises(UserError, match=f"{there}/in/none.csv: no such file"):
-        read_table(f"{there}/in/none.csv", ACCURACIES)
+        load_table(f"{there}/in/none.csv", ACCURACIES, name="x")
     s3.put("in/b.parquet", b"PAR1 and no more")
     with pytest.raises(UserError, match=f"{there}/in/b.parquet: expected a parquet file, found"):
-        read_table(f"{there}/in/b.parquet", ACCURACIES)
+        load_table(f"{there}/in/b.parquet", ACCURACIES, name="x")
 
 
 def test_a_corpus_on_s3_is_that_on_disk(s3: S3Server, there: str, tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_directory_named_like_a_table_is_a_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.csv")
     store.bind({})
     store.commit(unit(10))
-    assert read_observations(tmp_path / "store.csv").trajectories
+    assert load_dataset(tmp_path / "store.csv").trajectories
 
 
 def test_the_region_is_that_of_either_variable(

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
+from neuneu.data.trajectories import NEAR_CHANCE, FloatArray, IntArray, Trajectory
 from neuneu.forecasters.calibration import Calibration, CalibrationSet, calibrate
 from neuneu.forecasters.copula import Joint, Scored, fit_joint, scores
 from neuneu.forecasters.cross_run.curves import Codes
@@ -17,9 +17,6 @@ from neuneu.forecasters.protocol import Forecaster, Query
 
 HORIZONS: Final = (1.0, 2.5)
 """Edges in ln(target tokens / context tokens) between near, middle and far."""
-
-NEAR_CHANCE: Final = 0.03
-"""A task whose present level lies within three points of chance is near it."""
 
 
 def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> list[list[str]]:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from neuneu.core.errors import DataError
-from neuneu.data.fingerprints import share_known
+from neuneu.data.fingerprints import share_trained_on
 from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.copula import Joint, sample_futures
@@ -108,7 +108,7 @@ class CrossRunForecaster:
 
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
         """The share of `trajectories` (of one run, say) that it was trained on, by content."""
-        return share_known(trajectories, self._marks)
+        return share_trained_on(trajectories, self._marks)
 
     def fit(self, references: Sequence[Trajectory]) -> None:
         """Remembers finished runs to compare with; the networks stay as they are."""

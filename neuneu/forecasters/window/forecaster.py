@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from neuneu.core.errors import DataError
-from neuneu.data.fingerprints import share_known
+from neuneu.data.fingerprints import share_trained_on
 from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.forecasters.protocol import Query, Sees
 from neuneu.forecasters.window.batching import make_batch
@@ -69,7 +69,7 @@ class NeuralForecaster:
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
         """The share of `trajectories` (of one run, say) that it was trained on, by content."""
         marks = frozenset(m for run in self.provenance.training_runs.values() for m in run)
-        return share_known(trajectories, marks)
+        return share_trained_on(trajectories, marks)
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """Quantiles (h, Q) in [0, 1] for each query.

@@ -14,9 +14,9 @@ from pydantic import Field
 from neuneu.core.config import Address, config_dataclass, config_hash, config_to_dict
 from neuneu.core.storage import Folder, written_to
 from neuneu.data.fingerprints import fingerprints
-from neuneu.data.inputs import RunGroup, deal_by_size, read_observations
-from neuneu.data.splits import Anchored
-from neuneu.data.trajectories import Trajectory
+from neuneu.data.load import load_dataset
+from neuneu.data.splits import Anchored, deal_by_size
+from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.copula import Joint
 from neuneu.forecasters.cross_run.calibrating import OutOfFold
@@ -78,7 +78,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """
     output = Folder(config.output)
     output.exists(CONFIG)  # a place that cannot be used is told before the work
-    observed = read_observations(config.accuracies, config.losses, config.tasks)
+    observed = load_dataset(config.accuracies, losses=config.losses, tasks=config.tasks)
     trajectories = observed.trajectories
     trained = train_calibrated(
         trajectories, config.fit, networks=config.networks, folds=config.folds,

@@ -17,7 +17,7 @@ from curves import ask, ladder, write_table
 from test_cross_run import SMALL
 
 from neuneu.core.errors import DataError
-from neuneu.data.inputs import deal_by_size
+from neuneu.data.splits import deal_by_size
 from neuneu.forecasters.cross_run.calibrating import group_names
 from neuneu.forecasters.cross_run.export import load_networks
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster

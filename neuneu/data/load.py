@@ -1,0 +1,178 @@
+"""Loads tables and stores as trajectories: the one way in, for commands, jobs and Python."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from neuneu.core.errors import DataError, UserError
+from neuneu.data.defaults import fill_defaults
+from neuneu.data.fingerprints import data_digest
+from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, validate
+from neuneu.data.store.store import Store
+from neuneu.data.table_files import TableFile, check_store, is_folder, read_file
+from neuneu.data.trajectories import TokenLossTable, Trajectory, build_trajectories
+
+_log = logging.getLogger(__name__)
+
+Table = Any
+"""A path (local or s3://) to a .parquet or .csv file or store; a pyarrow table; a pandas DataFrame;
+a mapping of column names to sequences or NumPy arrays; a sequence of row mappings."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Trajectories and what came with them.
+
+    `losses` is the loss table (`schemas.LOSSES`). `items` maps (task, metric) to its number of
+    items, where the task table says so. `reference` holds further finished runs. `notes` say what
+    was recognised in the tables or assumed where they left something out.
+    """
+
+    trajectories: list[Trajectory]
+    losses: pa.Table | None
+    items: Mapping[tuple[str, str], int]
+    notes: tuple[str, ...]
+    reference: "Dataset | None" = None
+    token_loss_store: Store | None = None
+
+    @property
+    def references(self) -> list[Trajectory]:
+        """Trajectories of the reference runs."""
+        return [] if self.reference is None else self.reference.trajectories
+
+    @cached_property
+    def token_losses(self) -> TokenLossTable | None:
+        """Losses word by word or token by token, read from their store on first use."""
+        if self.token_loss_store is None:
+            return None
+        return TokenLossTable.from_table(self.token_loss_store.token_losses())
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of the trajectories, so that results can name their data."""
+        return data_digest(self.trajectories)
+
+
+def load_dataset(
+    accuracies: Table | Store,
+    *,
+    losses: Table | None = None,
+    tasks: Table | None = None,
+    reference: Table | None = None,
+    reference_losses: Table | None = None,
+    token_losses: str | Path | None = None,
+    log_notes: bool = True,
+) -> Dataset:
+    """Reads tables, fills in what they leave out, and checks them.
+
+    Args:
+        accuracies: evaluations, one a row (`schemas.ACCURACIES`), or a store.
+        losses: validation losses of these runs; a store brings its own.
+        tasks: the task table (chance, base tasks, groups, items); a store brings its own.
+        reference: accuracies of further finished runs.
+        reference_losses: validation losses of the reference runs.
+        token_losses: a store with losses word by word; by default that of `accuracies`.
+        log_notes: whether to log the notes as warnings.
+
+    Raises:
+        UserError: tables that cannot be read or break the contract.
+    """
+    data = _load(accuracies, losses, tasks, "accuracies")
+    if reference is not None:
+        others = _load(reference, reference_losses, tasks, "reference")
+        notes = tuple(dict.fromkeys((*data.notes, *others.notes)))
+        data = replace(data, reference=others, notes=notes)
+    elif reference_losses is not None:
+        raise UserError("reference_losses: expected a reference table beside it, found none.")
+    if token_losses is not None:
+        data = replace(data, token_loss_store=Store(token_losses))
+        if data.token_losses is None:
+            raise UserError(f"{token_losses}: expected a store with token losses, found none.")
+    for note in data.notes if log_notes else ():
+        _log.warning(note)
+    return data
+
+
+def _load(
+    accuracies: Table | Store, losses: Table | None, tasks: Table | None, name: str
+) -> Dataset:
+    loss_file = None if losses is None else load_table(losses, LOSSES, name="losses")
+    task_file = None if tasks is None else load_table(tasks, TASKS, name="tasks")
+    loss_table = None if loss_file is None else loss_file.table
+    task_table = None if task_file is None else task_file.table
+    if isinstance(accuracies, str | Path) and is_folder(accuracies):
+        check_store(accuracies)
+        accuracies = Store(accuracies)
+    if isinstance(accuracies, Store):
+        store, file = accuracies, None
+        loss_table = store.losses() if loss_table is None else loss_table
+        task_table = store.tasks() if task_table is None else task_table
+        table = store.accuracies()
+    else:
+        store, file = None, load_table(accuracies, ACCURACIES, name=name)
+        table = file.table
+    rows = [] if task_table is None else task_table.to_pylist()
+    return Dataset(
+        trajectories=build_trajectories(table, loss_table, task_table),
+        losses=loss_table,
+        items={(r["task"], r["metric"]): r["n_items"] for r in rows if r["n_items"]},
+        notes=tuple(n for f in (loss_file, task_file, file) if f is not None for n in f.notes),
+        token_loss_store=store,
+    )
+
+
+def load_table(table: Table, schema: pa.Schema, *, name: str) -> TableFile:
+    """Reads a table, fills in what an accuracy table leaves out, and checks it.
+
+    Args:
+        table: see `Table`; no store.
+        schema: `schemas.ACCURACIES`, `LOSSES` or `TASKS`.
+        name: what messages call a table from memory.
+
+    Raises:
+        UserError: a file that cannot be read, or a table that breaks the contract.
+    """
+    file = read_table(table, name=name)
+    if schema is ACCURACIES:
+        filled, assumed = fill_defaults(file.table, name=file.name)
+        file = replace(file, table=filled, notes=(*file.notes, *assumed))
+    return replace(file, table=validate(file.table, schema, name=file.name))
+
+
+def read_table(table: Table, *, name: str) -> TableFile:
+    """Reads a file, or takes a table from memory, without checking its columns.
+
+    Raises:
+        UserError: a file that cannot be read, or something that is no table.
+    """
+    if isinstance(table, str | Path):
+        return read_file(table)
+    return TableFile(table=as_table(table, name=name), name=name)
+
+
+def as_table(table: Table, *, name: str) -> pa.Table:
+    """Converts a table in memory to pyarrow.
+
+    Raises:
+        DataError: something else, or columns of different lengths.
+    """
+    try:
+        if isinstance(table, pa.Table):
+            return table
+        if hasattr(table, "to_dict") and hasattr(table, "columns"):
+            return pa.Table.from_pandas(table, preserve_index=False)
+        if isinstance(table, Mapping):
+            return pa.table(dict(table))
+        if isinstance(table, Sequence) and table and isinstance(table[0], Mapping):
+            return pa.Table.from_pylist([dict(row) for row in table])
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DataError(f"{name}: not readable as a table ({error}).") from error
+    raise DataError(
+        f"{name}: expected a path, a pyarrow table, a pandas DataFrame, a mapping of columns or a "
+        f"list of rows, found {type(table).__name__}."
+    )
