@@ -1,7 +1,7 @@
 """Configs: frozen keyword-only dataclasses, read from YAML plus `a.b=c` overrides.
 
-A default is written once, in the dataclass beside its owner. Unknown keys are errors that
-name the nearest known key. Validation is pydantic's.
+A default is written once, in the dataclass beside its owner. An unknown key is an error that
+names the nearest known one. Pydantic validates.
 """
 
 import dataclasses
@@ -18,6 +18,7 @@ import pydantic.dataclasses
 import yaml
 
 from neuneu.core.errors import UserError
+from neuneu.core.files import write_text_atomic
 from neuneu.core.redaction import without_secrets
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ Address = Annotated[str, pydantic.BeforeValidator(str)]
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
 def config_dataclass(cls: type[T]) -> type[T]:
-    """Declares a config: frozen, keyword-only, validated, closed to unknown keys."""
+    """Declare a config: frozen, keyword-only, validated, without unknown keys."""
     make = pydantic.dataclasses.dataclass(
         frozen=True,
         kw_only=True,
@@ -40,12 +41,12 @@ def config_dataclass(cls: type[T]) -> type[T]:
 def load_config(
     cls: type[T], path: str | os.PathLike[str] | None = None, overrides: Iterable[str] = ()
 ) -> T:
-    """Builds a config from an optional YAML file and `a.b=c` overrides (values are YAML).
+    """Build a config from an optional YAML file and `a.b=c` overrides (values are YAML).
 
     Args:
-        cls: a class made by `config_dataclass`.
-        path: YAML file holding a mapping; None starts from the defaults.
-        overrides: strings such as `optim.lr=1e-3`, applied in order over the file.
+        cls: a `config_dataclass`.
+        path: YAML file with a mapping; None starts from the defaults.
+        overrides: strings such as `optim.lr=1e-3`, applied to the file in order.
 
     Raises:
         UserError: unreadable file, malformed override, unknown key or invalid value.
@@ -69,10 +70,10 @@ def load_config(
 
 
 def build_config(cls: type[T], raw: Mapping[str, Any]) -> T:
-    """Validates a nested mapping into a config.
+    """Build a config from a nested mapping.
 
     Raises:
-        UserError: every problem on one line each, unknown keys with the nearest known one.
+        UserError: all problems, with the nearest known key for each unknown one.
     """
     try:
         return pydantic.TypeAdapter(cls).validate_python(dict(raw))
@@ -82,27 +83,25 @@ def build_config(cls: type[T], raw: Mapping[str, Any]) -> T:
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """The config as plain JSON types (paths become strings, tuples lists)."""
+    """Return the config in JSON types (paths become strings, tuples lists)."""
     return cast(
         "dict[str, Any]", pydantic.TypeAdapter(type(config)).dump_python(config, mode="json")
     )
 
 
 def config_hash(config: Any) -> str:
-    """Sixteen hex digits that name the resolved config; equal configs have equal hashes."""
+    """Return sixteen hex digits that identify the resolved config."""
     canonical = json.dumps(config_to_dict(config), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
 def config_text(config: Any) -> str:
-    """The resolved config as YAML."""
+    """Return the resolved config as YAML."""
     return str(yaml.safe_dump(config_to_dict(config), sort_keys=False))
 
 
 def save_config(config: Any, path: str | os.PathLike[str]) -> None:
-    """Writes the resolved config as YAML, whole or not at all."""
-    from neuneu.core.files import write_text_atomic
-
+    """Write the resolved config as YAML, whole or not at all."""
     write_text_atomic(path, config_text(config))
 
 

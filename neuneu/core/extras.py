@@ -1,4 +1,4 @@
-"""Optional packages: asked for before the work that needs them, named where they are missing."""
+"""Optional packages: checked before the work that needs them, with the remedy if missing."""
 
 import importlib.util
 from typing import Final
@@ -11,17 +11,17 @@ EXTRAS: Final = {
     "filelock": "cluster", "huggingface_hub": "cluster", "optuna": "tune", "lm_eval": "lm-eval",
     "vllm": "cpu",
 }  # fmt: skip
-"""Which extra of neuneu brings a package."""
+"""The extra of neuneu that installs each package."""
 
 
 def require(what: str, *packages: str, extra: str, otherwise: str = "") -> None:
-    """Says what is not installed and how to get it.
+    """Refuse to continue without optional packages.
 
     Args:
-        what: needs the packages, as the message begins.
+        what: what needs the packages; the message begins with it.
         packages: names to import.
-        extra: of neuneu, brings them.
-        otherwise: how to do without, as the message ends.
+        extra: the extra of neuneu that installs them.
+        otherwise: how to do without them; the message ends with it.
 
     Raises:
         UserError: a package is missing.
@@ -34,7 +34,7 @@ def require(what: str, *packages: str, extra: str, otherwise: str = "") -> None:
 
 
 def how_to_get(error: ModuleNotFoundError) -> str | None:
-    """What to do about a package that could not be imported; None where no extra has it."""
+    """Return how to install a package that could not be imported; None if no extra has it."""
     package = (error.name or "").partition(".")[0]
     extra = EXTRAS.get(package)
     if extra is None:

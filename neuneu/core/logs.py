@@ -1,8 +1,8 @@
-"""Logs: one tree of loggers, `neuneu`, on stderr; as text for people or as lines of JSON.
+"""Logs: one tree of loggers, `neuneu`, on stderr, as text for people or as lines of JSON.
 
-A module takes `logging.getLogger(__name__)` and gives numbers as `extra={...}`. While a block of
-`checkpoint` runs, every line says which checkpoint it is about. Credentials are blotted out of
-whatever is written. As a library, without `set_up`, neuneu leaves logging as it finds it.
+A module takes `logging.getLogger(__name__)` and passes numbers as `extra={...}`. Inside a
+`checkpoint` block every line names its checkpoint. Credentials are removed from everything that
+is written. As a library, without `set_up`, neuneu leaves logging as it finds it.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar
@@ -31,13 +31,13 @@ _checkpoint: ContextVar[tuple[str, str, int] | None] = ContextVar("checkpoint", 
 
 
 def set_up(level: str | None = None, format_: str | None = None) -> None:
-    """Sends the tree's lines to stderr; may be called again to change level and format.
+    """Send the tree's lines to stderr; call it again to change level and format.
 
-    What is given is also put into this process's environment, for those it starts.
+    The choice is also put into this process's environment, for the processes it starts.
 
     Args:
-        level: one of `LEVELS`; None asks NEUNEU_LOG_LEVEL, else `warning`.
-        format_: one of `FORMATS`; None asks NEUNEU_LOG_FORMAT, else `text`.
+        level: one of `LEVELS`; None reads NEUNEU_LOG_LEVEL, by default `warning`.
+        format_: one of `FORMATS`; None reads NEUNEU_LOG_FORMAT, by default `text`.
 
     Raises:
         UserError: another level or format.
@@ -54,29 +54,29 @@ def set_up(level: str | None = None, format_: str | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(chosen[LEVEL_VARIABLE].upper())
     root.propagate = False
-    sys.excepthook = _uncaught
+    sys.excepthook = _log_uncaught
 
 
 def environment() -> dict[str, str]:
-    """The variables that make another process, on whichever machine, log like this one."""
+    """Return the variables that make another process, on any machine, log like this one."""
     names = (LEVEL_VARIABLE, FORMAT_VARIABLE)
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def follow(variables: Mapping[str, str]) -> None:
-    """Sets this process up like the one whose `environment` this is."""
+    """Set this process up like the one with this `environment`."""
     os.environ |= variables
     set_up()
 
 
 def as_json() -> bool:
-    """Whether stderr is to hold JSON only."""
+    """Return whether stderr must hold nothing but JSON."""
     return any(isinstance(h.formatter, _Json) for h in logging.getLogger(_ROOT).handlers)
 
 
 @contextmanager
 def checkpoint(suite: str, run: str, step: int) -> Iterator[None]:
-    """While the block runs, this thread's lines are about a checkpoint."""
+    """Name a checkpoint in all lines that this thread logs inside the block."""
     token = _checkpoint.set((suite, run, step))
     try:
         yield
@@ -85,26 +85,24 @@ def checkpoint(suite: str, run: str, step: int) -> Iterator[None]:
 
 
 def carried(function: Callable[P, T]) -> Callable[P, T]:
-    """A function that in other threads logs about the checkpoint that this one is about now."""
-    about = _checkpoint.get()
+    """Return a function that, in any thread, names this thread's current checkpoint in its logs."""
+    context = copy_context()
 
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        token = _checkpoint.set(about)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            _checkpoint.reset(token)
+        return context.copy().run(function, *args, **kwargs)
 
     return run
 
 
-def _uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """An exception that nobody expected: with its traceback, but without secrets."""
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Log an unexpected exception with its traceback but without secrets."""
     logging.getLogger(_ROOT).critical("a defect of neuneu", exc_info=(kind, error, trace))
 
 
 class _Stderr(logging.StreamHandler):
-    """Writes to what stderr is at the time: a live progress bar puts itself in its place."""
+    """Write to the current `sys.stderr`, which a live progress bar replaces."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -125,7 +123,7 @@ _STANDARD: Final = logging.makeLogRecord({}).__dict__.keys() | {"message", "asct
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """The checkpoint, and what was given as `extra`; Ray adds fields of its own to every line."""
+    """Return the checkpoint and the `extra` fields, without those that Ray adds to each line."""
     return {
         key: value
         for key, value in record.__dict__.items()
@@ -140,8 +138,8 @@ class _Text(logging.Formatter):
         fields = _fields(record)
         about = ""
         if {"suite", "run", "step"} <= fields.keys():
-            place = [fields.pop(key) for key in ("suite", "run", "step")]
-            about = " [{}/{} step {}]".format(*place)
+            about = " [{suite}/{run} step {step}]".format_map(fields)
+            fields = {key: fields[key] for key in fields if key not in {"suite", "run", "step"}}
         time = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
         name = record.name.removeprefix(f"{_ROOT}.")
         line = f"{time} {record.levelname} {name}{about} {record.getMessage()}"
@@ -153,7 +151,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """One JSON object a line."""
+    """Format each record as one JSON object."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -162,8 +160,8 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "pid": record.process,
+            **_fields(record),
         }
-        fields |= _fields(record)
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(cleaned(fields))

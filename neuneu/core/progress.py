@@ -1,6 +1,6 @@
-"""Progress on the terminal: what stage, how far, how long.
+"""Progress on the terminal: the stage, how far it is, and how long it takes.
 
-Off a terminal lines instead of bars; where logs are JSON, lines of the log.
+Without a terminal, lines replace bars; if logs are JSON, these are lines of the log.
 """
 
 import logging
@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Final
 
 from rich.console import Console
 from rich.progress import (
@@ -25,58 +25,40 @@ from neuneu.core import logs
 
 console = Console(stderr=True, highlight=False)
 _log = logging.getLogger(__name__)
+_SECONDS_PER_LINE: Final = 10
 
 
-class Bar(Protocol):
-    """What a stage reports to."""
+class Bar:
+    """Progress of one stage: a live bar, or a line every ten seconds and one at the end."""
 
-    def advance(self, amount: float = 1, message: str | None = None) -> None:
-        """Moves on by `amount`; `message` replaces the text beside the bar."""
-
-    def set(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Sets the position, and optionally the total."""
-
-
-class _RichBar:
-    def __init__(self, progress: Progress, total: float | None, title: str) -> None:
-        self._progress = progress
-        self._title = title
-        self._task = progress.add_task(title, total=total)
-
-    def advance(self, amount: float = 1, message: str | None = None) -> None:
-        self._progress.update(self._task, advance=amount, description=self._text(message))
-
-    def set(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        self._progress.update(
-            self._task, completed=done, total=total, description=self._text(message)
-        )
-
-    def _text(self, message: str | None) -> str | None:
-        return None if message is None else f"{self._title} [dim]{message}[/dim]"
-
-
-class _LineBar:
-    """One line at the start, at most one every ten seconds, one at the end."""
-
-    def __init__(self, total: float | None, title: str) -> None:
-        self._total, self._title, self._done = total, title, 0.0
+    def __init__(self, title: str, total: float | None, live: Progress | None = None) -> None:
+        """Start at zero."""
+        self._title, self._total, self._done = title, total, 0.0
         self._started = self._printed = time.monotonic()
         self._printed_done = -1.0
+        self._live = live
+        self._task = live.add_task(title, total=total) if live else None
 
     def advance(self, amount: float = 1, message: str | None = None) -> None:
+        """Advance by `amount`; `message` replaces the text beside the bar."""
         self.set(self._done + amount, message=message)
 
     def set(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Set the position and optionally the total."""
         self._done, self._total = done, self._total if total is None else total
-        if time.monotonic() - self._printed >= 10:
+        if self._live is not None and self._task is not None:
+            text = None if message is None else f"{self._title} [dim]{message}[/dim]"
+            self._live.update(self._task, completed=done, total=total, description=text)
+        elif time.monotonic() - self._printed >= _SECONDS_PER_LINE:
             self._printed = time.monotonic()
-            self.line(message)
+            self._print(message)
 
     def close(self) -> None:
-        if self._printed_done != self._done:
-            self.line()
+        """Print the last line unless it is there already."""
+        if self._live is None and self._printed_done != self._done:
+            self._print()
 
-    def line(self, message: str | None = None) -> None:
+    def _print(self, message: str | None = None) -> None:
         self._printed_done = self._done
         if logs.as_json():
             numbers = {"stage": self._title, "done": self._done, "total": self._total}
@@ -90,11 +72,11 @@ class _LineBar:
 
 @contextmanager
 def stage(title: str, total: float | None = None) -> Iterator[Bar]:
-    """Shows one stage while its block runs: a live bar on a terminal, lines elsewhere."""
+    """Show one stage while its block runs: a live bar on a terminal, lines elsewhere."""
     if not console.is_terminal or logs.as_json():
-        line_bar = _LineBar(total, title)
-        yield line_bar
-        line_bar.close()
+        bar = Bar(title, total)
+        yield bar
+        bar.close()
         return
     columns = (
         SpinnerColumn(),
@@ -105,4 +87,4 @@ def stage(title: str, total: float | None = None) -> Iterator[Bar]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        yield _RichBar(progress, total, title)
+        yield Bar(title, total, progress)

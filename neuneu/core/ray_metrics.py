@@ -1,9 +1,9 @@
-"""What a running neuneu tells Prometheus, through Ray's own metrics; docs/observability.md.
+"""Metrics of a running neuneu for Prometheus, exported by Ray; see docs/observability.md.
 
-Ray exports a metric as `ray_<name>`, a counter as `ray_<name>_total`, and adds labels for node,
-worker and session. Tags have few values, since each combination is a time series of its own, and
-none is called `job`, which Prometheus sets itself. What metrics say is for watching; exact counts
-are in the results.
+Ray exports a metric as `ray_<name>`, a counter as `ray_<name>_total`, with labels for node, worker
+and session. Tags have few values, since each combination is a time series of its own, and none is
+called `job`, which Prometheus sets itself. Metrics are for watching; exact counts are in the
+results.
 """
 
 import functools
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Metric:
-    """A metric by its name; Ray's own object is made when a value first comes."""
+    """A metric by its name; Ray's own object is made when the first value is recorded."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str
-    says: str
+    description: str
     tags: tuple[str, ...]
     boundaries: tuple[float, ...] = ()
 
     def record(self, value: float, **tags: str) -> None:
-        """Adds to a counter, sets a gauge, or puts a value into a histogram.
+        """Add to a counter, set a gauge, or put a value into a histogram.
 
         Nothing happens in a process that is not connected to Ray.
 
         Args:
-            value: not negative, but for a gauge.
+            value: not negative, except for a gauge.
             tags: a value for each of `tags`.
         """
         assert tags.keys() == set(self.tags), (self.name, tags)
@@ -40,77 +40,57 @@ class Metric:
             made.set(value, tags=tags)
         elif self.kind == "histogram":
             made.observe(value, tags=tags)
-        elif value > 0:  # Ray refuses to add nothing
+        elif value > 0:  # Ray refuses to add zero
             made.inc(value, tags=tags)
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The names under which Prometheus has it."""
-        name = f"ray_{self.name}"
-        if self.kind == "histogram":
-            return f"{name}_bucket", f"{name}_sum", f"{name}_count"
-        return (f"{name}_total",) if self.kind == "counter" else (name,)
+        """Names of its time series in Prometheus."""
+        endings = {
+            "gauge": ("",),
+            "counter": ("_total",),
+            "histogram": ("_bucket", "_sum", "_count"),
+        }
+        return tuple(f"ray_{self.name}{ending}" for ending in endings[self.kind])
 
 
 @functools.cache
 def _made(metric: Metric) -> Any:
     from ray.util import metrics
 
-    made = {"counter": metrics.Counter, "gauge": metrics.Gauge}
-    if metric.kind == "histogram":
-        return metrics.Histogram(
-            metric.name, metric.says, boundaries=list(metric.boundaries), tag_keys=metric.tags
-        )
-    return made[metric.kind](metric.name, metric.says, tag_keys=metric.tags)
+    kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge, "histogram": metrics.Histogram}
+    options = {"boundaries": list(metric.boundaries)} if metric.boundaries else {}
+    return kinds[metric.kind](metric.name, metric.description, tag_keys=metric.tags, **options)
 
 
 CHECKPOINTS_DONE: Final = Metric(
-    kind="counter",
-    name="neuneu_checkpoints_done",
-    says="Checkpoints that were scored and committed",
-    tags=("suite",),
+    "counter", "neuneu_checkpoints_done", "Checkpoints scored and committed", ("suite",)
 )
 CHECKPOINTS_QUARANTINED: Final = Metric(
-    kind="counter",
-    name="neuneu_checkpoints_quarantined",
-    says="Checkpoints that failed for good",
-    tags=("suite", "run"),
-)
+    "counter", "neuneu_checkpoints_quarantined", "Checkpoints that failed for good",
+    ("suite", "run"),
+)  # fmt: skip
 TOKENS_SCORED: Final = Metric(
-    kind="counter",
-    name="neuneu_tokens_scored",
-    says="Tokens of the prompts of scored checkpoints",
-    tags=("suite",),
+    "counter", "neuneu_tokens_scored", "Prompt tokens of scored checkpoints", ("suite",)
 )
 SWAP_SECONDS: Final = Metric(
-    kind="histogram",
-    name="neuneu_swap_seconds",
-    says="Seconds to put a checkpoint's weights into a running engine, with the proof",
-    tags=("suite",),
-    boundaries=(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0),
-)
+    "histogram", "neuneu_swap_seconds",
+    "Seconds to put a checkpoint's weights into a running engine, proof included", ("suite",),
+    (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0),
+)  # fmt: skip
 TRAINING_SAMPLES: Final = Metric(
-    kind="counter",
-    name="neuneu_training_samples",
-    says="Samples that trainings of forecasters have gone through",
-    tags=("training",),
+    "counter", "neuneu_training_samples", "Samples processed by forecaster training", ("training",)
 )
 TRAINING_LOSS: Final = Metric(
-    kind="gauge",
-    name="neuneu_training_loss",
-    says="Pinball loss of a training's last step, on its first worker's samples",
-    tags=("training",),
-)
+    "gauge", "neuneu_training_loss",
+    "Pinball loss of the last training step, on the first worker's samples", ("training",),
+)  # fmt: skip
 METRICS: Final = (
-    CHECKPOINTS_DONE,
-    CHECKPOINTS_QUARANTINED,
-    TOKENS_SCORED,
-    SWAP_SECONDS,
-    TRAINING_SAMPLES,
+    CHECKPOINTS_DONE, CHECKPOINTS_QUARANTINED, TOKENS_SCORED, SWAP_SECONDS, TRAINING_SAMPLES,
     TRAINING_LOSS,
-)
+)  # fmt: skip
 
 
 def training_name(output: str) -> str:
-    """The tag `training` of what is written to a folder: the last two parts of its address."""
+    """Return the tag `training` for an output folder: the last two parts of its address."""
     return "/".join(output.rstrip("/").split("/")[-2:])

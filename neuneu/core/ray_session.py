@@ -1,4 +1,4 @@
-"""Connecting to Ray: a given cluster, or a small one on this machine for the block's duration."""
+"""Connection to Ray: a given cluster, or one on this machine for the duration of a block."""
 
 import os
 import signal
@@ -8,12 +8,21 @@ from contextlib import contextmanager
 from typing import Final
 
 TRAIN_ENV: Final = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-"""Ray Train takes one report of a worker each time it looks at it, by default every 2 seconds:
-epochs and states that come faster, and the ends of short runs, would wait for it."""
+"""Ray Train takes one report from a worker per poll, by default every 2 seconds: faster epochs and
+the ends of short runs would wait for it."""
+
+_ENV: Final = TRAIN_ENV | {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's uv hook would rebuild the driver's environment whenever a worker starts.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    # Ray's libraries log harmless errors of their own; failures reach us as exceptions.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
 
 
 def cluster_address(address: str | None = None) -> str | None:
-    """The cluster that `ray_session` would join; None where it starts one on this machine."""
+    """Return the cluster that `ray_session` would join; None if it starts one on this machine."""
     return address or os.environ.get("RAY_ADDRESS")
 
 
@@ -21,22 +30,16 @@ def cluster_address(address: str | None = None) -> str | None:
 def ray_session(
     address: str | None = None, *, num_cpus: int | None = None, dashboard: bool = False
 ) -> Iterator[None]:
-    """Connects to Ray, or uses the connection there is; shuts down only what it started.
+    """Connect to Ray, or use the existing connection; shut down only what was started here.
 
     Args:
-        address: a cluster (`auto`, `ray://...`); None asks RAY_ADDRESS, else starts one here.
+        address: a cluster (`auto`, `ray://...`); None reads RAY_ADDRESS, else starts one here.
         num_cpus: CPUs of a cluster started here; None means all of this machine's.
-        dashboard: start its dashboard, on loopback. Ray Train asks it whether a run still lives:
-            without it a run that is killed from outside never gives its CPUs back.
+        dashboard: start its dashboard, on loopback. Ray Train asks it whether a run is alive:
+            without it a run that is killed from outside never releases its CPUs.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Worker start-up must not rebuild the driver's environment: Ray's uv hook is never wanted.
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    for name, value in TRAIN_ENV.items():
+    for name, value in _ENV.items():
         os.environ.setdefault(name, value)
-    # Ray's own libraries log harmless errors of theirs; failures reach us as exceptions.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
@@ -49,7 +52,7 @@ def ray_session(
     else:
         _start_here(num_cpus, dashboard=dashboard)
     if handler is not None and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process on the spot
+        signal.signal(signal.SIGTERM, handler)  # Ray's own exits at once
     try:
         yield
     finally:
@@ -57,7 +60,7 @@ def ray_session(
 
 
 def _start_here(num_cpus: int | None, *, dashboard: bool) -> None:
-    """A cluster on this machine; a busy machine can fail to start one in time, so twice."""
+    """Start a cluster on this machine, at the second try if the machine is too busy."""
     import ray
 
     for last in (False, True):

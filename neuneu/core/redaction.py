@@ -1,4 +1,4 @@
-"""Texts without secrets: what may go into logs, errors and records of other programs."""
+"""Redaction of secrets in texts for logs, errors and records of other programs."""
 
 import math
 import os
@@ -8,7 +8,7 @@ from typing import Any, Final
 _HIDDEN: Final = "***"
 _NAMES: Final = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|ACCESS_KEY_ID)$")
 _SHORTEST: Final = 4
-"""Shorter values are switches such as `1`, and would blot out half of every text."""
+"""Shorter values are switches such as `1`, whose removal would ruin every text."""
 
 _NAMED: Final = (
     "x-amz-signature|x-amz-credential|x-amz-security-token|awsaccesskeyid|signature|sig"
@@ -18,26 +18,31 @@ _NAMED: Final = (
 _PATTERNS: Final = (
     # https://user:password@host
     (re.compile(r"://[^/@\s]*@"), f"://{_HIDDEN}@"),
-    # a header with all that follows: it has several fields
+    # a header with everything after it: it has several fields
     (re.compile(r"(?i)\b((?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?)[^\"'\n]+"), r"\1***"),
     (re.compile(r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"), r"\1***"),
     # name=value of a query, a config or JSON, <Name>value of XML
     (re.compile(rf"(?i)\b({_NAMED})([\"']?\s*[:=>]\s*[\"']?)[^\s\"'&,;<>)}}\]]+"), r"\1\2***"),
-    # ids of AWS keys and tokens of the Hugging Face hub, known by their form
+    # AWS key ids and Hugging Face tokens, by their form
     (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"), _HIDDEN),
     (re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"), _HIDDEN),
 )
 
 
 def without_secrets(text: str) -> str:
-    """A text with credentials blotted out.
+    """Return a text with credentials replaced by `***`.
 
-    Those are the values of this process's environment variables whose names end like that of a
-    secret (AWS_SECRET_ACCESS_KEY, HF_TOKEN, WANDB_API_KEY, ...), whatever a URL has before `@`,
+    Credentials are the values of environment variables whose names end like that of a secret
+    (AWS_SECRET_ACCESS_KEY, HF_TOKEN, WANDB_API_KEY, ...), everything before `@` in a URL,
     signatures and tokens of presigned URLs, authorization headers, and values that follow the
     name of a secret.
     """
-    for value in sorted(_values(), key=len, reverse=True):
+    secrets = {
+        value
+        for name, value in os.environ.items()
+        if len(value) >= _SHORTEST and _NAMES.search(name.upper())
+    }
+    for value in sorted(secrets, key=len, reverse=True):
         text = text.replace(value, _HIDDEN)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
@@ -45,9 +50,9 @@ def without_secrets(text: str) -> str:
 
 
 def cleaned(value: Any) -> Any:
-    """A value as JSON has it, with credentials blotted out of its texts.
+    """Return a value in JSON types, with credentials removed from its texts.
 
-    What JSON does not know, numbers that are not finite among it, becomes text.
+    Anything that JSON cannot hold, such as NaN, becomes text.
     """
     if isinstance(value, dict):
         return {str(key): cleaned(item) for key, item in value.items()}
@@ -58,11 +63,3 @@ def cleaned(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return without_secrets(str(value))
-
-
-def _values() -> set[str]:
-    return {
-        value
-        for name, value in os.environ.items()
-        if len(value) >= _SHORTEST and _NAMES.search(name.upper())
-    }

@@ -27,7 +27,7 @@ _RANGE_BYTES: Final = 16 * 2**20
 _RANGES_AT_ONCE: Final = 8
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(init=False, unsafe_hash=True)
 class Folder:
     """A folder by its address; it need not exist yet. Safe to pickle and to share among threads.
 
@@ -44,15 +44,16 @@ class Folder:
             UserError: an address of another scheme, or without a bucket.
         """
         text = str(address)
-        bucket = text.removeprefix(_SCHEME).partition("/")[0]
         if "://" not in text:
-            text = str(Path(text))
-        elif not text.startswith(_SCHEME) or not re.fullmatch(r"[A-Za-z0-9][\w.:-]+", bucket):
+            self.address = str(Path(text))
+            return
+        bucket = text.removeprefix(_SCHEME).partition("/")[0]
+        if not text.startswith(_SCHEME) or not re.fullmatch(r"[A-Za-z0-9][\w.:-]+", bucket):
             raise UserError(
                 f"{without_secrets(text)}: expected a local path or s3://bucket/folder "
                 "(credentials come from the AWS variables), found another address."
             )
-        object.__setattr__(self, "address", text.rstrip("/") if "://" in text else text)
+        self.address = text.rstrip("/")
 
     def __str__(self) -> str:
         """Return the address as users write it."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from neuneu.core.errors import EngineError
 from neuneu.data.checkpoints import CheckpointRef
-from neuneu.data.store.store import Rows, Unit
+from neuneu.data.store.store import CheckpointRows, Rows
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.corpus import Corpus, EncodedCorpus, encode_corpus, prefix_token
 from neuneu.scoring.engines.scorer import Scorer, TokenIds
@@ -109,7 +109,9 @@ class _Prompts:
         return row
 
 
-def evaluate(scorer: Scorer, workload: Workload, checked: Preflight, *, attempts: int) -> Unit:
+def evaluate(
+    scorer: Scorer, workload: Workload, checked: Preflight, *, attempts: int
+) -> CheckpointRows:
     """Scores the weights that `scorer` holds and makes the checkpoint's unit of the store.
 
     Raises:
@@ -129,7 +131,7 @@ def evaluate(scorer: Scorer, workload: Workload, checked: Preflight, *, attempts
     row = checkpoint_row(ref, status="done", error=None, attempts=attempts, checked=checked)
     row["proof"] = scorer.proof
     row["ties"] = sum(map(count_ties, workload.tasks, sums))
-    return Unit(
+    return CheckpointRows(
         checkpoint=row,
         accuracies=_accuracy_rows(ref, workload, sums),
         **_loss_rows(checked, workload, logprobs),
@@ -138,10 +140,10 @@ def evaluate(scorer: Scorer, workload: Workload, checked: Preflight, *, attempts
 
 def quarantined(
     ref: CheckpointRef, error: str, *, attempts: int, checked: Preflight | None = None
-) -> Unit:
+) -> CheckpointRows:
     """The unit of a checkpoint that could not be scored: why, and no rows."""
     row = checkpoint_row(ref, status="quarantined", error=error, attempts=attempts, checked=checked)
-    return Unit(checkpoint=row, accuracies=[], losses=[], token_losses=[])
+    return CheckpointRows(checkpoint=row, accuracies=[], losses=[], token_losses=[])
 
 
 def checkpoint_row(

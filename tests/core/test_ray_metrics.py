@@ -186,5 +186,7 @@ def test_the_page_lists_every_metric_as_it_is() -> None:
     expected = []
     for metric in METRICS:
         name = f"ray_{metric.name}" if metric.kind == "histogram" else metric.series[0]
-        expected.append(f"| `{name}` | {metric.kind} | {', '.join(metric.tags)} | {metric.says} |")
+        expected.append(
+            f"| `{name}` | {metric.kind} | {', '.join(metric.tags)} | {metric.description} |"
+        )
     assert table == expected

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rows import unit
+from rows import checkpoint_rows
 
 from neuneu.core.errors import StorageError, StoreError
 from neuneu.core.storage import Folder
 from neuneu.data.store.compaction import compact
-from neuneu.data.store.store import Store, Unit
+from neuneu.data.store.store import CheckpointRows, Store
 
 Tables = tuple[list[dict[str, object]], ...]
 
@@ -78,8 +78,8 @@ class MeetingFolder(Folder):
         super().delete(name)
 
 
-def quarantined(step: int, *, run: str = "r", attempts: int = 1) -> Unit:
-    failed = unit(step, run=run, status="quarantined")
+def quarantined(step: int, *, run: str = "r", attempts: int = 1) -> CheckpointRows:
+    failed = checkpoint_rows(step, run=run, status="quarantined")
     failed.checkpoint["attempts"] = attempts
     return failed
 
@@ -89,7 +89,7 @@ def make_store(path: Path, *, n: int = 11) -> Store:
     store.bind({"corpus": "abc"})
     for run, steps in (("a/b", range(1, n + 1)), ("r", (10, 20, 30))):
         for step in steps:
-            store.commit(unit(step, run=run))
+            store.commit(checkpoint_rows(step, run=run))
     store.commit(quarantined(20))
     store.commit(quarantined(40))
     store.commit(quarantined(40, attempts=2))
@@ -126,8 +126,8 @@ def test_compact_leaves_one_file_a_run_and_the_same_tables(store: Store) -> None
 
 def test_compact_again_takes_in_what_was_committed_since(store: Store) -> None:
     compact(store)
-    store.commit(unit(40))
-    store.commit(unit(50))
+    store.commit(checkpoint_rows(40))
+    store.commit(checkpoint_rows(50))
     store.commit(quarantined(10, attempts=5))
     before = tables(store)
     assert store.has(("s", "r", 40)) == "done"
@@ -147,7 +147,7 @@ def test_compact_keeps_checkpoints_apart_in_row_groups(store: Store) -> None:
 
 
 def test_compact_keeps_nan_and_null(store: Store) -> None:
-    odd = unit(60)
+    odd = checkpoint_rows(60)
     odd.accuracies[0]["stderr"] = float("nan")
     odd.losses[0]["flops"] = None
     store.commit(odd)
@@ -224,9 +224,9 @@ def test_compact_while_an_extraction_commits_loses_nothing(store: Store, at: int
 
     def meet(_: str, name: str) -> None:
         if next(calls) == at:
-            store.commit(unit(40))  # was quarantined
-            store.commit(unit(10))  # once more
-            store.commit(unit(70))
+            store.commit(checkpoint_rows(40))  # was quarantined
+            store.commit(checkpoint_rows(10))  # once more
+            store.commit(checkpoint_rows(70))
             store.commit(quarantined(80))
 
     compact(Store(MeetingFolder(store.path, meet)))
@@ -277,7 +277,7 @@ def test_compact_storage_that_returns_something_else_deletes_nothing(store: Stor
         def write(self, name: str, content: bytes) -> None:
             super().write(name, content[:-1] + b"x")
 
-    with pytest.raises(StorageError, match="did not give back"):
+    with pytest.raises(StorageError, match="did not return"):
         compact(Store(Forgetful(store.path)))
     for path in (store.path / "units").glob("*/*/compact-*"):
         path.unlink()
@@ -311,7 +311,7 @@ def test_compact_at_any_times_changes_no_table(
             compact(compacted)
             continue
         step, status, attempts = operation
-        one = unit(step, status=status)
+        one = checkpoint_rows(step, status=status)
         one.checkpoint["attempts"] = attempts if status != "done" else 1
         compacted.commit(one)
         plain.commit(one)

@@ -11,12 +11,12 @@ from typing import BinaryIO
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import accuracy, unit
+from rows import accuracy, checkpoint_rows
 
 from neuneu.core.errors import DataError, StoreError
 from neuneu.core.storage import Folder
-from neuneu.data.store.store import Store, Unit
-from neuneu.data.store.units import safe_name
+from neuneu.data.store.checkpoint_files import safe_name
+from neuneu.data.store.store import CheckpointRows, Store
 from neuneu.data.trajectories import TokenLossTable
 
 
@@ -28,9 +28,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_store_commit_then_read_returns_the_tidy_tables(store: Store) -> None:
-    store.commit(unit(20))
-    store.commit(unit(10))
-    store.commit(unit(30, status="quarantined"))
+    store.commit(checkpoint_rows(20))
+    store.commit(checkpoint_rows(10))
+    store.commit(checkpoint_rows(30, status="quarantined"))
     assert store.accuracies().column("step").to_pylist() == [10, 20]
     assert store.accuracies().column("value").to_pylist() == [0.25, 0.25]
     assert store.losses().num_rows == 2
@@ -43,17 +43,17 @@ def test_store_commit_then_read_returns_the_tidy_tables(store: Store) -> None:
 
 
 def test_store_commit_again_replaces_never_duplicates(store: Store) -> None:
-    store.commit(unit(10, status="quarantined"))
-    store.commit(unit(10))
+    store.commit(checkpoint_rows(10, status="quarantined"))
+    store.commit(checkpoint_rows(10))
     assert store.status() == {("s", "r", 10): "done"}
     assert store.accuracies().num_rows == 1
 
 
 def test_store_done_beats_quarantined_then_attempts_count(store: Store) -> None:
-    store.commit(unit(10))
-    store.commit(unit(10, status="quarantined"))
+    store.commit(checkpoint_rows(10))
+    store.commit(checkpoint_rows(10, status="quarantined"))
     for attempts in (3, 1, 2):
-        failed = unit(20, status="quarantined")
+        failed = checkpoint_rows(20, status="quarantined")
         failed.checkpoint.update(attempts=attempts, error=f"try {attempts}")
         store.commit(failed)
     assert store.status() == {("s", "r", 10): "done", ("s", "r", 20): "quarantined"}
@@ -62,8 +62,8 @@ def test_store_done_beats_quarantined_then_attempts_count(store: Store) -> None:
 
 
 def test_store_has_gives_one_status(store: Store) -> None:
-    store.commit(unit(10))
-    store.commit(unit(100, status="quarantined"))
+    store.commit(checkpoint_rows(10))
+    store.commit(checkpoint_rows(100, status="quarantined"))
     assert store.has(("s", "r", 10)) == "done"
     assert store.has(("s", "r", 100)) == "quarantined"
     assert store.has(("s", "r", 1)) is None
@@ -72,7 +72,7 @@ def test_store_has_gives_one_status(store: Store) -> None:
 
 def test_store_tables_are_in_order_of_keys(store: Store) -> None:
     for run, step in (("b", 20), ("a", 100), ("b", 3), ("a", 9)):
-        store.commit(unit(step, run=run))
+        store.commit(checkpoint_rows(step, run=run))
     keys = [("a", 9), ("a", 100), ("b", 3), ("b", 20)]
     for table in (store.checkpoints(), store.losses(), store.token_losses()):
         found = table.select(["run", "step"]).to_pylist()
@@ -80,7 +80,7 @@ def test_store_tables_are_in_order_of_keys(store: Store) -> None:
 
 
 def test_store_status_reads_no_token_losses(store: Store) -> None:
-    long = unit(10)
+    long = checkpoint_rows(10)
     long.token_losses[0]["losses"] = random.Random(0).choices(range(2000), k=200_000)
     store.commit(long)
     (size,) = store.folder.files(".parquet").values()
@@ -160,7 +160,7 @@ def test_store_not_a_store_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_store_truncated_unit_names_file_and_cure(store: Store) -> None:
-    store.commit(unit(10))
+    store.commit(checkpoint_rows(10))
     (path,) = (store.path / "units").glob("*/*/*.parquet")
 
     def read_all(store: Store) -> None:
@@ -177,8 +177,8 @@ def test_store_truncated_unit_names_file_and_cure(store: Store) -> None:
 
 
 def test_store_commit_rows_of_another_checkpoint_writes_nothing(store: Store) -> None:
-    good = unit(10)
-    mixed = Unit(
+    good = checkpoint_rows(10)
+    mixed = CheckpointRows(
         checkpoint=good.checkpoint, accuracies=[accuracy(step=11)], losses=[], token_losses=[]
     )
     with pytest.raises(DataError, match="does not belong"):
@@ -187,8 +187,8 @@ def test_store_commit_rows_of_another_checkpoint_writes_nothing(store: Store) ->
 
 
 def test_store_commit_invalid_accuracy_writes_nothing(store: Store) -> None:
-    good = unit(10)
-    bad = Unit(
+    good = checkpoint_rows(10)
+    bad = CheckpointRows(
         checkpoint=good.checkpoint, accuracies=[accuracy(value=1.5)], losses=[], token_losses=[]
     )
     with pytest.raises(DataError, match=r"value is 1\.5"):
@@ -207,6 +207,6 @@ def test_safe_name_is_one_harmless_path_part(name: str) -> None:
 
 def test_store_names_that_clean_alike_stay_apart(store: Store) -> None:
     for run in ("a/b", "a b", "../a", "A:b"):
-        store.commit(unit(10, run=run))
+        store.commit(checkpoint_rows(10, run=run))
     assert {run for _, run, _ in store.status()} == {"a/b", "a b", "../a", "A:b"}
     assert not list(store.path.parent.glob("a*"))

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from rows import accuracy, unit
+from rows import accuracy, checkpoint_rows
 from typer.testing import CliRunner
 
 from neuneu.cli.exit_codes import EXIT_PARTIAL, EXIT_USER_ERROR
@@ -17,11 +17,11 @@ from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.store.attempts import AttemptLedger
 from neuneu.data.store.check import check, summarize
 from neuneu.data.store.compaction import compact
-from neuneu.data.store.store import Store, Unit
+from neuneu.data.store.store import CheckpointRows, Store
 
 
-def failed(step: int, error: str, *, run: str = "r", attempts: int = 1) -> Unit:
-    one = unit(step, run=run, status="quarantined")
+def failed(step: int, error: str, *, run: str = "r", attempts: int = 1) -> CheckpointRows:
+    one = checkpoint_rows(step, run=run, status="quarantined")
     one.checkpoint.update(error=error, attempts=attempts)
     return one
 
@@ -31,8 +31,8 @@ def store(tmp_path: Path) -> Store:
     store = Store(tmp_path / "store")
     store.bind({"corpus": "abc"})
     for step in (10, 20, 30):
-        store.commit(unit(step))
-    store.commit(unit(10, run="other"))
+        store.commit(checkpoint_rows(step))
+    store.commit(checkpoint_rows(10, run="other"))
     store.commit(failed(40, "step 40: tensor 7 is missing"))
     store.commit(failed(50, "step 50: tensor 8 is missing"))
     store.commit(failed(60, "the engine died"))
@@ -95,7 +95,7 @@ def test_check_notices_a_file_moved_by_hand(store: Store, place: str) -> None:
 
 
 def test_check_notices_a_broken_contract_across_checkpoints(store: Store) -> None:
-    shrunk = unit(35)
+    shrunk = checkpoint_rows(35)
     shrunk.accuracies[0] = accuracy(suite="s", run="r", step=35, tokens=1.0)
     store.commit(shrunk)
     assert "tokens do not grow with step" in check(store).damaged["accuracies"]
@@ -104,7 +104,7 @@ def test_check_notices_a_broken_contract_across_checkpoints(store: Store) -> Non
 def test_check_names_runs_of_several_tokenizers(store: Store) -> None:
     assert check(store).mixed_tokenizers == {}
     for step, tokenizer in ((40, "u"), (50, None)):
-        odd = unit(step)
+        odd = checkpoint_rows(step)
         odd.checkpoint["tokenizer_hash"] = tokenizer
         store.commit(odd)
     lost = failed(70, "why", run="other")
@@ -123,7 +123,7 @@ def test_check_names_runs_of_several_tokenizers(store: Store) -> None:
 def test_check_knows_where_an_extraction_allowed_several_tokenizers(
     store: Store, name: str
 ) -> None:
-    odd = unit(40)
+    odd = checkpoint_rows(40)
     odd.checkpoint["tokenizer_hash"] = "u"
     store.commit(odd)
     history = [{"config": {"seed": 0}}, {"config": {"mixed_tokenizers": [name]}}]

@@ -5,7 +5,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from rows import unit
+from rows import checkpoint_rows
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from typer.testing import CliRunner
 
@@ -26,8 +26,8 @@ def fill(store: Store) -> None:
     store.write_tasks([])
     for run in ("r", "a/b"):
         for step in (10, 20, 30):
-            store.commit(unit(step, run=run))
-    store.commit(unit(40, status="quarantined"))
+            store.commit(checkpoint_rows(step, run=run))
+    store.commit(checkpoint_rows(40, status="quarantined"))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_store_on_s3_reads_as_on_disk(store: Store, tmp_path: Path) -> None:
 
 def test_store_on_s3_reads_parts_of_large_files(s3: S3Server, store: Store) -> None:
     store.bind({})
-    long = unit(10)
+    long = checkpoint_rows(10)
     long.token_losses[0]["losses"] = list(os.urandom(400_000))
     store.commit(long)
     moved = s3.bytes_sent
@@ -70,7 +70,7 @@ def test_store_on_s3_reads_parts_of_large_files(s3: S3Server, store: Store) -> N
 def test_store_on_s3_is_listed_once_for_all_runs(s3: S3Server, store: Store) -> None:
     store.bind({})
     for run in range(12):
-        store.commit(unit(10, run=f"run{run}"))
+        store.commit(checkpoint_rows(10, run=f"run{run}"))
     before = s3.count("GET", "list-type=2")
     assert len(store.status()) == 12
     assert s3.count("GET", "list-type=2") - before == 2  # before the reading and after
@@ -120,14 +120,14 @@ def test_store_on_s3_through_503_and_cuts_loses_nothing(
 def test_store_on_s3_commit_whose_answer_was_lost_counts_once(s3: S3Server, store: Store) -> None:
     store.bind({})
     s3.lose_answers("PUT", times=1)
-    store.commit(unit(10))
+    store.commit(checkpoint_rows(10))
     assert store.status() == {("s", "r", 10): "done"}
     assert check(store).duplicates == 0
 
 
 def test_store_on_s3_cut_off_for_good_is_no_damage(s3: S3Server, store: Store) -> None:
     store.bind({})
-    store.commit(unit(10))
+    store.commit(checkpoint_rows(10))
     s3.cut_after(10, times=10_000)
     with pytest.raises(StorageError):
         store.accuracies()

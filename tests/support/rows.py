@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from neuneu.data.store.store import Unit
+from neuneu.data.store.store import CheckpointRows
 
 Row = dict[str, Any]
 
@@ -26,7 +26,9 @@ def loss(**changes: Any) -> Row:
     return {key: position[key] for key in keep} | {k: row[k] for k in ("name", "metric", "value")}
 
 
-def unit(step: int = 10, *, run: str = "r", suite: str = "s", status: str = "done") -> Unit:
+def checkpoint_rows(
+    step: int = 10, *, run: str = "r", suite: str = "s", status: str = "done"
+) -> CheckpointRows:
     """A checkpoint with one accuracy, one loss and three word losses; quarantined ones are bare."""
     who = {"suite": suite, "run": run, "step": step}
     position = {"family": "f", "params": 1e6, "tokens": step * 1e3, "flops": 6e9 * step}
@@ -35,11 +37,11 @@ def unit(step: int = 10, *, run: str = "r", suite: str = "s", status: str = "don
         "tokenizer_hash": "t", "weights_hash": "w", "status": status, "error": None, "attempts": 1,
     }  # fmt: skip
     if status != "done":
-        return Unit(
+        return CheckpointRows(
             checkpoint=checkpoint | {"error": "why"}, accuracies=[], losses=[], token_losses=[]
         )
     words = {"corpus_hash": "k", "tokenizer_hash": "t", "unit": "word", "start": 0, "count": 3}
-    return Unit(
+    return CheckpointRows(
         checkpoint=checkpoint,
         accuracies=[accuracy(**who, value=0.25)],
         losses=[loss(**who)],

@@ -9,7 +9,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 from curves import ladder, write_table
-from rows import unit
+from rows import checkpoint_rows
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from typer.testing import CliRunner
 
@@ -105,7 +105,7 @@ def test_backtest_reads_a_store_and_models_on_s3(s3: S3Server, there: str, tmp_p
     store.write_tasks([])
     for run in "ab":
         for step in range(10, 130, 10):
-            store.commit(unit(step, run=run))
+            store.commit(checkpoint_rows(step, run=run))
     for name in store.folder.files():
         s3.put(f"store/{name}", store.folder.read(name))
     observed = load_dataset(f"{there}/store")
@@ -215,7 +215,7 @@ def test_places_stay_what_they_are(config: type, tmp_path: Path) -> None:
 def test_a_directory_named_like_a_table_is_a_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "store.csv")
     store.bind({})
-    store.commit(unit(10))
+    store.commit(checkpoint_rows(10))
     assert load_dataset(tmp_path / "store.csv").trajectories
 
 

@@ -1,4 +1,4 @@
-"""What is in a trajectory store: a full check of its files, and a summary by run."""
+"""Inspection of a trajectory store: a full check of its files, and a summary by run."""
 
 import json
 import math
@@ -17,16 +17,16 @@ from neuneu.core.progress import stage
 from neuneu.core.storage import THREADS
 from neuneu.data.schemas import validate_accuracies
 from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
-from neuneu.data.store.store import META, Store
-from neuneu.data.store.units import (
+from neuneu.data.store.checkpoint_files import (
     LISTS,
     decode,
     file_name,
+    is_checkpoint_file,
     is_compacted,
-    is_unit_name,
     run_folder,
-    winners,
+    select_winners,
 )
+from neuneu.data.store.store import META, Store
 
 _HISTORY: Final = "extraction.json"
 _OTHERS: Final = re.compile(
@@ -37,14 +37,13 @@ _STATUSES: Final = ("done", "quarantined")
 
 @dataclass(kw_only=True)
 class StoreReport:
-    """What `check` found.
+    """Result of `check`.
 
-    `checkpoints` counts those of each status, `rows` those of each tidy table that count;
-    `duplicates` are rows of a checkpoint that do not, since another does. `damaged` says by file
-    what is wrong and what to do; `foreign` are files that do not belong in a store.
-    `mixed_tokenizers` counts the done checkpoints by the hash of their tokenizer, for each run
-    (`suite/run`) that has several of them, unless an extraction allowed it by name: their losses
-    are not comparable.
+    `checkpoints` counts checkpoints by status, `rows` the rows that count in each tidy table, and
+    `duplicates` rows that do not count because of another row for their checkpoint. `damaged`
+    gives the problem and its remedy by file; `foreign` files do not belong in a store.
+    `mixed_tokenizers` counts done checkpoints by tokenizer hash, for each run (`suite/run`) with
+    several tokenizers unless an extraction allowed it: their losses are not comparable.
     """
 
     store: str
@@ -62,9 +61,9 @@ class StoreReport:
 
 @dataclass(kw_only=True)
 class RunStatus:
-    """One run in numbers of checkpoints; `reasons` are those of the quarantined, counted.
+    """Numbers of checkpoints of one run, and why some are quarantined.
 
-    Reasons that differ in numbers alone are one, told in the words of the first.
+    `reasons` are counted; reasons that differ only in numbers count as one, in the first's words.
     """
 
     suite: str
@@ -75,17 +74,8 @@ class RunStatus:
     reasons: dict[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _File:
-    """What is kept of a file that was read: (n,) checkpoints, (n,) lengths of each list."""
-
-    checkpoints: pa.StructArray
-    lengths: Mapping[str, list[int]]
-    accuracies: pa.ListArray
-
-
 def check(store: Store) -> StoreReport:
-    """Reads everything in a store and says what is there and what is wrong.
+    """Read everything in a store and report what is there and what is wrong.
 
     Raises:
         StoreError: not a store.
@@ -93,34 +83,30 @@ def check(store: Store) -> StoreReport:
     """
     report = StoreReport(store=str(store.folder), fingerprint=store.fingerprint())
     listed = list(store.folder.files())
-    names = [name for name in listed if is_unit_name(name)]
-    report.foreign = [
-        name for name in listed if not (is_unit_name(name) or _OTHERS.fullmatch(name))
-    ]
+    names = [name for name in listed if is_checkpoint_file(name)]
+    others = set(listed).difference(names)
+    report.foreign = sorted(name for name in others if not _OTHERS.fullmatch(name))
     report.files = len(names)
     report.files_compacted = sum(map(is_compacted, names))
     try:
         report.rows["tasks"] = store.tasks().num_rows
     except StoreError as error:
         report.damaged["tasks.parquet"] = str(error)
-    files: dict[str, _File] = {}
+    tables: dict[str, pa.Table] = {}
     with stage("check files", len(names)) as bar, ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(lambda name: _read(store, name), names)
         for name, result in zip(names, results, strict=True):
             bar.advance()
-            if isinstance(result, _File):
-                files[name] = result
-            else:
+            if isinstance(result, str):
                 report.damaged[name] = result
-    _count(report, files)
-    for name in _allowed(store):
-        for run in [run for run in report.mixed_tokenizers if name in (run, run.partition("/")[2])]:
-            del report.mixed_tokenizers[run]
+            else:
+                tables[name] = result
+    _count(report, tables, allowed=_allowed(store))
     return report
 
 
 def summarize(store: Store) -> list[RunStatus]:
-    """What became of the checkpoints of each run, by suite and run; reads no losses.
+    """Return the status of each run's checkpoints, by suite and run; reads no losses.
 
     Raises:
         StoreError: not a store, or damaged.
@@ -148,16 +134,14 @@ def summarize(store: Store) -> list[RunStatus]:
 
 
 def _grouped(texts: list[str]) -> dict[str, int]:
-    """Texts counted, most frequent first; numbers do not tell them apart."""
-    first: dict[str, str] = {}
-    counts = Counter(re.sub(r"\d+", "0", text) for text in texts)
-    for text in texts:
-        first.setdefault(re.sub(r"\d+", "0", text), text)
-    return {first[pattern]: count for pattern, count in counts.most_common()}
+    """Count texts, most frequent first, regardless of the numbers in them."""
+    patterns = [re.sub(r"\d+", "0", text) for text in texts]
+    first = dict(zip(reversed(patterns), reversed(texts), strict=True))
+    return {first[pattern]: count for pattern, count in Counter(patterns).most_common()}
 
 
-def _read(store: Store, name: str) -> _File | str:
-    """A file's facts, or what is wrong with it."""
+def _read(store: Store, name: str) -> pa.Table | str:
+    """Return a file's checkpoints, accuracies and lengths of lists, or what is wrong with it."""
     where = f"{store.folder}/{name}"
     try:
         with store.folder.open(name) as file:
@@ -168,32 +152,25 @@ def _read(store: Store, name: str) -> _File | str:
         raise StorageError(
             f"{where}: deleted while the store was checked; check again when no compaction runs."
         ) from None
-    checkpoints = table.column("checkpoint").combine_chunks()
-    for row in checkpoints.to_pylist():
+    for row in table.column("checkpoint").to_pylist():
         key = (row["suite"], row["run"], row["step"])
-        placed = run_folder(*key[:2]) == name.rpartition("/")[0]
-        if row["status"] not in _STATUSES or not placed or not _is_named(name, row):
+        fits = run_folder(*key[:2]) == name.rpartition("/")[0] and (
+            is_compacted(name) or name == file_name(row)
+        )
+        if row["status"] not in _STATUSES or not fits:
             return (
                 f"{where}: holds checkpoint {key}, status {row['status']!r}, which belongs in "
                 f"{file_name(row)}; it was moved or edited by hand: put it back or delete it."
             )
-    lengths = {
-        column: pc.list_value_length(table.column(column)).fill_null(0).to_pylist()
-        for column in LISTS
-    }
-    return _File(
-        checkpoints=checkpoints,
-        lengths=lengths,
-        accuracies=table.column("accuracies").combine_chunks(),
+    lengths = [pc.list_value_length(table.column(column)).fill_null(0) for column in LISTS]
+    return pa.table(
+        [table.column("checkpoint"), table.column("accuracies"), *lengths],
+        names=["checkpoint", "values", *LISTS],
     )
 
 
-def _is_named(name: str, row: Mapping[str, Any]) -> bool:
-    return is_compacted(name) or name == file_name(row)
-
-
 def _allowed(store: Store) -> set[str]:
-    """The runs whose tokenizers may differ, by the configs of the extractions."""
+    """Return the runs that may mix tokenizers by the configs of the extractions."""
     try:
         history = json.loads(store.folder.read(_HISTORY))
         return {name for entry in history for name in entry["config"].get("mixed_tokenizers", ())}
@@ -201,33 +178,31 @@ def _allowed(store: Store) -> set[str]:
         return set()
 
 
-def _count(report: StoreReport, files: Mapping[str, _File]) -> None:
-    counted = winners({name: file.checkpoints for name, file in files.items()})
-    rows: Counter[str] = Counter(dict.fromkeys(LISTS, 0))
+def _count(report: StoreReport, tables: Mapping[str, pa.Table], *, allowed: set[str]) -> None:
     statuses: Counter[str] = Counter(dict.fromkeys(_STATUSES, 0))
-    tokenizers: dict[str, Counter[str]] = {}
-    pieces = [LISTS["accuracies"].empty_table()]
-    for (suite, run, _), (name, row) in counted.items():
-        file = files[name]
-        checkpoint = file.checkpoints[row]
-        status, tokenizer = checkpoint["status"].as_py(), checkpoint["tokenizer_hash"].as_py()
-        statuses[status] += 1
-        if status == "done" and tokenizer:
-            tokenizers.setdefault(f"{suite}/{run}", Counter())[tokenizer] += 1
-        rows.update({column: lengths[row] for column, lengths in file.lengths.items()})
-        structs = file.accuracies.slice(row, 1).flatten()
-        pieces.append(pa.Table.from_arrays(structs.flatten(), schema=LISTS["accuracies"]))
+    tokenizers: dict[tuple[str, str], Counter[str]] = {}
+    report.rows |= dict.fromkeys(LISTS, 0)
+    accuracies = [LISTS["accuracies"].empty_table()]
+    for piece in select_winners(tables):
+        for row in piece.column("checkpoint").to_pylist():
+            statuses[row["status"]] += 1
+            hashes = tokenizers.setdefault((row["suite"], row["run"]), Counter())
+            if row["status"] == "done" and row["tokenizer_hash"]:
+                hashes[row["tokenizer_hash"]] += 1
+        for name in LISTS:
+            report.rows[name] += pc.sum(piece.column(name)).as_py()
+        structs = piece.column("values").combine_chunks().flatten()
+        accuracies.append(pa.Table.from_arrays(structs.flatten(), schema=LISTS["accuracies"]))
     report.checkpoints = dict(statuses)
+    report.runs = len(tokenizers)
+    report.duplicates = sum(map(len, tables.values())) - statuses.total()
     report.mixed_tokenizers = {
-        run: dict(counts.most_common())
-        for run, counts in sorted(tokenizers.items())
-        if len(counts) > 1
+        f"{suite}/{run}": dict(counts.most_common())
+        for (suite, run), counts in sorted(tokenizers.items())
+        if len(counts) > 1 and allowed.isdisjoint({run, f"{suite}/{run}"})
     }
-    report.rows |= rows
-    report.runs = len({key[:2] for key in counted})
-    report.duplicates = sum(len(file.checkpoints) for file in files.values()) - len(counted)
     try:
-        validate_accuracies(pa.concat_tables(pieces), name=report.store)
+        validate_accuracies(pa.concat_tables(accuracies), name=report.store)
     except NeuneuError as error:
         report.damaged["accuracies"] = (
             f"{error} Delete the files of these checkpoints and run the extraction again."

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from neuneu.core.errors import CheckpointError, EngineError
 from neuneu.data.checkpoints import CheckpointRef
-from neuneu.data.store.store import Unit
+from neuneu.data.store.store import CheckpointRows
 from neuneu.scoring.checkpoints.preflight import Preflight, inspect
 from neuneu.scoring.corpus import Corpus
 from neuneu.scoring.engines.engines import EngineConfig, read_tokenizer
@@ -34,7 +34,7 @@ class Scored:
     process has held.
     """
 
-    unit: Unit
+    unit: CheckpointRows
     computed_tokens: int
     rss_mb: float
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from neuneu.core import logs
 from neuneu.core.errors import CheckpointError, EngineError, TransientError
 from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
-from neuneu.data.store.store import Store, Unit
+from neuneu.data.store.store import CheckpointRows, Store
 from neuneu.scoring.checkpoints.grouping import Pending
 from neuneu.scoring.checkpoints.preflight import Preflight, check_tokenizer
 from neuneu.scoring.checkpoints.staging import Stager
@@ -206,7 +206,7 @@ class Worker:
         self._engine.close()
         self._inspection.kill()
 
-    def _unit(self, pending: Pending, outcome: Outcome) -> Unit:
+    def _unit(self, pending: Pending, outcome: Outcome) -> CheckpointRows:
         """The unit to commit: scored, or quarantined with the reason."""
         checked = None
         turn = self._turns.take()
@@ -265,7 +265,7 @@ class Worker:
     def _limit(self, seconds: float, pending: Pending) -> float:
         return seconds * max(1.0, pending.ref.params / LIMIT_IS_FOR_PARAMS)
 
-    def _score(self, ready: _Ready, outcome: Outcome) -> Unit:
+    def _score(self, ready: _Ready, outcome: Outcome) -> CheckpointRows:
         """As many attempts as it takes or is allowed; one thread at a time."""
         pending, checked = ready.pending, ready.checked
         ref, earlier = pending.ref, pending.earlier_attempts
