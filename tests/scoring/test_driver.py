@@ -6,7 +6,7 @@ import pytest
 from tiny_checkpoints import extract_config, make_ref, save_checkpoint, write_inputs
 
 from neuneu.core.errors import UserError
-from neuneu.data.store.store import Store, Unit
+from neuneu.data.store.store import CheckpointRows, Store
 from neuneu.scoring.checkpoints.preflight import inspect
 from neuneu.scoring.checkpoints.sources import list_checkpoints
 from neuneu.scoring.evaluation import checkpoint_row
@@ -52,7 +52,7 @@ def test_driver_expects_the_tokenizer_that_the_store_has(root: Path) -> None:
     refs = list_checkpoints(config.checkpoints)
     done = checkpoint_row(refs[0], status="done", error=None, attempts=1, checked=inspect(refs[0]))
     done["tokenizer_hash"] = "0123456789abcdef"
-    store.commit(Unit(checkpoint=done, accuracies=[], losses=[], token_losses=[]))
+    store.commit(CheckpointRows(checkpoint=done, accuracies=[], losses=[], token_losses=[]))
     bad = make_ref(root / "nowhere", run="c")
     summary = ExtractSummary(store=config.store, engine="")
     groups = _group(config, store, store.checkpoints().to_pylist(), [*refs[1:], bad], summary)
