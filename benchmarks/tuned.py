@@ -27,10 +27,10 @@ from neuneu.data.load import load_dataset
 from neuneu.evaluation.run_splits import SPLITS
 from neuneu.reports.tuning.analysis import analyse
 from neuneu.reports.tuning.report import summary
-from neuneu.reports.tuning.results import read_results
 from neuneu.training.cross_run.fitting import FitConfig
 from neuneu.training.cross_run.parallel import Training, fit_all
 from neuneu.training.cross_run.validation import validate
+from neuneu.training.tuning.experiment import read_experiment
 
 SPLIT: Final = "standard"
 MEASURES: Final = ("mae", "pinball", "coverage_80", "own_mae", "own_pinball", "own_coverage_80")
@@ -38,7 +38,7 @@ MEASURES: Final = ("mae", "pinball", "coverage_80", "own_mae", "own_pinball", "o
 
 def searched(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the search's report says, and the best trial's values of what was searched."""
-    analysis = analyse(read_results(str(folder)))
+    analysis = analyse(read_experiment(str(folder)))
     assert analysis.best is not None, "no trial finished"
     return summary(analysis), dict(analysis.best.trial.parameters)
 

@@ -1,4 +1,4 @@
-"""What a tuning found, in numbers: pure functions of its results."""
+"""What a search found, in numbers: pure functions of its experiment."""
 
 import math
 from collections import Counter
@@ -7,23 +7,30 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final
 
-from neuneu.reports.tuning.importance import Importance, parameter_importance
-from neuneu.reports.tuning.results import STATUS_IN_WORDS, Objective, Plan, Results, Status, Trial
-from neuneu.training.tuning.trial_files import Report
+from neuneu.reports.tuning.study import Importance, parameter_importance
+from neuneu.training.tuning.experiment import (
+    STATUS_LABELS,
+    Experiment,
+    Objective,
+    Plan,
+    Report,
+    Status,
+    Trial,
+)
 
 LEAST_COMPARED: Final = 8
-"""Fewer trials than this say nothing about what matters."""
+"""Minimum number of trials for parameter importances."""
 
 _KEPT_BY: Final = "validation_pinball"
-"""What a training with `keep: best` chooses its epoch by."""
+"""The metric by which a training with `keep: best` chooses its epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of all trials, of those stopped early, and of all run to the end.
+    """Seconds of all trials, of trials stopped early, and of all trials run to the end.
 
-    `to_the_end` rests on the seconds an epoch of finished trials (of all, if none finished:
-    `is_rough`); None where no trial reported any.
+    `to_the_end` is extrapolated from the seconds per epoch of finished trials (`is_rough`: of all
+    trials, since none finished); None where no trial reported any.
     """
 
     seconds: float
@@ -43,7 +50,7 @@ class Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """Trials at one epoch, the last that enough of them reached: trial id -> main objective."""
+    """Main objective by trial id at one epoch, the last that enough trials reached."""
 
     epoch: int
     values: Mapping[str, float]
@@ -51,20 +58,20 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """What the scheduler stopped after an epoch, and the best value of those that went on."""
+    """Trials that the scheduler stopped after an epoch, and the best value of those it kept."""
 
     epoch: int
     trials: int
     value: float | None
-    best_going_on: float | None
+    best_kept: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rerun:
-    """A trial stopped after `epoch` with `value`, the `rank`-th of `of` that reached it.
+    """A trial stopped after `epoch` with `value`, rank `rank` of the `of` trials that reached it.
 
-    Run to the end it reached `final` (None: the rerun is not at its end), which would have been
-    rank `final_rank` beside the finished trials.
+    Trained to the end it reached `final` (None: the rerun is not finished), which is rank
+    `final_rank` among the finished trials.
     """
 
     trial: Trial
@@ -78,14 +85,14 @@ class Rerun:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """What a tuning found.
+    """What a search found.
 
-    `ranked` holds by metric every trial that has a value: finished ones first, best first.
-    `default` is the trial whose parameters are the defaults, also one without values; `front` the
-    trials that no other beats in both objectives, finished ones only where there are any.
+    `ranked` holds by metric every trial that has a value, finished ones first, best first.
+    `default` is the trial with the default parameters, even one without values; `front` the Pareto
+    front of both objectives, of finished trials where there are any.
     """
 
-    results: Results
+    experiment: Experiment
     counts: Mapping[Status, int]
     cost: Cost
     ranked: Mapping[str, tuple[Scored, ...]]
@@ -98,52 +105,45 @@ class Analysis:
 
     @property
     def main(self) -> Objective:
-        """The objective that leads."""
-        return self.results.plan.objectives[0]
+        """The first objective."""
+        return self.experiment.plan.objectives[0]
 
     @property
     def best(self) -> Scored | None:
-        """The best trial by the main objective, a finished one if any finished."""
-        ranked = self.ranked[self.main.metric]
-        return ranked[0] if ranked else None
+        """The best trial by the first objective, a finished one where there are any."""
+        return next(iter(self.ranked[self.main.metric]), None)
 
     @property
     def finished(self) -> tuple[Scored, ...]:
-        """The finished trials by the main objective, best first."""
+        """The finished trials by the first objective, best first."""
         return tuple(s for s in self.ranked[self.main.metric] if s.trial.status == "finished")
 
 
-def analyse(results: Results) -> Analysis:
-    """Counts, costs, ranks, importance, and whether stopping was right."""
-    plan, trials = results.plan, results.trials
-    scored = [s for trial in trials if (s := score(trial, plan)) is not None]
-    ranked = {o.metric: rank(scored, o) for o in plan.objectives}
-    compared = compare(trials, plan)
+def analyse(experiment: Experiment) -> Analysis:
+    """Counts, costs, ranks, importances, and whether the scheduler stopped the right trials."""
+    plan, trials = experiment.plan, experiment.trials
+    scored = [s for trial in trials if (s := _score(trial, plan)) is not None]
+    ranked = {o.metric: _rank(scored, o.metric) for o in plan.objectives}
+    compared = _compare(trials, plan.objectives[0].metric)
+    counts = Counter(trial.status for trial in trials)
+    counts["not started"] += max(0, plan.trials - len(trials))
     return Analysis(
-        results=results,
-        counts=count(results),
-        cost=cost(trials, plan),
+        experiment=experiment,
+        counts={status: counts[status] for status in STATUS_LABELS},
+        cost=_cost(trials, plan),
         ranked=ranked,
-        default=find_default(trials, plan),
-        front=pareto_front(scored, plan.objectives) if len(plan.objectives) == 2 else (),
+        default=_find_default(trials, plan),
+        front=_pareto_front(scored, plan) if len(plan.objectives) == 2 else (),
         compared=compared,
         importance=parameter_importance(
-            results, {} if compared is None else compared.values, least=LEAST_COMPARED
+            experiment, {} if compared is None else compared.values, least=LEAST_COMPARED
         ),
-        stops=stops(trials, plan),
-        reruns=reruns(trials, plan, ranked[plan.objectives[0].metric]),
+        stops=_stops(trials, plan.objectives[0].metric),
+        reruns=_reruns(experiment, ranked[plan.objectives[0].metric]),
     )
 
 
-def count(results: Results) -> dict[Status, int]:
-    """Trials by status; wanted ones that do not exist yet are not started."""
-    found = Counter(trial.status for trial in results.trials)
-    found["not started"] += max(0, results.plan.trials - len(results.trials))
-    return {status: found[status] for status in STATUS_IN_WORDS}
-
-
-def cost(trials: Sequence[Trial], plan: Plan) -> Cost:
-    """What the trials cost, and what they would have cost without any stopping."""
+def _cost(trials: Sequence[Trial], plan: Plan) -> Cost:
     finished = [trial for trial in trials if trial.status == "finished" and trial.epochs]
     basis = finished or [trial for trial in trials if trial.epochs]
     epochs = sum(trial.epochs for trial in basis)
@@ -157,152 +157,121 @@ def cost(trials: Sequence[Trial], plan: Plan) -> Cost:
     )
 
 
-def kept(reports: Sequence[Report], plan: Plan) -> Report | None:
+def _kept(reports: Sequence[Report], plan: Plan) -> Report | None:
     """The report of the epoch whose weights the training keeps: its last, or its best."""
-    if not reports:
-        return None
-    if plan.base.get("keep") != "best":
-        return reports[-1]
-    by = next((o for o in plan.objectives if o.metric == _KEPT_BY), plan.objectives[0])
-    valued = [report for report in reports if by.metric in report.metrics]
-    return min(valued, key=lambda r: by.loss(r.metrics[by.metric]), default=None)
+    if plan.base.get("keep") != "best" or not reports:
+        return reports[-1] if reports else None
+    metrics = [o.metric for o in plan.objectives]
+    by = _KEPT_BY if _KEPT_BY in metrics else metrics[0]
+    return min((r for r in reports if by in r.metrics), key=lambda r: r.metrics[by], default=None)
 
 
-def score(trial: Trial, plan: Plan) -> Scored | None:
-    """A trial's values; None where it has none, as one that diverged."""
-    report = kept(trial.reports, plan)
-    if report is None:
-        return None
-    values = {
-        o.metric: report.metrics[o.metric] for o in plan.objectives if o.metric in report.metrics
-    }
-    return Scored(trial=trial, epoch=report.epoch, values=values) if values else None
+def _score(trial: Trial, plan: Plan) -> Scored | None:
+    """The values of a trial; None where it has none, such as one that diverged."""
+    report = _kept(trial.reports, plan)
+    found = {} if report is None else report.metrics
+    values = {o.metric: found[o.metric] for o in plan.objectives if o.metric in found}
+    return Scored(trial=trial, epoch=report.epoch, values=values) if report and values else None
 
 
-def rank(scored: Iterable[Scored], objective: Objective) -> tuple[Scored, ...]:
-    """Those with a value of the objective: finished ones first, best first."""
-    valued = [s for s in scored if objective.metric in s.values]
-    return tuple(
-        sorted(
-            valued,
-            key=lambda s: (
-                s.trial.status != "finished", objective.loss(s.values[objective.metric])
-            ),
-        )
-    )  # fmt: skip
+def _rank(scored: Iterable[Scored], metric: str) -> tuple[Scored, ...]:
+    valued = [s for s in scored if metric in s.values]
+    return tuple(sorted(valued, key=lambda s: (s.trial.status != "finished", s.values[metric])))
 
 
-def find_default(trials: Iterable[Trial], plan: Plan) -> Scored | None:
-    """The trial that has the defaults, a finished one if there are several; maybe no values."""
-    found = [trial for trial in trials if is_default(trial, plan)]
+def _find_default(trials: Iterable[Trial], plan: Plan) -> Scored | None:
+    """The trial with the defaults, a finished one where there are several."""
+    found = [
+        trial
+        for trial in trials
+        if plan.space and all(_same(trial.parameters.get(p.key), p.default) for p in plan.space)
+    ]
     if not found:
         return None
     trial = min(found, key=lambda trial: trial.status != "finished")
-    return score(trial, plan) or Scored(trial=trial, epoch=trial.epochs, values={})
+    return _score(trial, plan) or Scored(trial=trial, epoch=trial.epochs, values={})
 
 
-def is_default(trial: Trial, plan: Plan) -> bool:
-    """Whether every parameter searched is at its default; no when one of them has none."""
-    known = [d for d in plan.space if d.default is not None or None in d.values]
-    return bool(plan.space) and len(known) == len(plan.space) and all(
-        d.key in trial.parameters and _same(trial.parameters[d.key], d.default) for d in known
-    )  # fmt: skip
-
-
-def pareto_front(scored: Sequence[Scored], objectives: Sequence[Objective]) -> tuple[Scored, ...]:
+def _pareto_front(scored: Sequence[Scored], plan: Plan) -> tuple[Scored, ...]:
     """The trials that no other beats in one objective without losing in the other."""
-    first, second = objectives
-    both = [s for s in scored if first.metric in s.values and second.metric in s.values]
+    first, second = (o.metric for o in plan.objectives)
+    both = [s for s in scored if first in s.values and second in s.values]
     both = [s for s in both if s.trial.status == "finished"] or both
-    both.sort(key=lambda s: [o.loss(s.values[o.metric]) for o in objectives])
     front: list[Scored] = []
-    for s in both:
-        if not front or second.loss(s.values[second.metric]) < second.loss(
-            front[-1].values[second.metric]
-        ):
+    for s in sorted(both, key=lambda s: (s.values[first], s.values[second])):
+        if not front or s.values[second] < front[-1].values[second]:
             front.append(s)
     return tuple(front)
 
 
-def compare(trials: Sequence[Trial], plan: Plan) -> Compared | None:
+def _compare(trials: Sequence[Trial], metric: str) -> Compared | None:
     """Trials at the last epoch that half of them, and at least `LEAST_COMPARED`, reached.
 
     Values of stopped trials are from where they stopped: only at one epoch are all comparable.
     None while fewer trials than that ended with a value.
     """
-    metric = plan.objectives[0].metric
-    ended = [trial for trial in trials if trial.status in {"finished", "stopped"}]
     valued = {
         trial.id: {r.epoch: r.metrics[metric] for r in trial.reports if metric in r.metrics}
-        for trial in ended
+        for trial in trials
+        if trial.status in {"finished", "stopped"}
     }
-    valued = {trial_id: values for trial_id, values in valued.items() if values}
-    needed = max(LEAST_COMPARED, math.ceil(len(valued) / 2))
+    needed = max(LEAST_COMPARED, math.ceil(sum(map(bool, valued.values())) / 2))
     reached = Counter(epoch for values in valued.values() for epoch in values)
-    epochs = [epoch for epoch, n in reached.items() if n >= needed]
-    if not epochs:
+    epoch = max((epoch for epoch, n in reached.items() if n >= needed), default=None)
+    if epoch is None:
         return None
-    epoch = max(epochs)
     return Compared(
         epoch=epoch, values={i: values[epoch] for i, values in valued.items() if epoch in values}
     )
 
 
-def stops(trials: Sequence[Trial], plan: Plan) -> tuple[Stop, ...]:
-    """What was stopped after which epoch, by epoch."""
-    main = plan.objectives[0]
-    stopped = [trial for trial in trials if trial.status == "stopped"]
+def _stops(trials: Sequence[Trial], metric: str) -> tuple[Stop, ...]:
+    """The trials that were stopped, by the epoch after which they were."""
     found = []
-    for epoch in sorted({trial.epochs for trial in stopped}):
-        here = [trial for trial in stopped if trial.epochs == epoch]
-        values = [v for trial in here if (v := trial.value(main.metric, epoch)) is not None]
-        further = [
-            v
-            for trial in trials
-            if trial.epochs > epoch and (v := trial.value(main.metric, epoch)) is not None
-        ]
+    for epoch in sorted({trial.epochs for trial in trials if trial.status == "stopped"}):
+        here = [trial for trial in trials if trial.status == "stopped" and trial.epochs == epoch]
+        further = [trial for trial in trials if trial.epochs > epoch]
+        values, kept = _values(here, metric, epoch), _values(further, metric, epoch)
         found.append(
             Stop(
                 epoch=epoch,
                 trials=len(here),
                 value=median(values) if values else None,
-                best_going_on=min(further, key=main.loss) if further else None,
+                best_kept=min(kept, default=None),
             )
         )
     return tuple(found)
 
 
-def reruns(trials: Sequence[Trial], plan: Plan, ranked: Sequence[Scored]) -> tuple[Rerun, ...]:
-    """Trials that did not finish and were run to the end later, best rank at the stop first."""
-    main = plan.objectives[0]
-    finished = [s.values[main.metric] for s in ranked if s.trial.status == "finished"]
+def _reruns(experiment: Experiment, ranked: Sequence[Scored]) -> tuple[Rerun, ...]:
+    """Stopped trials that were trained to the end later, by their rank when they were stopped."""
+    plan, metric = experiment.plan, experiment.plan.objectives[0].metric
+    finished = [s.values[metric] for s in ranked if s.trial.status == "finished"]
     found = []
-    for trial in trials:
-        if not trial.rerun or trial.status == "finished":
+    for trial in experiment.trials:
+        reports = experiment.reruns.get(trial.id, ())
+        if not reports or trial.status == "finished":
             continue
-        value = trial.value(main.metric, trial.epochs)
-        there = [
-            v for other in trials if (v := other.value(main.metric, trial.epochs)) is not None
-        ]  # fmt: skip
-        last = kept(trial.rerun, plan)
-        ended = trial.rerun[-1].epoch >= plan.epochs
-        final = last.metrics.get(main.metric) if last is not None and ended else None
+        value = trial.value(metric, trial.epochs)
+        there = _values(experiment.trials, metric, trial.epochs)
+        last = _kept(reports, plan) if reports[-1].epoch >= plan.epochs else None
+        final = last.metrics.get(metric) if last is not None else None
         found.append(
             Rerun(
                 trial=trial,
                 epoch=trial.epochs,
                 value=value,
-                rank=None if value is None else _rank(value, there, main),
+                rank=None if value is None else 1 + sum(v < value for v in there),
                 of=len(there),
                 final=final,
-                final_rank=None if final is None else _rank(final, finished, main),
+                final_rank=None if final is None else 1 + sum(v < final for v in finished),
             )
         )
     return tuple(sorted(found, key=lambda r: (r.rank is None, r.rank, r.trial.number)))
 
 
-def _rank(value: float, among: Iterable[float], objective: Objective) -> int:
-    return 1 + sum(objective.loss(other) < objective.loss(value) for other in among)
+def _values(trials: Iterable[Trial], metric: str, epoch: int) -> list[float]:
+    return [v for trial in trials if (v := trial.value(metric, epoch)) is not None]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,8 +1,9 @@
 """Searching hyperparameters with Ray Tune: every trial is a training on Ray Train.
 
-Nothing of an experiment lives outside its folder: `tune.json` says what is searched and why,
-`experiment/` is Ray Tune's, `models/<trial>` a training's output (with its state, so that an
-interrupted or stopped trial goes on where it was), `reruns/` what stopped trials came to.
+Nothing of a search lives outside its folder: `tune.json` says what is searched and why,
+`trials.jsonl` what each trial reported; `experiment/` is Ray Tune's, `models/<trial>` holds the
+output of a training (with its state, so that an interrupted or stopped trial resumes), `reruns/`
+the histories of stopped trials that were trained to the end.
 """
 
 import json
@@ -21,14 +22,12 @@ from neuneu.training.config import TrainConfig
 from neuneu.training.optimisation import total_steps
 from neuneu.training.run import HISTORY, train
 from neuneu.training.tracker import TrackingConfig
+from neuneu.training.tuning.experiment import RERUNS, SETTINGS, TRIALS, read_trials
 from neuneu.training.tuning.search import Scheduler, domain, mutable, scheduler, searcher
 from neuneu.training.tuning.space import Parameter, lay_over, load_space, usable
-from neuneu.training.tuning.trial_files import last_error
 
-SETTINGS: Final = "tune.json"
 EXPERIMENT: Final = "experiment"
 MODELS: Final = "models"
-RERUNS: Final = "reruns"
 
 Metric = Literal[
     "validation_pinball",
@@ -128,19 +127,20 @@ def tune(config: TuneConfig, *, address: str | None = None) -> TuneOutcome:
     epochs = _epochs(base, source)
     _claim(config, space, epochs)
     with ray_session(address, dashboard=True):
-        results = _tuner(config, base, space, epochs, source).fit()
-    ended = [_epoch(result.metrics) for result in results if not result.error]
-    errors = [result.error for result in results if result.error]
-    if errors and not ended:
+        _tuner(config, base, space, epochs, source).fit()
+    trials = read_trials(Folder(config.output))
+    failed = [trial for trial in trials if trial.status == "failed"]
+    if failed and len(failed) == len(trials):
         raise NeuneuError(
-            f"all {len(errors)} trials failed, the first with: {last_error(str(errors[0]))}. The "
+            f"all {len(failed)} trials failed, the first with: {failed[0].error}. The "
             f"same command tries them again; `neuneu tune-report {config.output}` names each."
         )
+    finished = sum(trial.epochs >= epochs for trial in trials if trial.status != "failed")
     return TuneOutcome(
         output=config.output,
-        finished=sum(epoch >= epochs for epoch in ended),
-        stopped=sum(epoch < epochs for epoch in ended),
-        failed=len(errors),
+        finished=finished,
+        stopped=len(trials) - len(failed) - finished,
+        failed=len(failed),
     )
 
 
@@ -158,7 +158,7 @@ def rerun_stopped(
         UserError: a trial that is not there.
     """
     folder = Folder(config.output)
-    found = _parameters(folder / EXPERIMENT)
+    found = {trial.id: trial.parameters for trial in read_trials(folder)}
     written = []
     for trial in trials:
         if trial not in found:
@@ -178,6 +178,8 @@ def _tuner(
     source: Any,
 ) -> Any:
     from ray import tune as ray_tune
+
+    from neuneu.training.tuning.recorder import TrialRecorder
 
     # An interruption loses what is younger than this; Ray's own handler would hide it.
     output = Folder(config.output).absolute()
@@ -225,7 +227,7 @@ def _tuner(
             storage_path=str(output),
             failure_config=ray_tune.FailureConfig(max_failures=config.max_failures),
             verbose=0,
-            callbacks=_callbacks(config),
+            callbacks=[TrialRecorder(output, epochs), *_callbacks(config)],
         ),
     )
 
@@ -245,18 +247,14 @@ def _trial(
     """One trial: a training whose epochs are reported to Tune."""
     from ray import tune as ray_tune
 
-    from neuneu.training.tuning.trial import (
-        not_passed,
-        reported_before,
-        reporting,
-        with_calibration,
-    )
+    from neuneu.training.tuning.trial import not_passed, reporting, with_calibration
 
     logs.follow(variables)
     trial = ray_tune.get_context().get_trial_id()
     settings = _settings(search, parameters, trial)
     population = search.scheduler == "pbt"
-    reported = reported_before(Folder(search.output).absolute() / EXPERIMENT / trial)
+    known = {t.id: t.epochs for t in read_trials(Folder(search.output).absolute())}
+    reported = known.get(trial, 0)
     with reporting(states=population) as passing:
         result = train(
             settings, callbacks=[passing.callback], source=source,
@@ -318,18 +316,11 @@ def _claim(config: TuneConfig, space: Sequence[Parameter], epochs: int) -> None:
     }
     text = json.dumps(record, indent=1, sort_keys=True) + "\n"
     folder = Folder(config.output)
+    if not folder.exists(SETTINGS):
+        folder.create(TRIALS, b"")
     if not folder.create(SETTINGS, text.encode()):
         raise UserError(
             f"{folder}/{SETTINGS}: holds another search than this config asks for. Choose another "
             "output, or delete it."
         )
-
-
-def _parameters(experiment: Folder) -> dict[str, dict[str, Any]]:
-    """Trial id -> its parameters, of every trial that was started."""
-    names = experiment.files("/params.json")
-    return {name.split("/")[0]: json.loads(experiment.read(name)) for name in names}
-
-
-def _epoch(metrics: Mapping[str, Any] | None) -> float:
-    return float((metrics or {}).get("epoch", 0))
+    read_trials(folder)  # a search of an older neuneu has none

@@ -1,16 +1,12 @@
 """Between a training on Ray Train and the Tune trial that runs it."""
 
-import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from neuneu.core.storage import Folder
-
 TARGET_COVERAGE: Final = 0.8
-RESULTS: Final = "result.json"
 
 
 @dataclass
@@ -95,24 +91,6 @@ def not_passed(
         passed: the last one that this process passed on; 0 for none.
     """
     return [with_calibration(row) for row in history if row["epoch"] > max(reported, passed)]
-
-
-def reported_before(trial: Folder) -> float:
-    """The last epoch that Tune kept of a trial's folder; 0 for none.
-
-    A driver that was killed may have lost the last ones, or half a line.
-    """
-    epoch = 0.0
-    try:
-        lines = trial.read(RESULTS).splitlines()
-    except FileNotFoundError:
-        return epoch
-    for line in lines:
-        try:
-            epoch = max(epoch, float(json.loads(line).get("epoch", 0.0)))
-        except (ValueError, AttributeError):
-            continue
-    return epoch
 
 
 def with_calibration(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,12 +34,13 @@ from neuneu.cli.app import app
 from neuneu.cli.exit_codes import EXIT_USER_ERROR
 from neuneu.core.config import load_config
 from neuneu.core.errors import UserError
+from neuneu.core.storage import Folder
 from neuneu.reports.tuning.analysis import analyse
-from neuneu.reports.tuning.export import export_best
-from neuneu.reports.tuning.report import render, summary, write_tune_report
-from neuneu.reports.tuning.results import read_results
-from neuneu.reports.tuning.words import findings, labels
+from neuneu.reports.tuning.phrasing import findings
+from neuneu.reports.tuning.report import export_best, render, summary, write_tune_report
+from neuneu.reports.tuning.study import labels
 from neuneu.training.config import TrainConfig
+from neuneu.training.tuning.experiment import read_experiment
 from neuneu.training.tuning.space import lay_over
 
 
@@ -51,11 +52,12 @@ def test_tune_report_labels_leave_out_what_keys_share() -> None:
 
 
 def test_tune_report_tables_hold_every_trial_and_report(tmp_path: Path) -> None:
+    space = [*SPACE[:2], SPACE[2] | {"values": [0.1, [1, 2]]}]
     given = [
         Given([*falling(0.1, 8), 0.3], parameters={DROPOUT: [1, 2]}),
-        Given(falling(0.2, 2), "ERROR", error="ValueError: no, \"never\""),
+        Given(falling(0.2, 2), "failed", error="ValueError: no, \"never\""),
     ]  # fmt: skip
-    written = write_tune_report(str(write_tuning(tmp_path / "tune", given)))
+    written = write_tune_report(str(write_tuning(tmp_path / "tune", given, space=space)))
     rows = pq.read_table(written.trials).to_pylist()
     assert [row["status"] for row in rows] == ["finished", "failed"]
     assert (rows[0]["validation_pinball_best"], rows[0]["validation_pinball_last"]) == (
@@ -76,14 +78,14 @@ def test_tune_report_tables_hold_every_trial_and_report(tmp_path: Path) -> None:
 
 def test_tune_report_page_loads_nothing_and_escapes(tmp_path: Path) -> None:
     evil = "<script>alert('x')</script>"
-    given = [*by_learning_rate(stopped=3), Given((), "ERROR", error=f"ValueError: {evil}")]
+    given = [*by_learning_rate(stopped=3), Given((), "failed", error=f"ValueError: {evil}")]
     for one in given:
         one.second = [1 - value / 10 for value in one.values]
     page = render(analysed(tmp_path, *given, name=evil, objectives=TWO_OBJECTIVES))
     assert evil not in page
     assert page.count("alert(&#39;x&#39;)") >= 2
-    assert not re.search(r'(src|href)="(?!#)|url\((?!#)|@import', page)
-    assert page.count("<svg") == 10
+    assert not re.search(r'(src|href)="(?!#|data:image/png)|url\((?!#)|@import', page)
+    assert page.count("<svg") == 14
     assert "optim.learning_rate" in page
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids))
@@ -121,8 +123,10 @@ def test_tune_report_export_is_a_training_config(tmp_path: Path) -> None:
 
 
 def test_tune_report_export_is_read_by_train(tmp_path: Path) -> None:
-    space = [{"key": "optim.learning_rate", "kind": "float", "low": 1e-4, "high": 1e-2},
-             {"key": "model.width", "kind": "choice", "values": [32, 64]}]  # fmt: skip
+    space = [{"key": "optim.learning_rate", "kind": "float", "low": 1e-4, "high": 1e-2,
+              "default": 1e-3, "reason": ""},
+             {"key": "model.width", "kind": "choice", "values": [32, 64], "default": 32,
+              "reason": ""}]  # fmt: skip
     parameters = {"optim.learning_rate": 1e-3, "model.width": 64}
     base = {"store": "s", "output": "runs/mine", "model": "small"}
     analysis = analysed(
@@ -132,7 +136,7 @@ def test_tune_report_export_is_read_by_train(tmp_path: Path) -> None:
     config = load_config(TrainConfig, tmp_path / "best.yaml")
     assert (config.optim.learning_rate, config.model.width) == (1e-3, 64)
     assert str(config.output) == "runs/mine"
-    analysis.results.plan.base["oops"] = 1
+    analysis.experiment.plan.base["oops"] = 1
     with pytest.raises(UserError, match="unknown key 'oops'"):
         export_best(analysis, tmp_path / "no.yaml")
     assert not (tmp_path / "no.yaml").exists()
@@ -151,8 +155,10 @@ def test_tune_report_refuses_files_in_place_of_folders(tmp_path: Path) -> None:
 def test_tune_report_says_what_became_of_the_defaults(tmp_path: Path) -> None:
     ends = {
         "no trial had the defaults": Given(falling(0.3)),
-        "the defaults (trial 2, failed) reached no end": Given((), "ERROR", parameters=DEFAULTS),
-        "(trial 2, stopped early) reached no end": Given([0.3], parameters=DEFAULTS),
+        "the defaults (trial 2, failed) have no final value": Given(
+            (), "failed", parameters=DEFAULTS
+        ),
+        "(trial 2, stopped early) have no final value": Given([0.3], parameters=DEFAULTS),
         "with the defaults: the search found nothing": Given(falling(0), parameters=DEFAULTS),
     }
     for place, (said, second) in enumerate(ends.items()):
@@ -203,14 +209,14 @@ def test_tune_report_command_refuses_what_is_no_experiment(
     result = CliRunner().invoke(app, ["tune-report", str(tmp_path)])
     assert result.exit_code == EXIT_USER_ERROR
     assert result.stderr.count("\n") == 1
-    assert re.search("expected the (folder|plan) of a tuning", result.stderr)
+    assert re.search("expected the (folder|plan) of a search", result.stderr)
 
 
 def test_tune_report_of_s3_equals_that_of_disk(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    local = write_tuning(tmp_path / "tune", [*by_learning_rate(2), Given((), "PENDING")])
+    local = write_tuning(tmp_path / "tune", [*by_learning_rate(2), Given((), "not started")])
     write_rerun(local, 11, falling(0.05))
     for path in local.rglob("*"):
         if path.is_file():
@@ -219,10 +225,10 @@ def test_tune_report_of_s3_equals_that_of_disk(
     written = write_tune_report(f"s3://{s3.bucket}/deep/tune")
     assert written.report == "tune-report/report.html"
     assert (tmp_path / "tune-report" / "trials.parquet").exists()
-    assert summary(written.analysis) == summary(analyse(read_results(str(local))))
+    assert summary(written.analysis) == summary(analyse(read_experiment(str(local))))
     assert not any(".pkl" in path for _, path in s3.requests[before:])
     with pytest.raises(UserError, match=r"found no tune\.json"):
-        read_results(f"s3://{s3.bucket}/deep")
+        read_experiment(f"s3://{s3.bucket}/deep")
 
 
 @pytest.mark.ray
@@ -234,6 +240,7 @@ def test_tune_report_reads_what_ray_tune_writes(tmp_path: Path) -> None:
     from ray.tune.search.optuna import OptunaSearch
 
     from neuneu.core.ray_session import ray_session
+    from neuneu.training.tuning.recorder import TrialRecorder
 
     rate, last = LEARNING_RATE, EPOCHS
 
@@ -267,7 +274,10 @@ def test_tune_report_reads_what_ray_tune_writes(tmp_path: Path) -> None:
                 ),
                 scheduler=ASHAScheduler(time_attr="epoch", max_t=EPOCHS, **goal),
             ),
-            run_config=tune.RunConfig(storage_path=str(tmp_path), name="experiment", verbose=0),
+            run_config=tune.RunConfig(
+                storage_path=str(tmp_path), name="experiment", verbose=0,
+                callbacks=[TrialRecorder(Folder(tmp_path), EPOCHS)],
+            ),
         ).fit()  # fmt: skip
     analysis = write_tune_report(str(tmp_path)).analysis
     assert analysis.counts["failed"] == 1
@@ -277,9 +287,8 @@ def test_tune_report_reads_what_ray_tune_writes(tmp_path: Path) -> None:
     assert analysis.best is not None
     assert analysis.best.trial.parameters[LEARNING_RATE] == 0.01
     assert analysis.best.values["validation_pinball"] == pytest.approx(0.1 + 0.1 / 9)
-    (failed,) = (t for t in analysis.results.trials if t.status == "failed")
+    (failed,) = (t for t in analysis.experiment.trials if t.status == "failed")
     assert failed.error == "ValueError: rate too large"
     assert failed.parameters[LEARNING_RATE] == 0.09999
     assert analysis.importance.shares
-    assert analysis.results.problems == ()
     assert {d["key"] for d in SPACE} <= set(failed.parameters)

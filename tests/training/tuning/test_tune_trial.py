@@ -2,13 +2,17 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from neuneu.core.ray_session import ray_session
 from neuneu.core.storage import Folder
-from neuneu.training.tuning.trial import Passing, not_passed, reported_before, reporting
+from neuneu.training.tuning.experiment import TRIALS, Report, read_trials
+from neuneu.training.tuning.recorder import TrialRecorder, last_error
+from neuneu.training.tuning.trial import Passing, not_passed, reporting
 
 HISTORY = [{"epoch": float(n), "validation_coverage_80": 0.7} for n in (1, 2, 3, 4)]
 
@@ -20,13 +24,55 @@ def test_epochs_that_tune_lost_are_told_at_the_end() -> None:
     assert (last["epoch"], last["calibration_error"]) == (4, pytest.approx(0.1))
 
 
-def test_last_epoch_of_a_log_that_was_cut_off(tmp_path: Path) -> None:
+def test_takes_only_the_line_that_names_the_exception() -> None:
+    named = "ray.exceptions.RayTaskError(ValueError): a"
+    assert last_error(f"Traceback:\n  x\n{named}\nmore: b\n") == named
+    coloured = "\x1b[36mx\ntorch.OutOfMemoryError: 3 GB\x1b[39m\nTry less\n"
+    assert last_error(coloured) == "torch.OutOfMemoryError: 3 GB"
+    assert last_error("killed\n\n") == "killed"
+    assert last_error("") == ""
+
+
+def test_recorder_follows_trials_through_an_interruption(tmp_path: Path) -> None:
+    def event(recorder: TrialRecorder, name: str, trial: str, **more: Any) -> None:
+        on = SimpleNamespace(trial_id=trial, config={"a": np.int64(1)}, error_file=error)
+        getattr(recorder, name)(iteration=0, trials=[], trial=on, **more)
+
+    def result(recorder: TrialRecorder, trial: str, epoch: int, *, done: bool = False) -> None:
+        row = {"epoch": float(epoch), "validation_mae": 0.5, "loss": np.nan, "config": {"a": 1},
+               "time_this_iter_s": 2.0, "timestamp": 3, "done": done}  # fmt: skip
+        event(recorder, "on_trial_result", trial, result=row)
+
+    error = tmp_path / "error.txt"
+    error.write_text("Failure # 1\nValueError: too fast\nsecond line\n")
     folder = Folder(tmp_path)
-    assert reported_before(folder) == 0.0
-    folder.write("result.json", b'{"epoch": 1.0}\n{"epoch": 2.0}\n{"epo')
-    assert reported_before(folder) == 2.0
-    folder.write("result.json", b"[]\n")
-    assert reported_before(folder) == 0.0
+    folder.write(TRIALS, b"")
+    first = TrialRecorder(folder, 3)
+    first.setup()
+    for trial in "abcd":
+        event(first, "on_trial_start", trial)
+    result(first, "a", 1)
+    result(first, "b", 1, done=True)
+    event(first, "on_trial_error", "c")
+    event(first, "on_trial_complete", "d")
+    trials = read_trials(folder)
+    assert [t.status for t in trials] == ["unfinished", "stopped", "failed", "failed"]
+    assert [t.number for t in trials] == [1, 2, 3, 4]
+    assert trials[2].error == "ValueError: too fast"
+    assert trials[0].parameters == {"a": 1}
+    assert trials[0].reports == (Report(epoch=1, metrics={"validation_mae": 0.5}),)
+
+    again = TrialRecorder(folder, 3)
+    again.setup()
+    event(again, "on_trial_start", "a")
+    for epoch in (1, 2, 3):
+        result(again, "a", epoch, done=epoch == 3)
+    event(again, "on_trial_start", "c")
+    result(again, "c", 1)
+    event(again, "on_trial_complete", "c")
+    trials = read_trials(folder)
+    assert [t.status for t in trials] == ["finished", "stopped", "finished", "failed"]
+    assert (trials[0].epochs, trials[0].seconds, trials[2].error) == (3, 8.0, "")
 
 
 @pytest.mark.ray

@@ -19,9 +19,9 @@ from neuneu.core.errors import NeuneuError, UserError
 from neuneu.core.ray_session import ray_session
 from neuneu.core.storage import Folder
 from neuneu.forecasters.registry import load_forecaster
-from neuneu.reports.tuning.results import read_results
 from neuneu.training.run import HISTORY
-from neuneu.training.tuning.run import EXPERIMENT, MODELS, SETTINGS, TuneConfig, rerun_stopped, tune
+from neuneu.training.tuning.experiment import SETTINGS, read_trials
+from neuneu.training.tuning.run import EXPERIMENT, MODELS, TuneConfig, rerun_stopped, tune
 from neuneu.training.tuning.trial import with_calibration
 
 SPACE = """
@@ -159,6 +159,8 @@ def test_interrupted_search_is_restored_with_no_trial_lost_or_doubled(root: Path
             if epochs[-1] == 6:
                 forecaster = load_forecaster(output / MODELS / trial, name="x")
                 assert forecaster.levels
+        recorded = {t.id: [r.epoch for r in t.reports] for t in read_trials(Folder(output))}
+        assert recorded == {trial: [row["epoch"] for row in rows] for trial, rows in found.items()}
         defaults = {"cross_run.optim.learning_rate": 2e-3, "cross_run.network.width": 96}
         assert defaults in map(json.loads, parameters)
 
@@ -233,7 +235,7 @@ def test_trials_that_fail_say_why_and_the_others_go_on(root: Path) -> None:
         outcome = tune(settings)
     assert outcome.finished >= 1
     assert outcome.finished + outcome.failed == 4
-    found = read_results(root / "trouble").trials
+    found = read_trials(Folder(root / "trouble"))
     errors = [trial.error for trial in found if trial.status == "failed"]
     (root / "hopeless.py").write_text(
         TROUBLE.replace("(2e-3, 1e30), default=2e-3", "(1e30,), default=1e30")
@@ -261,9 +263,9 @@ def test_a_search_on_s3_is_kept_there(root: Path, s3: S3Server) -> None:
     with ray_session(num_cpus=2, dashboard=True):
         assert tune(there).finished == 2
         assert tune(there).finished == 2  # nothing is left to do
-    results = read_results(address)
-    assert [trial.status for trial in results.trials] == ["finished", "finished"]
-    for trial in results.trials:
+    trials = read_trials(Folder(address))
+    assert [trial.status for trial in trials] == ["finished", "finished"]
+    for trial in trials:
         assert trial.epochs == 6
         assert load_forecaster(f"{address}/{MODELS}/{trial.id}", name="x").levels
     files = Folder(address).files()
