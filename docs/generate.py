@@ -1,9 +1,7 @@
-"""Writes docs/reference/ from the code: `make docs`.
+"""Write docs/reference/ from the code: `make docs`.
 
-    .venv/bin/python docs/generate.py            # writes the pages
-    .venv/bin/python docs/generate.py --check    # leaves with 1 where a committed page is stale
-
-tests/docs/test_reference.py does the check, so that no page is ever older than the code.
+.venv/bin/python docs/generate.py            # write the pages
+.venv/bin/python docs/generate.py --check    # exit with 1 if a committed page is stale
 """
 
 import argparse
@@ -19,14 +17,14 @@ FOLDER: Final = Path(__file__).parent / "reference"
 
 
 def stale() -> list[str]:
-    """Names of committed pages that the code would write otherwise, or that it does not write."""
+    """Return the names of committed pages that differ from what the code writes."""
     made = pages()
     known = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
     return sorted(name for name in {*made, *known} if made.get(name) != known.get(name))
 
 
 def main() -> None:
-    """Writes the pages, or says which are stale."""
+    """Write the pages, or report which are stale."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="write nothing")
     if parser.parse_args().check:

@@ -1,29 +1,38 @@
-"""The pages of docs/reference/, made from the code."""
+"""The pages of docs/reference/: one template each in `templates/`, filled from the code."""
 
-from generator.commands import commands_page
-from generator.configs import configs_page
-from generator.python_api import python_page
-from generator.tables import tables_page
+import json
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+from generator import configs, interfaces, tables
+from generator.markdown import cell, docstring
+
+CONTENTS: Final = {
+    "README": dict,
+    "commands": interfaces.commands,
+    "configs": configs.content,
+    "python": interfaces.python,
+    "tables": tables.content,
+}
 
 
 def pages() -> dict[str, str]:
-    """File name -> text of every page."""
-    made = {
-        "commands.md": commands_page(),
-        "configs.md": configs_page(),
-        "python.md": python_page(),
-        "tables.md": tables_page(),
+    """Return the text of every page by file name."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {
+        "cell": cell,
+        "json": json.dumps,
+        "markdown": docstring,
+        "summary": lambda text: text.partition("\n")[0],
     }
-    lines = [
-        "# Reference",
-        "",
-        "These pages are written from the code by `make docs`; change the code, not them.",
-        "",
-        "| page | what |",
-        "|---|---|",
-        "| [commands](commands.md) | every command with its arguments and options |",
-        "| [configs](configs.md) | every key of the jobs' YAML files: type, default, meaning |",
-        "| [python](python.md) | the Python interface |",
-        "| [tables](tables.md) | the columns of every table that is read or written |",
-    ]
-    return made | {"README.md": "\n".join(lines) + "\n"}
+    return {
+        f"{name}.md": templates.get_template(f"{name}.md.j2").render(content()).rstrip() + "\n"
+        for name, content in CONTENTS.items()
+    }

@@ -1,64 +1,52 @@
-"""Markdown out of docstrings: paragraphs stay, the sections of Google style become lists."""
+"""Markdown from docstrings: paragraphs stay, the sections of Google style become lists."""
 
 import ast
 import inspect
 import re
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final
 
-NOTICE: Final = (
-    "<!-- Written by docs/generate.py from the code. Change the code, then `make docs`. -->"
-)
-
 _SECTION: Final = re.compile(r"(Args|Returns|Raises|Yields):")
-_ITEM: Final = re.compile(r"(\*{0,2}[\w`.]+): (.*)", re.DOTALL)
+_ITEM: Final = re.compile(r"(\*{0,2}[\w.]+): (.*)")
 
 
-def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table; bars within cells are escaped."""
-    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
-    for row in rows:
-        cells = [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+def cell(text: str) -> str:
+    """Return text for a cell of a table."""
+    return " ".join(text.replace("|", "\\|").split())
 
 
-def docstring(text: str) -> list[str]:
-    """Lines of Markdown; single line breaks within a paragraph are kept."""
-    lines: list[str] = []
+def docstring(text: str) -> str:
+    """Return a docstring as Markdown; line breaks within a paragraph are kept."""
+    paragraphs = []
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
         first, _, rest = paragraph.partition("\n")
-        if _SECTION.fullmatch(first.strip()):
-            lines += [f"*{first.strip()}*", "", *_items(rest), ""]
+        if _SECTION.fullmatch(first):
+            paragraphs += [f"*{first}*", "\n".join(_items(rest))]
         else:
-            lines += [*paragraph.splitlines(), ""]
-    return lines
+            paragraphs.append(paragraph)
+    return "\n\n".join(paragraphs).strip()
 
 
 def _items(text: str) -> Iterator[str]:
-    """`name: what` entries as a list; anything else as one entry."""
-    entries: list[str] = []
-    for line in inspect.cleandoc(text).splitlines():
-        if line.startswith(" ") and entries:
-            entries[-1] += " " + line.strip()
-        else:
-            entries.append(line.strip())
-    if entries and not all(_ITEM.fullmatch(entry) for entry in entries):
-        entries = [" ".join(entries)]
-    for entry in entries:
-        found = _ITEM.fullmatch(entry)
-        yield f"* `{found[1]}`: {found[2]}" if found and "`" not in found[1] else f"* {entry}"
+    """Yield `name: meaning` entries as a list; anything else as one entry."""
+    entries = re.sub(r"\n +", " ", textwrap.dedent(text).strip()).splitlines()
+    found = [_ITEM.fullmatch(entry) for entry in entries]
+    if all(found):
+        yield from (f"* `{each[1]}`: {each[2]}" for each in found if each)
+    else:
+        yield f"* {' '.join(entries)}"
 
 
 def attribute_docstrings(tree: ast.AST) -> dict[str, str]:
-    """The string under each annotated assignment of a module or class."""
-    assert isinstance(tree, ast.Module | ast.ClassDef)
-    return {
-        before.target.id: str(after.value.value).replace("\n", " ")
-        for before, after in pairwise(tree.body)
-        if isinstance(before, ast.AnnAssign)
-        and isinstance(before.target, ast.Name)
-        and isinstance(after, ast.Expr)
-        and isinstance(after.value, ast.Constant)
-    }
+    """Return the string under each assignment of a module or class by its name."""
+    found = {}
+    for before, after in pairwise(getattr(tree, "body", [])):
+        match before, after:
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(text))),
+            ):
+                found[name] = text
+    return found
