@@ -150,9 +150,9 @@ def test_examples_come_before_the_question_as_many_as_asked(folder):
     assert shots("lm_eval/tiny_fewshot") == 5
     assert shots("lm_eval@2shot/tiny_fewshot") == 2
     assert shots("lm_eval@0shot/tiny_fewshot") == 0
-    with pytest.raises(UserError, match="num_fewshot: 0, which the harness lets nothing override"):
+    with pytest.raises(UserError, match="num_fewshot: 0, which the harness does not override"):
         load(folder, "lm_eval@5shot/tiny_fixed")
-    with pytest.raises(UserError, match="cannot make its prompts with 99 examples"):
+    with pytest.raises(UserError, match="cannot build its prompts with 99 examples"):
         load(folder, "lm_eval@99shot/tiny_fewshot")
 
 
@@ -186,8 +186,8 @@ def test_a_pattern_takes_every_task_that_it_matches(folder):
     ("name", "error", "message"),
     [
         ("tiny_generating", UserError, "output_type is 'generate_until'; expected .* 'multiple_ch"),
-        ("tiny_several", UserError, "its documents have several right choices"),
-        ("tiny_unlabelled", DataError, "document 0: expected at least two choices and the right"),
+        ("tiny_several", UserError, "its documents have several correct choices"),
+        ("tiny_unlabelled", DataError, "document 0: expected at least two choices and the correct"),
     ],
 )
 def test_a_task_that_scores_otherwise_is_refused(folder, name, error, message):

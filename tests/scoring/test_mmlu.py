@@ -94,7 +94,7 @@ def test_specs_choose_subjects_and_regimes(mmlu):
         (row("anatomy", "test", 9, choices=["a", "b"]), r"expected 4 choices, found \['a', 'b'\]"),
         (row("anatomy", "test", 9, choices=["a", "b", "c", None]), "expected 4 choices"),
         (row("anatomy", "test", 9) | {"question": None}, "'question' has missing values"),
-        (row("anatomy", "test", 2), "anatomy, test document 2: stands twice"),
+        (row("anatomy", "test", 2), "anatomy, test document 2: appears twice"),
         (row("virology", "test", 0), "subject virology: expected .* found 0 and 1"),
         (row("virology", "dev", 0), "subject virology: expected .* found 1 and 0"),
     ],

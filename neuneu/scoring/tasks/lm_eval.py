@@ -1,8 +1,8 @@
-"""Multiple-choice tasks of lm-evaluation-harness as our requests.
+"""Multiple-choice tasks of lm-evaluation-harness as requests.
 
-The harness' own task objects make the contexts, the choices and the few-shot examples, with the
-seed that `lm_eval.simple_evaluate` has by default, so that a task scores here as it does there.
-Tasks keep the harness' names, which are those of published results and of imported ones.
+The harness' own task objects make contexts, choices and few-shot examples, with the default seed of
+`lm_eval.simple_evaluate`, so that scores equal the harness' own. Tasks keep the harness' names,
+under which results are published and imported.
 """
 
 import difflib
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuneu.core.errors import DataError, UserError
+from neuneu.core.json_files import one_line
 from neuneu.data.base_tasks import base_task_of, group_of, split_name
 from neuneu.scoring.requests import Request, Task, TaskFormat
 
@@ -25,20 +26,19 @@ FEWSHOT_SEED: Final = 1234
 
 
 def load_lm_eval(name: str, *, num_fewshot: int | None, include: Path | None) -> list[Task]:
-    """Makes tasks of the harness.
+    """Load tasks of the harness.
 
     Args:
-        name: a task, tag or group of the harness, or a pattern of task names with `*`.
-        num_fewshot: examples before each question; None takes what the task's config says.
-        include: a folder with further task configs (YAML), which go before the harness' own.
+        name: Name of a task, tag or group, or a pattern of task names with `*`.
+        num_fewshot: Number of few-shot examples; None uses the task's config.
+        include: Folder of further task configs (YAML), which take precedence.
 
     Raises:
-        UserError: the harness is not installed, the task is unknown, its data cannot be had, or
-            it is not scored as we score.
-        DataError: a document that has no right choice, or only one choice.
+        UserError: The harness is not installed, the task is unknown, its data is not available, or
+            it is scored in another way.
+        DataError: A document has no correct choice, or only one choice.
     """
-    tasks = _load(name, include)
-    return [_convert(task, num_fewshot) for task in tasks]
+    return [_convert(task, num_fewshot) for task in _load(name, include)]
 
 
 def _load(name: str, include: Path | None) -> "list[ConfigurableTask]":
@@ -55,13 +55,14 @@ def _load(name: str, include: Path | None) -> "list[ConfigurableTask]":
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise UserError(
             f"task spec lm_eval/{name}: lm-evaluation-harness cannot load it "
-            f"({_in_one_line(error)}); its data must be on this machine or within reach."
+            f"({type(error).__name__}: {one_line(error)}); its data must be on this "
+            "machine or downloadable."
         ) from error
 
 
 def _find(name: str, include: Path | None) -> "tuple[TaskManager, list[str]]":
-    """The names of the tasks, tag or group, and who can load them."""
-    # To read the harness' own 14,000 configs takes many seconds, which a user's task can spare.
+    """The task manager that knows a name, and the tasks it selects."""
+    # Reading the harness' 14,000 configs takes many seconds; a user's task does not need them.
     if include:
         manager = _manager(include, defaults=False)
         names = fnmatch.filter(manager.all_subtasks, name)
@@ -85,10 +86,6 @@ def _manager(include: Path | None, *, defaults: bool) -> "TaskManager":
     return TaskManager(include_path=include and str(include), include_defaults=defaults)
 
 
-def _in_one_line(error: Exception) -> str:
-    return " ".join([type(error).__name__ + ":", *str(error).split()])
-
-
 def _convert(task: "ConfigurableTask", num_fewshot: int | None) -> Task:
     name = task.task_name
     _check_scored_alike(task)
@@ -97,8 +94,9 @@ def _convert(task: "ConfigurableTask", num_fewshot: int | None) -> Task:
         task.build_all_requests()
     except ValueError as error:
         raise UserError(
-            f"task spec lm_eval/{name}: lm-evaluation-harness cannot make its prompts with {shots} "
-            f"examples ({_in_one_line(error)}); ask for another number of shots."
+            f"task spec lm_eval/{name}: lm-evaluation-harness cannot build its prompts with "
+            f"{shots} examples ({type(error).__name__}: {one_line(error)}); ask for another number "
+            "of shots."
         ) from error
     documents = [
         _document(task, doc, list(instances))
@@ -127,23 +125,23 @@ def _check_scored_alike(task: "ConfigurableTask") -> None:
     elif not isinstance(task, ConfigurableTask) or callable(task.config.process_results):
         reason = "it computes its scores with code of its own"
     elif task.multiple_target:
-        reason = "its documents have several right choices"
+        reason = "its documents have several correct choices"
     elif task.config.doc_to_image or task.config.doc_to_audio:
         reason = "its prompts hold more than text"
     if reason:
         raise UserError(
             f"task spec lm_eval/{task.task_name}: {reason}; expected a task of output_type "
-            "'multiple_choice' with one right choice, scored by log-probability."
+            "'multiple_choice' with one correct choice, scored by log-probability."
         )
 
 
 def _set_fewshot(task: "ConfigurableTask", num_fewshot: int | None) -> int:
-    """As `simple_evaluate` sets it; a task may insist on having no examples."""
+    """Set few-shot examples as `simple_evaluate` does; a task can forbid them."""
     configured = task.config.num_fewshot
     if num_fewshot and configured == 0:
         raise UserError(
             f"task spec lm_eval@{num_fewshot}shot/{task.task_name}: the task's config says "
-            "num_fewshot: 0, which the harness lets nothing override; drop the number of shots."
+            "num_fewshot: 0, which the harness does not override; drop the number of shots."
         )
     shots = num_fewshot if num_fewshot is not None else configured or 0
     task.set_config("num_fewshot", shots)
@@ -160,29 +158,26 @@ def _document(task: "ConfigurableTask", doc: int, instances: list[Any]) -> list[
     if label not in range(len(choices)) or len(choices) < 2:
         raise DataError(
             f"task spec lm_eval/{task.task_name}: document {doc}: expected at least two choices "
-            f"and the right one among them, found {choices} and {label}; drop the document or "
+            f"and the correct one among them, found {choices} and {label}; drop the document or "
             "use a split with answers."
         )
-    requests = []
-    # Behind the choices may stand the same without a context, for a score that we do not have.
-    for choice, (instance, text) in enumerate(zip(instances, choices, strict=False)):
-        context, continuation = instance.args
-        requests.append(
-            Request(
-                task=task.task_name,
-                doc=doc,
-                choice=choice,
-                context=context,
-                continuation=continuation,
-                label=int(label),
-                choice_text=None if text == continuation.removeprefix(" ") else text,
-            )
+    # The same choices without a context may follow, for a score that is not used here.
+    return [
+        Request(
+            task=task.task_name,
+            doc=doc,
+            choice=choice,
+            context=instance.args[0],
+            continuation=instance.args[1],
+            label=int(label),
+            choice_text=None if text == instance.args[1].removeprefix(" ") else text,
         )
-    return requests
+        for choice, (instance, text) in enumerate(zip(instances, choices, strict=False))
+    ]
 
 
 def _format(documents: Iterable[list[Request]]) -> TaskFormat:
-    """What the documents look like; minimal pairs are scored strictly (`accuracies`)."""
+    """The format of documents; minimal pairs are scored strictly (`accuracies`)."""
     requests = [request for document in documents for request in document]
     if all(not request.context and request.label == 0 for request in requests) and all(
         len(document) == 2 for document in documents

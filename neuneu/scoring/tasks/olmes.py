@@ -1,12 +1,12 @@
-"""OLMES: ready-made multiple-choice requests, as allenai/OLMo ships them.
+"""OLMES: rendered multiple-choice requests, as allenai/OLMo ships them.
 
-A folder holds `<task>/<regime>/requests.jsonl.gz` with a `config.json` beside it; a regime is
+A folder contains `<task>/<regime>/requests.jsonl.gz` and `config.json` beside it; regimes are
 `rc_0shot`, `rc_5shot`, `mc_5shot` and the like. Each line is one (document, choice). The
-unconditional requests in between ("Answer:" as the context, document ids from 1,000,000 on)
-serve a normalisation we do not use and are dropped.
+unconditional requests in between (context "Answer:", document ids from 1,000,000) are for a
+normalisation that is not used here and are dropped.
 
-A task is named `<task>_<regime>`, such as `arc_challenge_rc_0shot`. Winogrande has one
-continuation and a context a choice; nothing depends on that, a request is a request.
+Tasks are named `<task>_<regime>`, such as `arc_challenge_rc_0shot`. Winogrande has one continuation
+and one context per choice, which makes no difference to a request.
 """
 
 import gzip
@@ -26,28 +26,26 @@ _UNCONDITIONAL_FROM: Final = 1_000_000
 
 
 def load_olmes(root: Path, *, wanted: Callable[[str, str], bool]) -> list[Task]:
-    """Reads OLMES tasks, sorted by name.
+    """Read OLMES tasks, sorted by name.
 
     Args:
-        root: the folder described above.
-        wanted: says of a task's name and regime whether to read it.
+        root: The folder described above.
+        wanted: Whether to read the task of a name and regime.
 
     Raises:
-        DataError: a folder without its files, or a line that is not a request (with the file
-            and the line).
+        DataError: A file is missing, or a line is not a request.
     """
-    tasks = []
-    for folder in sorted(root.glob("*/*")):
-        name = f"{folder.parent.name}_{folder.name}"
-        if folder.is_dir() and _REGIME.fullmatch(folder.name) and wanted(name, folder.name):
-            tasks.append(_load_task(folder, name))
-    return tasks
+    return [
+        _load_task(folder, name)
+        for name, folder in olmes_tasks(root).items()
+        if wanted(name, folder.name)
+    ]
 
 
-def regimes(root: Path) -> dict[str, str]:
-    """The regime of each task that the folder holds, by the task's name."""
+def olmes_tasks(root: Path) -> dict[str, Path]:
+    """The folder of each task by the task's name."""
     return {
-        f"{folder.parent.name}_{folder.name}": folder.name
+        f"{folder.parent.name}_{folder.name}": folder
         for folder in sorted(root.glob("*/*"))
         if folder.is_dir() and _REGIME.fullmatch(folder.name)
     }
@@ -106,7 +104,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_requests(path: Path, task: str) -> Iterator[tuple[int, Request]]:
-    """Yields (line number, request), the unconditional ones left out."""
+    """Yield (line number, request) without the unconditional requests."""
     number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:

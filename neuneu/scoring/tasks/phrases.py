@@ -1,21 +1,30 @@
-"""Phrases and word counts of a text: the raw material of the generated tasks.
+"""Phrases and word counts of a text: the raw material of generated tasks.
 
-A phrase is a run of whitespace words within a line, joined by single spaces, so that prose and
-program code serve alike.
+A phrase is a sequence of whitespace-separated words within a line, joined by single spaces, so that
+prose and program code can both be used.
 """
 
 import hashlib
 import random
 import zlib
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 MAX_WORDS: Final = 400_000
-_PLAIN_MIN_LETTERS: Final = 2
+
+
+class UnfitDrawError(Exception):
+    """A random draw from which no item can be made; draw again."""
+
+
+def require(condition: object) -> None:
+    """Give up a draw unless a condition holds."""
+    if not condition:
+        raise UnfitDrawError
 
 
 @dataclass(frozen=True)
@@ -27,7 +36,7 @@ class Line:
 
 
 class Phrases:
-    """A sample of a text's lines, at most about `MAX_WORDS` words of it."""
+    """A sample of the lines of a text, about `MAX_WORDS` words at most."""
 
     def __init__(self, lines: Iterable[Line]):
         self.lines = [line for line in lines if len(line.words) > 1]
@@ -35,9 +44,9 @@ class Phrases:
 
     @classmethod
     def from_documents(cls, documents: Iterable[str], *, seed: int) -> "Phrases":
-        """Takes whole documents in the order of a hash of (seed, text), until there is enough.
+        """Take whole documents in the order of a hash of (seed, text) until there are enough words.
 
-        The order makes the sample cover all sources of a text that lists them one by one.
+        This order makes the sample cover all sources of a text that lists them one after another.
         """
         keyed = sorted(
             (hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest(), text)
@@ -54,51 +63,49 @@ class Phrases:
                 n_words += len(words)
         return cls(lines)
 
-    def sample(self, rng: random.Random, n_words: int, *, max_characters: int) -> Line | None:
-        """A phrase of `n_words` from a random line, or None where this draw holds none.
+    def sample(self, rng: random.Random, n_words: int, *, max_characters: int) -> Line:
+        """A phrase of `n_words` words from a random line.
 
         At least two thirds of its words have a letter, and it is at most `max_characters` long,
-        which bounds what scoring it costs.
+        which bounds the cost of scoring.
+
+        Raises:
+            UnfitDrawError: The line drawn has no such phrase, as in the other methods.
         """
-        if not self.lines:
-            return None
+        require(self.lines)
         line = rng.choice(self.lines)
-        if len(line.words) < n_words:
-            return None
+        require(len(line.words) >= n_words)
         start = rng.randrange(len(line.words) - n_words + 1)
         return self.cut(line, start, start + n_words, max_characters=max_characters)
 
-    def cut(self, line: Line, start: int, end: int, *, max_characters: int) -> Line | None:
-        """The phrase `words[start:end]` of a line, or None where it breaks `sample`'s rule."""
+    def cut(self, line: Line, start: int, end: int, *, max_characters: int) -> Line:
+        """The phrase `words[start:end]` of a line, under the conditions of `sample`."""
         words = line.words[max(start, 0) : end]
         lettered = sum(any(character.isalpha() for character in word) for word in words)
-        if 3 * lettered < 2 * len(words) or sum(map(len, words)) + len(words) > max_characters:
-            return None
+        require(3 * lettered >= 2 * len(words))
+        require(sum(map(len, words)) + len(words) <= max_characters)
         return Line(line.document, words)
 
-    def occurrence(self, rng: random.Random, word: str) -> tuple[Line, int] | None:
-        """A random place (line, position) where `word` stands, or None if it stands nowhere."""
-        places = self._places.get(word)
-        if not places:
-            return None
-        line, position = rng.choice(places)
+    def occurrence(self, rng: random.Random, word: str) -> tuple[Line, int]:
+        """A random (line, position) where a word occurs."""
+        occurrences = self._occurrences.get(word, [])
+        require(occurrences)
+        line, position = rng.choice(occurrences)
         return self.lines[line], position
 
-    def alike(
-        self, rng: random.Random, word: str, n: int, *, besides: set[str]
-    ) -> list[str] | None:
+    def alike(self, rng: random.Random, word: str, n: int, *, besides: set[str]) -> list[str]:
         """`n` plain words about as frequent as `word`, none of them `word` or in `besides`.
 
-        None where there are not enough on both sides: a word at the top of the list would be
-        more frequent than all others, and known by that.
+        There must be enough on both sides: a word at the top of the list would stand out as more
+        frequent than all others.
         """
         at = bisect_left(self._ranked, _rank_key(word, self.counts[word]))
         reach = 5 * n
-        if at < reach or at + reach >= len(self._ranked):
-            return None
+        require(reach <= at < len(self._ranked) - reach)
         nearby = self._ranked[at - reach : at + reach + 1]
         others = [other for _, _, other in nearby if other != word and other not in besides]
-        return rng.sample(others, n) if len(others) >= n else None
+        require(len(others) >= n)
+        return rng.sample(others, n)
 
     @cached_property
     def _ranked(self) -> list[tuple[int, int, str]]:
@@ -107,19 +114,19 @@ class Phrases:
         )
 
     @cached_property
-    def _places(self) -> dict[str, list[tuple[int, int]]]:
-        places: dict[str, list[tuple[int, int]]] = {}
+    def _occurrences(self) -> dict[str, list[tuple[int, int]]]:
+        occurrences: dict[str, list[tuple[int, int]]] = defaultdict(list)
         for index, line in enumerate(self.lines):
             for position, word in enumerate(line.words):
-                places.setdefault(word, []).append((index, position))
-        return places
+                occurrences[word].append((index, position))
+        return occurrences
 
 
 def is_plain(word: str) -> bool:
-    """Whether a word is two or more lower-case letters and nothing else."""
-    return len(word) >= _PLAIN_MIN_LETTERS and word.isalpha() and word.islower()
+    """Whether a word consists of two or more lower-case letters."""
+    return len(word) >= 2 and word.isalpha() and word.islower()
 
 
 def _rank_key(word: str, count: int) -> tuple[int, int, str]:
-    # Equally frequent words stand in no order that a reader could see, such as the alphabet's.
+    # Break ties by a hash: alphabetical order would be a pattern that a model could see.
     return (-count, zlib.crc32(word.encode()), word)
