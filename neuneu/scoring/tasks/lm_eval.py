@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuneu.core.errors import DataError, UserError
-from neuneu.core.json_files import one_line
+from neuneu.core.files import one_line
 from neuneu.data.base_tasks import base_task_of, group_of, split_name
 from neuneu.scoring.requests import Request, Task, TaskFormat
 
