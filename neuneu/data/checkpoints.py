@@ -17,7 +17,7 @@ from typing import Final
 from neuneu.core.errors import CheckpointError, DataError
 from neuneu.core.files import parse_mapping, write_text_atomic
 from neuneu.core.storage import THREADS, Folder
-from neuneu.data.row_checks import LARGEST
+from neuneu.data.checks import LARGEST
 
 METADATA_FILE: Final = "neuneu.json"
 _NAMES: Final = ("family", "suite", "run")

@@ -1,130 +1,120 @@
-"""What a table of accuracies may leave out, and what is then taken for it.
+"""What a table of accuracies may leave out, and what is filled in.
 
 Required are run, task, value and one of step, tokens and flops (docs/data-contract.md).
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from neuneu.core.errors import DataError
-from neuneu.data.cells import as_type, listed
-from neuneu.data.row_checks import check_position, check_present
-from neuneu.data.schemas import ACCURACIES, known_columns
+from neuneu.data.cells import listed
+from neuneu.data.checks import check_count, check_present
+from neuneu.data.schemas import ACCURACIES, conform
+from neuneu.data.trajectories import FloatArray, IntArray
 
-FAMILY: Final = "unknown"
-SUITE: Final = "table"
-METRIC: Final = "acc"
 FLOPS_PER_PARAMETER_TOKEN: Final = 6.0
 """Training FLOPs are 6 x parameters x tokens (Kaplan et al. 2020, arXiv 2001.08361)."""
 
 REQUIRED: Final = ("run", "task", "value")
 POSITIONS: Final = ("tokens", "flops", "step")
-_UNKNOWN: Final = ("params", "flops")
+_CONSTANTS: Final = {"family": "unknown", "suite": "table", "metric": "acc", "num_fewshot": 0}
 
 
 def fill_defaults(
     table: pa.Table, *, name: str, schema: pa.Schema = ACCURACIES
 ) -> tuple[pa.Table, list[str]]:
-    """Adds the columns of `schema` that a table leaves out.
+    """Casts a table to `schema` and adds the columns that it leaves out.
 
-    Forecasts read distances in ln tokens, so that steps can stand for tokens, and FLOPs for
-    tokens where the parameters are not given.
+    Forecasts read distances in ln tokens, so steps can stand for tokens, and FLOPs can where the
+    parameters are unknown.
 
     Args:
-        table: any; columns that are there stay as they are.
-        name: what to call it in messages.
+        table: any table.
+        name: what messages call it.
         schema: `schemas.ACCURACIES` or `schemas.LOSSES`.
 
     Returns:
         The table, and what was assumed, one line each.
 
     Raises:
-        DataError: no row, a column that is not of the contract, no run, task or value, neither
-            step nor tokens nor flops, or one of these that is not a number.
+        DataError: no rows, an unknown column, no run, task or value, neither step nor tokens nor
+            flops, or a cell that does not fit its column.
     """
-    table = known_columns(table, schema, name=name)
+    table = conform(table, schema, name=name, partial=True)
+    count, found = table.num_rows, table.column_names
     required = [column for column in REQUIRED if column in schema.names]
-    if table.num_rows == 0:
+    if count == 0:
         raise DataError(
             f"{name}: expected at least one row of evaluations, found none; add rows of "
             f"{', '.join(required)} and one of {', '.join(POSITIONS)}."
         )
-    missing = [column for column in required if column not in table.column_names]
-    if missing:
+    if missing := [column for column in required if column not in found]:
         raise DataError(
-            f"{name}: missing column{'s' if len(missing) > 1 else ''} {listed(missing)}; found "
-            f"{listed(table.column_names)}. Add what is missing: a row is one evaluation."
+            f"{name}: missing column{'s' * (len(missing) > 1)} {listed(missing)}; found "
+            f"{listed(found)}. Add what is missing: a row is one evaluation."
         )
-    empty = {c for c in table.column_names if table.column(c).null_count == table.num_rows}
-    given = {c for c in table.column_names if c in required or c not in empty}
-    whole = given >= set(schema.names) - {"stderr", "planned_tokens"}
-    if whole and not table.column("flops").null_count:
+    columns = {
+        c: table.column(c) for c in found if c in required or table.column(c).null_count < count
+    }
+    is_whole = columns.keys() >= set(schema.names) - {"stderr", "planned_tokens"}
+    if is_whole and not columns["flops"].null_count:
         return table, []
-    if not given.intersection(POSITIONS):
+    positions = [column for column in POSITIONS if column in columns]
+    if not positions:
         raise DataError(
             f"{name}: missing a column step, tokens or flops, which says where in its training a "
-            f"run was measured; found {listed(sorted(given))}. Add one."
+            f"run was measured; found {listed(sorted(columns))}. Add one."
         )
-    columns = {c: table.column(c) for c in table.column_names if c in given}
+    numbers: dict[str, FloatArray] = {}
+    for column in ("params", *positions):
+        if column in columns:
+            if column not in {"params", "flops"}:
+                check_present(table, column, name=name)
+            check_count(table, column, name=name)
+            numbers[column] = columns[column].cast(pa.float64()).to_numpy()
     notes = []
-    plain = {"family": FAMILY, "suite": SUITE, "metric": METRIC, "num_fewshot": 0}
-    for column, value in plain.items():
-        if column not in given:
-            columns[column] = pa.array([value] * table.num_rows)
-    numbers = {
-        column: _numbers(table, column, name)
-        for column in ("params", *POSITIONS)
-        if column in given
-    }
-    params = numbers.get("params")
-    if "tokens" not in given:
-        columns["tokens"], note = _tokens(numbers, name)
-        notes.append(note)
-    tokens = numbers.get("tokens", columns["tokens"])
-    if "step" not in given:
-        columns["step"] = pa.array(_steps(tokens))
-    size = np.full(len(tokens), np.nan) if params is None else params
-    flops = numbers.get("flops", np.full(len(tokens), np.nan))
-    flops = np.where(np.isnan(flops), FLOPS_PER_PARAMETER_TOKEN * size * tokens, flops)
-    columns["flops"] = pa.array(flops, from_pandas=True)
-    if params is None:
-        columns["params"] = pa.nulls(table.num_rows, pa.float64())
+    if "tokens" not in numbers:
+        numbers["tokens"], note = _tokens(table, numbers, name)
+        notes.append(f"{name}: no column tokens; {note}")
+    tokens, unknown = numbers["tokens"], np.full(count, np.nan)
+    flops = numbers.get("flops", unknown)
+    derived = FLOPS_PER_PARAMETER_TOKEN * numbers.get("params", unknown) * tokens
+    flops = np.where(np.isnan(flops), derived, flops)
+    filled = {column: pa.repeat(value, count) for column, value in _CONSTANTS.items()}
+    filled |= {"params": pa.nulls(count, pa.float64()), "tokens": tokens, "step": _steps(tokens)}
+    filled |= columns | {"flops": pa.array(flops, from_pandas=True)}
+    if "params" not in numbers:
         notes.append(f"{name}: no column params; sizes of models are taken for unknown")
     elif np.isnan(flops).any():
-        runs = pa.array(columns["run"].to_pylist()).filter(pa.array(np.isnan(flops)))
-        unknown = listed(runs.unique().to_pylist())
-        notes.append(f"{name}: neither params nor FLOPs known of runs {unknown}")
-    return pa.table(columns), notes
+        runs = columns["run"].filter(pa.array(np.isnan(flops))).unique().to_pylist()
+        notes.append(f"{name}: neither params nor FLOPs known of runs {listed(runs)}")
+    return pa.table(filled), notes
 
 
-def _tokens(numbers: dict[str, np.ndarray], name: str) -> tuple[np.ndarray, str]:
+def _tokens(
+    table: pa.Table, numbers: Mapping[str, FloatArray], name: str
+) -> tuple[FloatArray, str]:
+    """Return what stands for tokens, and a note that says so."""
     if "flops" not in numbers:
-        return numbers["step"], f"{name}: no column tokens; steps stand for them, also in --until"
-    check_present(pa.table({"flops": numbers["flops"]}), "flops", name=name)
+        return numbers["step"], "steps stand for them, also in --until"
+    check_present(table, "flops", name=name)
     if "params" not in numbers:
-        return numbers["flops"], f"{name}: no column tokens; flops stand for them"
-    check_present(pa.table({"params": numbers["params"]}), "params", name=name)
+        return numbers["flops"], "flops stand for them"
+    check_present(table, "params", name=name)
     tokens = numbers["flops"] / (FLOPS_PER_PARAMETER_TOKEN * numbers["params"])
-    return tokens, f"{name}: no column tokens; taken as flops / (6 params)"
+    return tokens, "taken as flops / (6 params)"
 
 
-def _steps(tokens: np.ndarray) -> np.ndarray:
-    """Whole numbers that grow with tokens: millions of tokens where those tell all apart."""
+def _steps(tokens: FloatArray) -> IntArray:
+    """Whole numbers that grow with tokens: millions of tokens where those are all different."""
+    different = np.unique(tokens)
     for unit in (1e6, 1e3, 1.0, 1e12, 1e18):
         steps = np.round(tokens / unit)
-        told_apart = len(np.unique(steps)) == len(np.unique(tokens))
-        if told_apart and ((steps > 0) == (tokens > 0)).all() and steps.max() < 2**53:
+        is_one_to_one = len(np.unique(steps)) == len(different)
+        if is_one_to_one and ((steps > 0) == (tokens > 0)).all() and steps.max() < 2**53:
             return np.asarray(steps, dtype=np.int64)
-    ranks = np.searchsorted(np.unique(tokens[tokens > 0]), tokens) + (tokens > 0)
+    ranks = np.searchsorted(different[different > 0], tokens) + (tokens > 0)
     return np.asarray(ranks, dtype=np.int64)
-
-
-def _numbers(table: pa.Table, column: str, name: str) -> np.ndarray:
-    found = as_type(table.column(column), pa.float64(), title=column, name=name)
-    numbers = pa.table({column: found})
-    if column not in _UNKNOWN:
-        check_present(numbers, column, name=name)
-    check_position(numbers, column, name=name)
-    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -6,123 +6,101 @@ Tidy tables, one observation a row. `docs/data-contract.md` explains the columns
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
 from neuneu.data.cells import as_type, listed
+from neuneu.data.checks import check_accuracies, check_losses, check_order, check_tasks
 from neuneu.data.quantiles import FORECAST_LEVELS, column
-from neuneu.data.row_checks import check_accuracies, check_losses, check_order, check_tasks
 
 SCHEMA_VERSION: Final = "1"
 _VERSION_KEY: Final = b"neuneu_schema_version"
 
 
-def _schema(*fields: tuple[str, pa.DataType]) -> pa.Schema:
-    return pa.schema(
-        [pa.field(name, kind) for name, kind in fields],
-        metadata={_VERSION_KEY: SCHEMA_VERSION.encode()},
-    )
+def _fields(kind: pa.DataType, *names: str) -> list[pa.Field]:
+    return [pa.field(name, kind) for name in names]
 
 
-_RUN = (("family", pa.string()), ("suite", pa.string()), ("run", pa.string()))
-_POSITION = (
-    ("params", pa.float64()),
-    ("num_fewshot", pa.int32()),
-    ("step", pa.int64()),
-    ("tokens", pa.float64()),
-    ("flops", pa.float64()),
-)
+def _schema(*fields: list[pa.Field]) -> pa.Schema:
+    metadata = {_VERSION_KEY: SCHEMA_VERSION.encode()}
+    return pa.schema([field for several in fields for field in several], metadata=metadata)
+
+
+_TEXT, _NUMBER, _INT32, _INT64 = pa.string(), pa.float64(), pa.int32(), pa.int64()
+_RUN: Final = _fields(_TEXT, "family", "suite", "run")
+_POSITION: Final = [
+    *_fields(_NUMBER, "params"),
+    *_fields(_INT32, "num_fewshot"),
+    *_fields(_INT64, "step"),
+    *_fields(_NUMBER, "tokens", "flops"),
+]
 
 ACCURACIES: Final = _schema(
-    *_RUN,
-    *_POSITION,
-    ("task", pa.string()),
-    ("metric", pa.string()),
-    ("value", pa.float64()),
-    ("stderr", pa.float64()),
-    ("planned_tokens", pa.float64()),
+    _RUN,
+    _POSITION,
+    _fields(_TEXT, "task", "metric"),
+    _fields(_NUMBER, "value", "stderr", "planned_tokens"),
 )
 """One accuracy of one checkpoint; value in [0, 1]; stderr and planned_tokens may be null."""
 
 LOSSES: Final = _schema(
-    *_RUN, *_POSITION, ("name", pa.string()), ("metric", pa.string()), ("value", pa.float64())
+    _RUN, _POSITION, _fields(_TEXT, "name", "metric"), _fields(_NUMBER, "value")
 )
 """One mean validation loss of one checkpoint. `cross_entropy_loss` is in nats a token."""
 
 TASKS: Final = _schema(
-    ("task", pa.string()),
-    ("metric", pa.string()),
-    ("base_task", pa.string()),
-    ("format", pa.string()),
-    ("split", pa.string()),
-    ("group", pa.string()),
-    ("chance", pa.float64()),
-    ("n_items", pa.int64()),
-    ("higher_is_better", pa.bool_()),
+    _fields(_TEXT, "task", "metric", "base_task", "format", "split", "group"),
+    _fields(_NUMBER, "chance"),
+    _fields(_INT64, "n_items"),
+    _fields(pa.bool_(), "higher_is_better"),
 )
 """What a (task, metric) is. `format` is rc, mc, minimal_pair or cloze; chance in [0, 1]."""
 
 CHECKPOINTS: Final = _schema(
-    *_RUN,
-    ("params", pa.float64()),
-    ("step", pa.int64()),
-    ("tokens", pa.float64()),
-    ("flops", pa.float64()),
-    ("planned_tokens", pa.float64()),
-    ("uri", pa.string()),
-    ("revision", pa.string()),
-    ("config_hash", pa.string()),
-    ("tokenizer_hash", pa.string()),
-    ("weights_hash", pa.string()),
-    ("status", pa.string()),
-    ("error", pa.string()),
-    ("attempts", pa.int32()),
-    ("proof", pa.string()),
-    ("ties", pa.int32()),
+    _RUN,
+    _fields(_NUMBER, "params"),
+    _fields(_INT64, "step"),
+    _fields(_NUMBER, "tokens", "flops", "planned_tokens"),
+    _fields(_TEXT, "uri", "revision", "config_hash", "tokenizer_hash", "weights_hash"),
+    _fields(_TEXT, "status", "error"),
+    _fields(_INT32, "attempts"),
+    _fields(_TEXT, "proof"),
+    _fields(_INT32, "ties"),
 )
 """One checkpoint and what became of it: `status` is `done` or `quarantined`.
 
-`proof` says what shows that the engine held the checkpoint's weights; `ties` counts the items
-whose best choice was shared by several. Both are null where it was not scored, and in results
-of versions before they were counted.
+`proof` says how it was verified that the engine held the checkpoint's weights; `ties` counts the
+items whose best choice was shared by several. Both are null where the checkpoint was not scored,
+and in results of versions that did not record them.
 """
 
 TOKEN_LOSSES: Final = _schema(
-    ("suite", pa.string()),
-    ("run", pa.string()),
-    ("step", pa.int64()),
-    ("corpus_hash", pa.string()),
-    ("tokenizer_hash", pa.string()),
-    ("unit", pa.string()),
-    ("start", pa.int64()),
-    ("count", pa.int64()),
-    ("losses", pa.list_(pa.float16())),
+    _fields(_TEXT, "suite", "run"),
+    _fields(_INT64, "step"),
+    _fields(_TEXT, "corpus_hash", "tokenizer_hash", "unit"),
+    _fields(_INT64, "start", "count"),
+    _fields(pa.list_(pa.float16()), "losses"),
 )
-"""Losses in nats of `count` units (`token` or `word`) of a corpus from unit `start` on."""
+"""Losses in nats of `count` units (`token` or `word`) of a corpus, from unit `start` on."""
 
 FORECASTS: Final = _schema(
-    *_RUN,
-    ("num_fewshot", pa.int32()),
-    ("task", pa.string()),
-    ("metric", pa.string()),
-    ("forecaster", pa.string()),
-    ("protocol", pa.string()),
-    ("sees", pa.string()),
-    ("context_step", pa.int64()),
-    ("context_tokens", pa.float64()),
-    ("step", pa.int64()),
-    ("tokens", pa.float64()),
-    ("flops", pa.float64()),
-    ("y", pa.float64()),
-    ("calibration_group", pa.string()),
-    *((column(level), pa.float64()) for level in FORECAST_LEVELS),
+    _RUN,
+    _fields(_INT32, "num_fewshot"),
+    _fields(_TEXT, "task", "metric", "forecaster", "protocol", "sees"),
+    _fields(_INT64, "context_step"),
+    _fields(_NUMBER, "context_tokens"),
+    _fields(_INT64, "step"),
+    _fields(_NUMBER, "tokens", "flops", "y"),
+    _fields(_TEXT, "calibration_group"),
+    _fields(_NUMBER, *(column(level) for level in FORECAST_LEVELS)),
 )
-"""One forecast of one later checkpoint; y is null when the future is not known."""
+"""One forecast of one later checkpoint; y is null where the future is unknown."""
 
 _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__|Unnamed: 0")
 _OPTIONAL: Final = frozenset({"stderr", "planned_tokens", "revision", "error"})
@@ -138,58 +116,48 @@ _OTHER_NAMES: Final = {
 TRAJECTORY_KEY: Final = ("suite", "run", "num_fewshot", "task", "metric")
 
 
-def known_columns(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
-    """The table without an index that pandas wrote, once all its columns are of `schema`.
+def conform(table: pa.Table, schema: pa.Schema, *, name: str, partial: bool = False) -> pa.Table:
+    """Casts a table to `schema`; columns that the schema lets be null may be absent.
 
-    Raises:
-        DataError: a column that the schema does not have, with the nearest that it has, or one
-            that stands there twice.
-    """
-    table = table.drop_columns([c for c in table.column_names if _PANDAS_INDEX.fullmatch(c)])
-    found = table.column_names
-    twice = [column for column, count in Counter(found).items() if count > 1]
-    if twice:
-        raise DataError(f"{name}: column {listed(twice)} stands there twice; drop or rename one.")
-    unknown = [column for column in found if column not in schema.names]
-    if unknown:
-        several = "columns" if len(unknown) > 1 else "column"
-        meant = _nearest(unknown[0], [c for c in schema.names if c not in found])
-        hint = f"; did you mean {meant!r}" + (f" by {unknown[0]!r}?" if len(unknown) > 1 else "?")
-        raise DataError(
-            f"{name}: unknown {several} {listed(unknown)}{hint if meant else ';'} "
-            f"Expected {', '.join(schema.names)}. Rename or drop what is not among them."
-        )
-    return table
-
-
-def conform(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
-    """Casts a table to `schema`; columns the schema lets be null may be absent.
-
-    A column that pandas wrote for its index is left out.
+    An index column that pandas wrote is dropped.
 
     Args:
         table: any table.
         schema: one of this module's schemas.
-        name: what to call the table in messages, such as its file name.
+        name: what messages call the table, such as its file name.
+        partial: whether any column may be absent; the result then lacks it, too.
 
     Raises:
-        DataError: unknown or missing columns, or a value that does not fit its type.
+        DataError: unknown, repeated or missing columns, or a value that does not fit its type.
     """
-    table = known_columns(table, schema, name=name)
-    missing = [c for c in schema.names if c not in table.column_names and c not in _OPTIONAL]
-    if missing:
-        several = "columns" if len(missing) > 1 else "column"
-        raise DataError(
-            f"{name}: missing {several} {listed(missing)}; found {listed(table.column_names)}. "
-            "Add what is missing (docs/data-contract.md says what it means)."
+    table = table.drop_columns([c for c in table.column_names if _PANDAS_INDEX.fullmatch(c)])
+    found = table.column_names
+    if repeated := [column for column, count in Counter(found).items() if count > 1]:
+        raise DataError(f"{name}: column {listed(repeated)} appears twice; drop or rename one.")
+    if unknown := [column for column in found if column not in schema.names]:
+        several = len(unknown) > 1
+        meant = _nearest(unknown[0], [c for c in schema.names if c not in found])
+        hint = (
+            f" did you mean {meant!r}{f' by {unknown[0]!r}' if several else ''}?" if meant else ""
         )
+        raise DataError(
+            f"{name}: unknown column{'s' * several} {listed(unknown)};{hint} Expected "
+            f"{', '.join(schema.names)}. Rename or drop what is not among them."
+        )
+    missing = [c for c in schema.names if c not in found and c not in _OPTIONAL]
+    if missing and not partial:
+        raise DataError(
+            f"{name}: missing column{'s' * (len(missing) > 1)} {listed(missing)}; found "
+            f"{listed(found)}. Add what is missing (docs/data-contract.md says what it means)."
+        )
+    kept = [field for field in schema if field.name in found or not partial]
     columns = [
-        _column(table, field, name)
-        if field.name in table.column_names
+        as_type(table.column(field.name), field.type, title=field.name, name=name)
+        if field.name in found
         else pa.nulls(table.num_rows, field.type)
-        for field in schema
+        for field in kept
     ]
-    return pa.Table.from_arrays(columns, schema=schema)
+    return pa.Table.from_arrays(columns, schema=pa.schema(kept, metadata=schema.metadata))
 
 
 def validate_accuracies(table: pa.Table, *, name: str) -> pa.Table:
@@ -225,40 +193,20 @@ def validate(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
     return table
 
 
-def _column(table: pa.Table, field: pa.Field, name: str) -> pa.Array:
-    found = table.column(field.name)
-    if not pa.types.is_list(field.type):
-        return as_type(found, field.type, title=field.name, name=name)
-    try:
-        return found.cast(field.type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(
-            f"{name}: column {field.name!r}: expected {field.type}, found {error}."
-        ) from error
-
-
-def _nearest(column: str, free: Iterable[str]) -> str | None:
+def _nearest(column: str, free: Sequence[str]) -> str | None:
     plain = column.strip().lower().replace(" ", "_").replace("-", "_")
-    if plain in free:
-        return plain
-    other = _OTHER_NAMES.get(plain)
-    if other in set(free):
-        return other
-    near = difflib.get_close_matches(plain, list(free), n=1, cutoff=0.6)
-    return near[0] if near else None
+    near = [plain, _OTHER_NAMES.get(plain), *difflib.get_close_matches(plain, free, n=1)]
+    return next((name for name in near if name in free), None)
 
 
-def trajectory_starts(table: pa.Table) -> np.ndarray:
-    """Row indices (int64) at which a new trajectory starts in a table sorted by trajectory."""
-    if table.num_rows == 0:
-        return np.zeros(0, dtype=np.int64)
-    changed = np.zeros(table.num_rows, dtype=bool)
-    changed[0] = True
+def trajectory_starts(table: pa.Table) -> npt.NDArray[np.int64]:
+    """Return the rows at which a new trajectory starts in a table sorted by trajectory."""
+    changed = np.ones(table.num_rows, dtype=bool)
+    changed[1:] = False
     for key in TRAJECTORY_KEY:
-        codes = pc.dictionary_encode(table.column(key).combine_chunks()).indices.to_numpy(
-            zero_copy_only=False
-        )
-        changed[1:] |= codes[1:] != codes[:-1]
+        values = table.column(key)
+        differs = pc.not_equal(values[1:], values[:-1])
+        changed[1:] |= pc.fill_null(differs, True).to_numpy()
     return np.flatnonzero(changed)
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from neuneu.core.config import config_dataclass
 from neuneu.core.errors import UserError
-from neuneu.data.row_checks import LARGEST
+from neuneu.data.checks import LARGEST
 from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
 from neuneu.forecasters.protocol import Query
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 import neuneu
 from neuneu.cli.app import app
 from neuneu.cli.exit_codes import EXIT_USER_ERROR
-from neuneu.data import csv_text, table_files
+from neuneu.data import table_files
 from neuneu.decisions.predictor import Predictor
 
 HEADER = "run,task,step,tokens,value"
@@ -360,12 +360,11 @@ def test_a_line_is_one_line_whatever_the_names(tmp_path: Path) -> None:
 def test_a_zip_of_many_gigabytes_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(csv_text, "MAX_BYTES", 1_000_000)
-    monkeypatch.setattr(csv_text, "_CHUNK", 100_000)
+    monkeypatch.setattr(table_files, "MAX_BYTES", 1_000_000)
     path = tmp_path / "points.csv.gz"
     path.write_bytes(gzip.compress(b"a,t,1,1,0.5\n" * 1_000_000))
     line = one_line(invoke(["forecast"], path, "--until", "9e9"))
-    assert "expected at most 0.001 GB of text, found 0.0011 GB; write it as parquet" in line
+    assert "expected at most 0.001 GB of text, found more; write it as parquet" in line
 
 
 def test_too_many_rows_of_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from neuneu.core.errors import DataError
-from neuneu.data.csv_text import DELIMITERS
+from neuneu.data.table_files import DELIMITERS
 
 _SUFFIXES: Final = (".csv", ".tsv", ".parquet")
 

@@ -1,9 +1,8 @@
-"""Values of a table's rows: the first that cannot be is named, with what to do.
+"""Checks of the rows of a table: the first impossible value is named, with what to do.
 
-All functions read tables that have their schema's types already.
+All functions take tables that have their schema's types already.
 """
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -14,15 +13,17 @@ import pyarrow.compute as pc
 from neuneu.core.errors import DataError
 from neuneu.data.cells import quoted, row_name
 
-_REQUIRED: Final = (
-    "family", "suite", "run", "num_fewshot", "step", "tokens", "task", "metric", "value",
-)  # fmt: skip
-_ONE_A_RUN: Final = ("family", "params")
 LARGEST: Final = 1e30
 """No run has so many tokens, FLOPs or steps: the largest so far took 1e26 FLOPs."""
 
+_REQUIRED: Final = (
+    "family", "suite", "run", "num_fewshot", "step", "tokens", "task", "metric", "value",
+)  # fmt: skip
+_COUNTS: Final = ("step", "tokens", "flops", "params", "planned_tokens", "stderr", "num_fewshot")
+_POSITIVE: Final = ("params", "planned_tokens")
+_OPTIONAL: Final = ("flops", "params", "planned_tokens", "stderr")
+# Parameters of a run that differ by less, relatively, were rounded.
 _TOLERANCE: Final = 1e-3
-"""Parameters of a run that differ by less, relatively, were rounded."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -35,8 +36,8 @@ def check_accuracies(table: pa.Table, *, name: str) -> None:
     """
     for column in _REQUIRED:
         check_present(table, column, name=name)
-    for column in ("step", "tokens", "flops", "params", "planned_tokens", "stderr", "num_fewshot"):
-        check_position(table, column, name=name)
+    for column in _COUNTS:
+        check_count(table, column, name=name)
     _check_fractions(table, name)
     trained = _values(table, "step") > 0
     for column in ("tokens", "flops"):
@@ -44,12 +45,12 @@ def check_accuracies(table: pa.Table, *, name: str) -> None:
             trained & (_values(table, column) <= 0), table, column, name,
             f"expected a positive number at a step beyond 0. Give the {column} of the run so far.",
         )  # fmt: skip
-    for column in _ONE_A_RUN:
-        _check_one_a_run(table, column, name)
+    for column in ("family", "params"):
+        _check_one_per_run(table, column, name)
 
 
 def check_present(table: pa.Table, column: str, *, name: str) -> None:
-    """Checks that a column is neither null, NaN nor empty anywhere.
+    """Checks that no cell of a column is null, NaN or empty.
 
     Raises:
         DataError: with the row.
@@ -66,20 +67,23 @@ def check_present(table: pa.Table, column: str, *, name: str) -> None:
         )
 
 
-def check_position(table: pa.Table, column: str, *, name: str) -> None:
-    """Checks that what is given of a column that counts something is at least 0 and possible.
+def check_count(table: pa.Table, column: str, *, name: str) -> None:
+    """Checks that what a column counts is at least 0 and at most `LARGEST`, where it is given.
 
     Raises:
         DataError: with the row.
     """
     values = _values(table, column)
-    positive = column in {"params", "planned_tokens"}
-    wrong = (values < 0) | (values > LARGEST) | ((values == 0) & positive)
-    least = "a positive number" if positive else "a number of at least 0"
-    least += f" and at most {LARGEST:g}" if (values > LARGEST).any() else ""
-    optional = column in {"flops", "params", "planned_tokens", "stderr"}
-    remedy = "Leave it empty where it is unknown." if optional else "Correct it or drop the row."
-    _refuse(wrong, table, column, name, f"expected {least}. {remedy}")
+    too_large = values > LARGEST
+    least = "a positive number" if column in _POSITIVE else "a number of at least 0"
+    most = f" and at most {LARGEST:g}" if too_large.any() else ""
+    remedy = (
+        "Leave it empty where it is unknown."
+        if column in _OPTIONAL
+        else "Correct it or drop the row."
+    )
+    too_small = values <= 0 if column in _POSITIVE else values < 0
+    _refuse(too_small | too_large, table, column, name, f"expected {least}{most}. {remedy}")
 
 
 def check_losses(table: pa.Table, *, name: str) -> None:
@@ -118,35 +122,34 @@ def check_order(table: pa.Table, starts: npt.NDArray[np.int64], *, name: str) ->
         table: `schemas.ACCURACIES` sorted by trajectory and tokens, with `_row`, the row that
             each had before it was sorted.
         starts: rows at which a trajectory begins.
-        name: what to call the table in messages.
+        name: what messages call the table.
 
     Raises:
         DataError: with both rows.
     """
-    same = np.ones(table.num_rows, dtype=bool)
-    same[starts] = False
     steps, tokens = _values(table, "step"), _values(table, "tokens")
-    stuck = np.zeros(table.num_rows, dtype=bool)
-    stuck[1:] = same[1:] & ((np.diff(tokens) <= 0) | (np.diff(steps) <= 0))
+    stuck = np.diff(tokens, prepend=-np.inf) <= 0
+    stuck |= np.diff(steps, prepend=-np.inf) <= 0
+    stuck[starts] = False
     if not stuck.any():
         return
     at = int(np.argmax(stuck))
-    first, second = sorted(table.column("_row").to_numpy()[at - 1 : at + 1].tolist())
-    who = {key: table.column(key)[at].as_py() for key in ("run", "task", "metric", "num_fewshot")}
+    here = {key: values[0] for key, values in table.slice(at, 1).to_pydict().items()}
+    first, second = sorted(table.column("_row")[at - 1 : at + 1].to_pylist())
     where = (
-        f"run {quoted(who['run'])}, task {quoted(who['task'])}, {who['metric']}, "
-        f"{who['num_fewshot']}-shot"
+        f"run {quoted(here['run'])}, task {quoted(here['task'])}, {here['metric']}, "
+        f"{here['num_fewshot']}-shot"
     )
-    step, before = int(steps[at]), int(steps[at - 1])
-    if step == before:
+    before = int(steps[at - 1])
+    if here["step"] == before:
         raise DataError(
-            f"{name}: {row_name(name, second)}: step {step} of {where} stands in "
+            f"{name}: {row_name(name, second)}: step {before} of {where} stands in "
             f"{row_name(name, first)} already; expected each checkpoint of a trajectory once. Drop "
             "one, or tell them apart by run, suite, metric or num_fewshot."
         )
     raise DataError(
         f"{name}: {row_name(name, second)}: tokens do not grow with step: step {before} of {where} "
-        f"has {tokens[at - 1]:g} tokens and step {step} has {tokens[at]:g} "
+        f"has {tokens[at - 1]:g} tokens and step {here['step']} has {tokens[at]:g} "
         f"({row_name(name, first)}). Correct step or tokens."
     )
 
@@ -165,48 +168,38 @@ def _check_fractions(table: pa.Table, name: str) -> None:
     _refuse(wrong, table, "value", name, f"expected a fraction in [0, 1]. {remedy}")
 
 
-def _check_one_a_run(table: pa.Table, column: str, name: str) -> None:
-    if table.num_rows == 0:
-        return
-    runs = _codes(table, ("suite", "run"))
-    _, first, inverse = np.unique(runs, return_index=True, return_inverse=True)
-    of_run = first[inverse.reshape(-1)]
-    if pa.types.is_string(table.schema.field(column).type):
-        codes = _codes(table, (column,))
-        other = codes != codes[of_run]
+def _check_one_per_run(table: pa.Table, column: str, name: str) -> None:
+    found = table.column(column).combine_chunks()
+    runs = pc.binary_join_element_wise(table.column("suite"), table.column("run"), "\0")
+    codes = runs.combine_chunks().dictionary_encode().indices.to_numpy()
+    _, first = np.unique(codes, return_index=True)
+    of_run = first[codes]
+    if pa.types.is_string(found.type):
+        other = pc.not_equal(found, found.take(of_run)).to_numpy(zero_copy_only=False)
     else:
         values = _values(table, column)
         apart = np.abs(values - values[of_run]) > _TOLERANCE * np.abs(values)
         other = apart | (np.isnan(values) != np.isnan(values[of_run]))
-    if not other.any():
-        return
-    row = int(np.argmax(other))
-    here, there = (_shown(table.column(column)[r].as_py()) for r in (row, int(of_run[row])))
-    raise DataError(
-        f"{name}: {row_name(name, row)}: {column} is {here}, but {there} in "
-        f"{row_name(name, int(of_run[row]))} of the same run "
-        f"{quoted(table.column('run')[row].as_py())}; expected one {column} a run. Give different "
-        "runs different names."
-    )
-
-
-def _codes(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Integers that are equal where all `columns` are."""
-    codes = np.zeros(table.num_rows, dtype=np.int64)
-    for column in columns:
-        encoded = pc.dictionary_encode(table.column(column).combine_chunks())
-        codes = codes * max(len(encoded.dictionary), 1) + encoded.indices.to_numpy()
-    return codes
+    if other.any():
+        row = int(np.argmax(other))
+        there = int(of_run[row])
+        raise DataError(
+            f"{name}: {row_name(name, row)}: {column} is {_shown(found[row])}, but "
+            f"{_shown(found[there])} in {row_name(name, there)} of the same run "
+            f"{quoted(table.column('run')[row].as_py())}; expected one {column} a run. Give "
+            "different runs different names."
+        )
 
 
 def _refuse(wrong: Mask, table: pa.Table, column: str, name: str, expected: str) -> None:
     if wrong.any():
         row = int(np.argmax(wrong))
-        found = _shown(table.column(column)[row].as_py())
+        found = _shown(table.column(column)[row])
         raise DataError(f"{name}: {row_name(name, row)}: {column} is {found}; {expected}")
 
 
-def _shown(value: object) -> str:
+def _shown(cell: pa.Scalar) -> str:
+    value = cell.as_py()
     if value is None:
         return "missing"
     return f"{value:.12g}" if isinstance(value, float) else quoted(value)
