@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 import torch
-import training
+from training import run as training
 
 from gpu.report import Context, Row
 from neuneu.forecasters.window.network import Network
@@ -22,7 +22,7 @@ _TINY: Final[dict[str, Any]] = {
 
 
 def measure_training(context: Context) -> None:
-    """What benchmarks/training.py measures on CPUs, on made-up curves."""
+    """What benchmarks/training/run.py measures on CPUs, on made-up curves."""
     device = torch.device(context.device)
     seconds = 0.2 if context.dry_run else 3.0
     runs, config, data = training.published_data(**(_TINY if context.dry_run else {}))

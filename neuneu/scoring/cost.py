@@ -6,7 +6,7 @@ Seconds of one engine for one checkpoint are
 
 where 2 * params are the FLOPs of a forward pass a token (Kaplan et al. 2020, section 2.1, without
 the attention's part, which grows with the context and lies in `token_s` here). The three numbers
-are those of one engine on one piece of hardware; `benchmarks/extraction.py` fits them.
+are those of one engine on one piece of hardware; `benchmarks/extraction/run.py` fits them.
 """
 
 from typing import Annotated

@@ -73,7 +73,7 @@ def test_commands_are_taken_by_the_real_command_line(block: Block) -> None:
 @pytest.mark.parametrize("line", [
     "neuneu forcast a.csv", "neuneu forecast a.csv --untill 3", "neuneu when a.csv", "make dmeo",
     "python jobs/train.py --confg x", "python benchmarks/gone.py", "frobnicate now",
-    "python benchmarks/publish.py runs/x --titel y", "pip install 'neuneu[gpux]'",
+    "python benchmarks/demo/publish.py runs/x --titel y", "pip install 'neuneu[gpux]'",
     "neuneu forecast a.csv --until 1e9 && neuneu rnk a.csv", "ray job submit -- python jobs/no.py",
 ])  # fmt: skip
 def test_a_wrong_command_is_found(line: str) -> None:

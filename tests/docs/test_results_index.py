@@ -1,10 +1,12 @@
-"""docs/results/README.md lists every result and every benchmark with its command."""
+"""docs/results/README.md lists every result and benchmark; pages match their records."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from documents import ROOT, blocks
+from page import page_of
 
 FOLDER = ROOT / "docs" / "results"
 INDEX = FOLDER / "README.md"
@@ -36,3 +38,12 @@ def test_every_row_says_what_is_measured_and_when() -> None:
 def test_every_benchmark_has_its_command(script: Path) -> None:
     commands = "".join(block.text for block in blocks(INDEX))
     assert str(script.relative_to(ROOT)) in commands
+
+
+@pytest.mark.parametrize("study", [p.parent.name for p in ROOT.glob("benchmarks/*/page.md.j2")])
+def test_page_is_what_its_record_gives(study: str) -> None:
+    record, page = FOLDER / f"{study}.json", FOLDER / f"{study}.md"
+    if study == "demo":
+        pytest.skip("benchmarks/demo/publish.py reads the folder of a demo, not a record")
+    expected = page_of(study, json.loads(record.read_text()), page)
+    assert page.read_text() == expected, f"run .venv/bin/python benchmarks/page.py {study}"

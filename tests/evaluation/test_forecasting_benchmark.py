@@ -1,10 +1,14 @@
-"""The report's own arithmetic: bands of point forecasters, paired differences, rankings."""
+"""The forecasting study: intervals of point forecasters, paired differences, rankings; its pages."""
 
-import forecasting_bands as bands
+import json
+
 import numpy as np
 import pytest
-from forecasting_scores import against, interval_scores, rankings, strata, terciles
+from documents import ROOT
+from forecasting import intervals
+from forecasting.scores import against, interval_scores, rankings, strata, terciles
 from forecasts import Shifted, trajectory
+from page import render
 
 from neuneu.data.splits import Anchored
 from neuneu.data.trajectories import Trajectory
@@ -32,10 +36,10 @@ def test_bands_of_a_point_forecaster_hold_what_they_say() -> None:
         for i in range(40)
     ]
     table = run_backtest([Shifted("point", levels=(0.5,))], flat, [], Anchored(fraction=0.08))
-    assert bands.is_point(table)
-    offsets = bands.measure(table)
-    banded = bands.with_bands(table, offsets)
-    assert not bands.is_point(banded)
+    assert intervals.is_point(table)
+    offsets = intervals.measure(table)
+    banded = intervals.with_intervals(table, offsets)
+    assert not intervals.is_point(banded)
     y = banded["y"].to_numpy()
     inside = (banded["q0.1"].to_numpy() <= y) & (y <= banded["q0.9"].to_numpy())
     assert inside.mean() == pytest.approx(0.8, abs=0.02)
@@ -46,9 +50,9 @@ def test_a_biased_forecaster_keeps_its_median_and_the_unanswered_stay_so() -> No
     forecaster = Shifted("biased", shift=0.5, levels=(0.5,), unknown=("other",))
     targets = [*runs(3), trajectory(np.full(40, 0.4), run="x", task="other")]
     table = run_backtest([forecaster], targets, [], Anchored())
-    offsets = np.array(bands.measure(table))
+    offsets = np.array(intervals.measure(table))
     assert (offsets[:, 4:] == 0).all()  # what came lay below the median every time
-    banded = bands.with_bands(table, offsets.tolist())
+    banded = intervals.with_intervals(table, offsets.tolist())
     assert banded["q0.9"].null_count == table["q0.5"].null_count == 31
 
 
@@ -94,8 +98,6 @@ def test_rankings_count_real_differences_within_folds_and_sizes() -> None:
 
 
 def test_page_of_token_losses_says_what_the_intervals_say() -> None:
-    from token_losses_page import table, verdict
-
     def entry(value: float, low: float, high: float) -> dict[str, object]:
         return {
             "mae": {"value": 0.03, "low": 0.02, "high": 0.04},
@@ -111,12 +113,11 @@ def test_page_of_token_losses_says_what_the_intervals_say() -> None:
         "sets, first text": entry(0.0, -0.01, 0.01),
         "persistence, first text": entry(0.02, 0.01, 0.03),
     }
-    said = verdict(entries)
-    assert said == (
+    record = json.loads((ROOT / "docs/results/token_losses.json").read_text())
+    page = render("token_losses", record=record | {"results": {"text": entries}})
+    assert page.splitlines()[-1] == (
         "Better than accuracies alone: mean loss of the text; worse: CNN over words in order "
-        "(published); no difference that the runs can tell: mean losses of its sources."
+        "(published); no difference that these runs can show: mean losses of its sources."
     )
-    assert (
-        "| mean loss of the text | first | 3.00 (2.00 to 4.00) | -1.00 (-2.00 to -0.50) | 5 |"
-        in (table(entries))
-    )
+    row = "| mean loss of the text | first | 3.00 (2.00 to 4.00) | -1.00 (-2.00 to -0.50) | 5 |"
+    assert row in page

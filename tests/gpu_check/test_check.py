@@ -12,7 +12,7 @@ import psutil
 import pytest
 from documents import ROOT
 from gpu.check import COLUMNS, STEPS, Check, Found, Step, cells
-from gpu.page import page
+from page import page_of
 
 CODE = {
     "good": """
@@ -156,15 +156,12 @@ def test_cells_of_a_row_carry_units() -> None:
     assert len(expected) == len(COLUMNS)
 
 
-def test_page_without_a_record_says_not_run() -> None:
-    assert "Not run" in page(None)
-    assert (ROOT / "docs/results/gpu.json").exists() or (
-        ROOT / "docs/results/gpu.md"
-    ).read_text() == page(None)
+def test_page_without_a_record_says_not_measured(tmp_path: Path) -> None:
+    assert "Not measured yet" in page_of("gpu", None, tmp_path / "gpu.md")
 
 
-def test_page_of_a_record_shows_numbers_and_failures() -> None:
-    text = page({
+def test_page_of_a_record_shows_numbers_and_failures(tmp_path: Path) -> None:
+    record = {
         "dry_run": False, "date": "2026-01-02", "budget_s": 300, "seconds": 123.4,
         "steps": [
             {"name": "card", "part": "a", "status": "ok", "seconds": 3, "errors": [],
@@ -173,7 +170,8 @@ def test_page_of_a_record_shows_numbers_and_failures() -> None:
             {"name": "vllm-two-engines-2", "part": "c", "status": "failed", "seconds": 9,
              "errors": ["no kernel"], "rows": [{"what": "llama"}]},
         ],
-    })  # fmt: skip
+    }  # fmt: skip
+    text = page_of("gpu", record, tmp_path / "gpu.md")
     assert "2026-01-02, in 123 s: 16 CPU cores; a card." in text
     assert "| product | 800 T FLOP |" in text
     assert "| llama |" in text

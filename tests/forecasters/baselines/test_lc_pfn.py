@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from curves import ask
-from lc_pfn import train_lc_pfn
+from forecasting.lc_pfn import train_lc_pfn
 
 from neuneu.forecasters.curve_prior import sample_trajectories
 

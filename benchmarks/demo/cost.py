@@ -1,6 +1,6 @@
 """Time and peak memory of a command with everything it starts, Ray's processes included.
 
-    .venv/bin/python benchmarks/demo_cost.py -- .venv/bin/neuneu demo --output /tmp/demo
+    .venv/bin/python benchmarks/demo/cost.py -- .venv/bin/neuneu demo --output /tmp/demo
 
 Memory is the proportional set size summed over the process tree (shared pages count once),
 sampled every second. Prints one table and writes one JSON beside the results pages.

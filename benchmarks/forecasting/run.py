@@ -1,7 +1,6 @@
 """Forecasts of the public trajectories by every forecaster, on splits by run.
 
-    .venv/bin/python benchmarks/forecasting.py ../shared/trajectories --splits dev
-    .venv/bin/python benchmarks/forecasting.py ../shared/trajectories --splits standard,sizes,...
+    .venv/bin/python benchmarks/forecasting/run.py ../shared/trajectories --splits dev,standard,...
 
 Networks are trained for each split on what it may learn from; they and every forecaster's answers
 are kept in `--work`, and a split that is in the record is not run again, so an interrupted run
@@ -15,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,10 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from forecasting_bands import banded, is_point, measure
-from forecasting_entrants import (
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
+
+from forecasting.entrants import (
     PAPER_SIZE,
     PAPER_STEPS,
     Makers,
@@ -34,8 +36,8 @@ from forecasting_entrants import (
     lc_pfn,
     paper,
 )
-from forecasting_scores import against, rankings, strata, terciles
-
+from forecasting.intervals import is_point, measure, with_missing_intervals
+from forecasting.scores import against, rankings, strata, terciles
 from neuneu.core.config import config_hash, config_to_dict
 from neuneu.core.files import atomic_path, write_text_atomic
 from neuneu.core.progress import stage
@@ -162,7 +164,7 @@ class Benchmark:
                 self.record["residuals"] = {
                     n: measure(table) for n, table in tables.items() if is_point(table)
                 }
-            table = pa.concat_tables(banded(tables, self.record["residuals"]))
+            table = pa.concat_tables(with_missing_intervals(tables, self.record["residuals"]))
             results[rule.name] = self.scores(table, parts.test, whole=rule is MAIN)
             if rule is MAIN and name in WHOLE:
                 self.draw(name, tables, parts)
@@ -222,7 +224,7 @@ class Benchmark:
         for share in ORIGINS:
             rule = Anchored(fraction=share)
             tables = {n: answers.table(n, rule) for n in (*ROLLING, *OURS)}
-            table = pa.concat_tables(banded(tables, self.record["residuals"]))
+            table = pa.concat_tables(with_missing_intervals(tables, self.record["residuals"]))
             summary = summarise(table, books=self.books)
             result[f"{share:g}"] = {n: summary["forecasters"][n]["overall"]["mae"] for n in tables}
         return result

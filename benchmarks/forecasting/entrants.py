@@ -1,4 +1,4 @@
-"""What benchmarks/forecasting.py compares: forecasters trained for a split, kept in a folder."""
+"""The forecasters that are compared: trained for each split and kept in a folder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from filelock import FileLock
-from lc_pfn import train_lc_pfn
 
+from forecasting.lc_pfn import train_lc_pfn
 from neuneu.core.config import config_hash, config_to_dict
 from neuneu.core.progress import stage
 from neuneu.data.splits import deal_by_size

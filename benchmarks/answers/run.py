@@ -1,6 +1,6 @@
 """How long a person waits for an answer, and how much memory it takes, each from a fresh process.
 
-    .venv/bin/python benchmarks/answers.py
+    .venv/bin/python benchmarks/answers/run.py
 
 Every command is run `--repeats` times; before its first run the files of Python and of the core's
 packages are put out of the page cache, as after a start of the machine. Seconds are by the wall
@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
+
+from page import render
 
 from neuneu.core.files import write_text_atomic
 
@@ -179,50 +181,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def rows(record: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A row a command, as people read it."""
-    found: list[tuple[str, ...]] = []
-    for case in record["cases"]:
-        first, later = case["first"], case["later"]
-        goals = [f"{case['seconds']:g} s"] if case["seconds"] else []
-        goals += [f"{case['gib']:g} GiB"] if case["gib"] else []
-        found.append(
-            (
-                case["title"], f"{first['seconds']:.1f}", f"{later['seconds']:.2f}",
-                f"{later['cpu_seconds']:.2f}", f"{max(first['gib'], later['gib']):.2f}",
-                ", ".join(goals) or "-",
-            )
-        )  # fmt: skip
-    return found
-
-
-COLUMNS = ("command", "first, s", "later, s", "of it CPU, s", "memory, GiB", "at most")
-
-
-def page(record: dict[str, Any]) -> str:
-    """docs/results/answers.md."""
-    made = record["machine"]
-    return "\n".join(
-        [
-            "# How long an answer takes",
-            "",
-            f"{made['cpus']} CPU cores, Python {made['python']}, torch {made['torch']}, load "
-            f"beforehand {made['load_before']}. Each run is a process of its own. *First* is with "
-            "the files of Python and of the packages out of the page cache, *later* the median "
-            f"of {record['repeats']} further runs; memory is the largest resident set.",
-            "",
-            "```",
-            ".venv/bin/python benchmarks/answers.py",
-            "```",
-            "",
-            f"| {' | '.join(COLUMNS)} |",
-            f"|{'---|' * len(COLUMNS)}",
-            *(f"| {' | '.join(row)} |" for row in rows(record)),
-            "",
-        ]
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
@@ -233,11 +191,9 @@ def main() -> None:
         record["cases"] = [measure_case(case, arguments.repeats) for case in cases(Path(folder))]
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_text_atomic(arguments.output / "answers.json", json.dumps(record, indent=1) + "\n")
-    write_text_atomic(arguments.output / "answers.md", page(record))
-    table = Table(*COLUMNS)
-    for row in rows(record):
-        table.add_row(*row)
-    Console().print(table)
+    page = render("answers", record=record)
+    write_text_atomic(arguments.output / "answers.md", page)
+    print(page)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Speed of training: our loop against a straightforward one that encodes every sample's losses.
 
-    .venv/bin/python benchmarks/training.py ../shared/trajectories
+    .venv/bin/python benchmarks/training/run.py ../shared/trajectories
 
 Four parts. `paper`: samples a second of the published network on checkpoints whose 66 tasks and 10
 distances share a vector of 256,000 word losses; the straightforward loop makes one tensor a

@@ -1,6 +1,6 @@
 """Extraction against an engine a checkpoint and against plain transformers, in one run.
 
-    .venv/bin/python benchmarks/extraction.py --output docs/results/extraction.json
+    .venv/bin/python benchmarks/extraction/run.py --output docs/results/extraction.json
 
 Every way of scoring runs in its own process, ways take turns, and the medians of the repetitions
 are printed. The models have random weights; the text is that of this installation.
@@ -331,7 +331,7 @@ def fit_profile(repetitions: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return {
         "name": name,
         "source": (
-            f"benchmarks/extraction.py, {os.cpu_count()} CPUs, {len(ours)} runs of models of "
+            f"benchmarks/extraction/run.py, {os.cpu_count()} CPUs, {len(ours)} runs of models of "
             f"{params.min():.3g} to {params.max():.3g} parameters; off by at most "
             f"{100 * float(np.abs(predicted / a_token - 1).max()):.0f} % on them"
         ),
@@ -415,7 +415,8 @@ def main() -> None:
                 rows.append({"size": size, "scenario": scenario, "way": way} | row)
             record = {
                 "cpus": os.cpu_count(), "python": platform.python_version(),
-                "device": arguments.device, "matrix_flops_per_s": rate, "words": words,
+                "device": arguments.device, "dtype": DTYPES[arguments.device], "window": WINDOW,
+                "matrix_flops_per_s": rate, "words": words,
                 "rows": rows, "repetitions": repetitions,
             }  # fmt: skip
             write_text_atomic(arguments.output, json.dumps(record, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """What token losses add to a forecast: readings of them compared on our own ladder.
 
     .venv/bin/neuneu demo --config jobs/configs/demo-reference.yaml
-    .venv/bin/python benchmarks/token_losses.py runs/reference
+    .venv/bin/python benchmarks/token_losses/run.py runs/reference
 
 Every reading (none, one mean, means of several validation sets, histogram, quantiles, CNN in word
 order) is given to the same network, trained on the same runs and scored on runs that it has not

@@ -1,12 +1,12 @@
 """Are the probabilities of rank, stop, when and next-eval right? On runs that were not seen.
 
-    .venv/bin/python benchmarks/forecasting.py ../shared/trajectories --splits dev,standard
-    .venv/bin/python benchmarks/decisions.py ../shared/trajectories FOLDER
+    .venv/bin/python benchmarks/forecasting/run.py ../shared/trajectories --splits dev,standard
+    .venv/bin/python benchmarks/decisions/run.py ../shared/trajectories FOLDER
 
 FOLDER (runs/forecasting/standard-*-folds) holds the networks of the folds, which the first command
 trains for calibration; each learnt without a third of the runs of the standard split (all runs of
 a size together; no Pythia 12b, no OLMo 3B). Here each forecasts its own third, with bands and
-joint distribution fitted to the other thirds. benchmarks/decisions_page.py writes the page.
+joint distribution fitted to the other thirds. `benchmarks/page.py decisions` writes the page.
 Shapes: S samples, H targets.
 """
 

@@ -2,7 +2,7 @@
 
     .venv/bin/neuneu tune --config jobs/configs/tune.yaml --set output=runs/search
     .venv/bin/neuneu tune-report runs/search --export runs/search/best.yaml
-    .venv/bin/python benchmarks/tuned.py ../shared/trajectories runs/search
+    .venv/bin/python benchmarks/tuning/run.py ../shared/trajectories runs/search
 
 Both learn from what the standard split learns from (every Pythia 12b and OLMo 3B run held out, the
 runs that trials were judged by among the others), with the same seeds and as many steps as the

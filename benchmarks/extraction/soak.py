@@ -1,6 +1,6 @@
 """Kills an extraction at random moments, again and again, and compares what is left in the end.
 
-    .venv/bin/python benchmarks/soak_extraction.py --kills 10 --seed 0
+    .venv/bin/python benchmarks/extraction/soak.py --kills 10 --seed 0
 
 Each round starts `jobs/extract.py` on the same store and, after a random number of new commits,
 kills the driver (SIGKILL or SIGINT) or one of its scoring workers (SIGKILL; the job itself has to
@@ -19,12 +19,14 @@ import time
 from pathlib import Path
 
 import psutil
-from extraction import prepare
 from rich.console import Console
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
+
+from extraction.run import prepare
 from neuneu.data.store.store import Store
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TABLES = ("accuracies", "losses", "token_losses")
 TIMEOUT_S = 900
 console = Console()
