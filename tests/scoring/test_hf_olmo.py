@@ -12,8 +12,9 @@ from tiny_checkpoints import save_model
 
 from neuneu.core.errors import CheckpointError
 from neuneu.data.checkpoints import CheckpointRef
+from neuneu.scoring.checkpoints.configs import canonical_config
 from neuneu.scoring.checkpoints.hf_olmo import as_llama_config, convert
-from neuneu.scoring.checkpoints.preflight import canonical_config, inspect
+from neuneu.scoring.checkpoints.preflight import inspect
 
 WIDTH, HEADS, LAYERS, VOCAB, EMBEDDINGS = 48, 4, 3, 320, 384
 CONFIG: dict[str, Any] = {

@@ -124,7 +124,7 @@ OF_CONFIG: dict[str, tuple[Damage, str]] = {
     "nested a little": (config(x=json.loads("[" * 50 + "]" * 50)), "nested deeper than 32"),
     "NaN": (text("config.json", '{"model_type": "llama", "x": NaN}'), "it holds NaN"),
     "infinite": (text("config.json", '{"model_type": "llama", "x": 1e999}'), "'x' is inf"),
-    "key twice": (text("config.json", '{"model_type": "a", "model_type": "b"}'), "stands there t"),
+    "key twice": (text("config.json", '{"model_type": "a", "model_type": "b"}'), "appears twice"),
     "a list": (text("config.json", "[1]"), "expected a mapping, found list"),
     "empty": (text("config.json", ""), "cannot be read as JSON"),
     "not UTF-8": (text("config.json", b'{"model_type": "\xff"}'), "cannot be read as JSON"),

@@ -21,7 +21,7 @@ from neuneu.scoring.checkpoints.sources import (
     list_suite,
     read_small,
 )
-from neuneu.scoring.checkpoints.suite_file import SuiteFile, places
+from neuneu.scoring.checkpoints.suite_file import SuiteFile, locations
 
 SUITES = Path(__file__).parents[2] / "jobs" / "configs" / "suites"
 TINY: dict[str, Any] = {
@@ -272,28 +272,28 @@ def test_ready_suite_expands_to_its_documented_repositories(
     name: str, repositories: int, excluded: int
 ) -> None:
     described = load_config(SuiteFile, SUITES / f"{name}.yaml")
-    found = {place.location for place in places(described)}
+    found = {location.address for location in locations(described)}
     assert len(found) == repositories - excluded
     everything = build_config(
         SuiteFile, yaml.safe_load((SUITES / f"{name}.yaml").read_text()) | {"exclude": []}
     )
-    assert len(places(everything)) == repositories
+    assert len(locations(everything)) == repositories
 
 
 def test_suite_file_of_the_documentation_is_one() -> None:
     text = (SUITES.parents[2] / "docs" / "checkpoints.md").read_text()
     example = text.split("```yaml\n")[1].split("```")[0]
     described = build_config(SuiteFile, yaml.safe_load(example))
-    assert len(places(described)) == 4
+    assert len(locations(described)) == 4
     assert described.exclude == ()
 
 
 def test_pythia_has_154_checkpoints_a_run(hub: HubServer) -> None:
     steps = [0, *(2**i for i in range(10)), *range(1000, 143_001, 1000)]
     described = load_config(SuiteFile, SUITES / "pythia.yaml")
-    for place in places(described):
+    for location in locations(described):
         for branch in ("main", *(f"step{step}" for step in steps)):
-            hub.add(place.location, branch, {})
+            hub.add(location.address, branch, {})
     refs = list_suite(described)
     assert len(refs) == 19 * 154
     last = next(ref for ref in refs if ref.run == "pythia-12b-deduped" and ref.step == 143_000)
@@ -302,10 +302,10 @@ def test_pythia_has_154_checkpoints_a_run(hub: HubServer) -> None:
 
 def test_datadecide_runs_are_corpus_size_and_seed(hub: HubServer) -> None:
     described = load_config(SuiteFile, SUITES / "datadecide.yaml")
-    for place in places(described):
-        kind = "large" if place.location.endswith("-1B") else "small"
+    for location in locations(described):
+        kind = "large" if location.address.endswith("-1B") else "small"
         for seed in ("default", f"{kind}-aux-2", f"{kind}-aux-3"):
-            hub.add(place.location, f"step1250-seed-{seed}", {})
+            hub.add(location.address, f"step1250-seed-{seed}", {})
     refs = list_suite(described)
     assert len({ref.run for ref in refs}) == 350 * 3 - 25 * 2
     ref = next(ref for ref in refs if ref.run == "c4-1B-large-aux-2")

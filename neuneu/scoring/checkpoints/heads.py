@@ -1,9 +1,9 @@
-"""Attention heads padded with zeros to a size that kernels take, for the same function.
+"""Attention heads, padded with zeros to a size that kernels support; the function stays the same.
 
-Engines scale the products of queries and keys by 1 / sqrt(size) and turn dimensions i and
-i + size / 2 of a head by position x theta^(-2 i / size). So with padding queries are multiplied by
-what the scale loses, each half of a head fills the beginning of a padded half, and theta grows
-until the frequencies of the true dimensions are what they were.
+Engines scale the products of queries and keys by 1 / sqrt(size) and rotate dimensions i and
+i + size / 2 of a head by position x theta^(-2 i / size). So padding multiplies queries by what the
+scale loses, puts each half of a head at the beginning of a padded half, and raises theta until the
+true dimensions have their old frequencies.
 """
 
 import math
@@ -18,18 +18,18 @@ from neuneu.core.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
-# What vLLM has kernels for on CPUs (`CPUAttentionBackend`) and FlashAttention (multiples of 8, at
-# most 256) and Triton (at least 32) take on GPUs.
+# Sizes that vLLM supports on CPUs (`CPUAttentionBackend`), and FlashAttention (multiples of 8, at
+# most 256) and Triton (at least 32) on GPUs.
 KERNEL_SIZES: Final = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 _NEIGHBOURS: Final = 64
 # Of float32.
-_LARGEST_LOG: Final = 88.0
-_LARGEST_ERROR: Final = 1e-6
+_MAX_LOG: Final = 88.0
+_MAX_ERROR: Final = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """The heads of a model: how many, and their size in dimensions before and after padding."""
+    """The heads of a model: their number, and their dimensions before and after padding."""
 
     count: int
     size: int
@@ -37,15 +37,15 @@ class Heads:
 
     @property
     def are_padded(self) -> bool:
-        """Whether padding changes anything."""
+        """Whether the heads need padding."""
         return self.padded != self.size
 
     def theta(self, theta: float) -> float:
-        """The rotary base that gives the true dimensions the frequencies that `theta` gave.
+        """Return the rotary base with which the true dimensions keep the frequencies of `theta`.
 
         That is theta^(padded / size). Engines compute frequencies in float32, and an error of
-        3e-8 is 6e-5 radians at position 2,048. So of the float32 numbers around it this is the
-        one with the nearest frequencies.
+        3e-8 is 6e-5 radians at position 2,048. So this returns the float32 number nearby whose
+        frequencies are closest.
 
         Raises:
             CheckpointError: float32 holds no such base.
@@ -54,28 +54,28 @@ class Heads:
             return theta
         expected = _frequencies(np.array([theta]), self.size, self.size // 2)
         steps = np.arange(-_NEIGHBOURS, _NEIGHBOURS + 1).astype(np.float64)
-        exponent = min(self.padded / self.size * math.log(theta), _LARGEST_LOG)
+        exponent = min(self.padded / self.size * math.log(theta), _MAX_LOG)
         nearby: npt.NDArray[np.float64] = math.exp(exponent) * (1 + steps * 2.0**-23)
         found = _frequencies(nearby, self.padded, self.size // 2)
         with np.errstate(invalid="ignore"):
             errors = found - expected
         best = int((errors**2).sum(axis=1).argmin())
-        if not np.abs(errors[best]).max() <= _LARGEST_ERROR:  # also where it is no number
+        if not np.abs(errors[best]).max() <= _MAX_ERROR:  # also if NaN
             raise CheckpointError(
                 f"config.json: rope_theta = {theta:g} with heads of {self.size} dimensions, which "
-                f"no kernel takes: padded to {self.padded} they need a base that float32 lacks."
+                f"no kernel supports: padded to {self.padded} they need a base that float32 lacks."
             )
         return float(np.float32(nearby[best]))
 
     def added_bytes(self, width: int) -> int:
-        """The most bytes that padding adds to the attention matrices of a layer of this width."""
+        """Return an upper limit of the bytes that padding adds to a layer of this width."""
         if not self.are_padded:
             return 0
         queries_widened = 2 * self.size
         return self.count * width * (4 * 4 * (self.padded - self.size) + queries_widened)
 
     def pad_rows(self, weight: "torch.Tensor") -> "torch.Tensor":
-        """(count x size, K) of keys or values as (count x padded, K)."""
+        """Pad keys or values, (count x size, K) -> (count x padded, K)."""
         rows = weight.reshape(self.count, self.size, -1)
         result = rows.new_zeros(self.count, self.padded, rows.shape[2])
         half, start = self.size // 2, self.padded // 2
@@ -84,9 +84,9 @@ class Heads:
         return result.reshape(self.count * self.padded, -1)
 
     def pad_queries(self, weight: "torch.Tensor") -> "torch.Tensor":
-        """As `pad_rows`, multiplied by sqrt(padded / size).
+        """Pad queries like `pad_rows` and multiply them by sqrt(padded / size).
 
-        Half precision is widened to float32: it does not hold the products.
+        Half precision becomes float32: it cannot hold the products.
         """
         import torch
 
@@ -94,12 +94,12 @@ class Heads:
         return self.pad_rows(scaled.to(torch.promote_types(weight.dtype, torch.float32)))
 
     def pad_columns(self, weight: "torch.Tensor") -> "torch.Tensor":
-        """(N, count x size) of the output projection as (N, count x padded)."""
+        """Pad the output projection, (N, count x size) -> (N, count x padded)."""
         return self.pad_rows(weight.T).T.contiguous()
 
 
 def _frequencies(thetas: npt.NDArray[np.float64], size: int, count: int) -> npt.NDArray[np.float64]:
-    """(thetas, count) radians a position, with the rounding of engines."""
+    """Return (thetas, count) radians per position, rounded as engines do."""
     exponents = (np.arange(0, 2 * count, 2).astype(np.float32) / np.float32(size)).astype(float)
     bases = thetas.astype(np.float32).astype(float)
     with np.errstate(all="ignore"):
@@ -108,6 +108,6 @@ def _frequencies(thetas: npt.NDArray[np.float64], size: int, count: int) -> npt.
 
 
 def kernel_heads(count: int, size: int) -> Heads:
-    """Heads padded to the smallest size that kernels take; larger than all of them stay."""
+    """Return heads padded to the smallest size that kernels support, if there is one."""
     padded = next((kernel for kernel in KERNEL_SIZES if kernel >= size), size)
     return Heads(count=count, size=size, padded=padded)

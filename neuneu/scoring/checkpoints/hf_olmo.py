@@ -1,102 +1,73 @@
-"""Checkpoints of the old `hf_olmo` format as Llama checkpoints, which every engine knows.
+"""Conversion of checkpoints in the old `hf_olmo` format to Llama, which every engine supports.
 
-OLMo 1 and DataDecide models were saved with a config of their own (`OLMoForCausalLM`) that needs
-code from outside. With affine RMSNorm, SwiGLU, rotary positions, no biases and no norms of
-queries and keys, as DataDecide has them, the function is that of a Llama with other names; any
-other setting is refused by its name. Heads of a size that no kernel takes are padded
+OLMo 1 and DataDecide models were saved with their own config (`OLMoForCausalLM`), which needs
+external code. With affine RMSNorm, SwiGLU, rotary positions, no biases and no norms of queries and
+keys, as in DataDecide, the function is that of a Llama under other names; any other setting is
+refused by name. Heads of a size that no kernel supports are padded
 (`neuneu.scoring.checkpoints.heads`).
 """
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuneu.core.errors import CheckpointError
 from neuneu.core.files import one_line, parse_mapping, read_mapping, read_regular, write_text_atomic
+from neuneu.scoring.checkpoints.configs import check_sizes
 from neuneu.scoring.checkpoints.heads import Heads, kernel_heads
-from neuneu.scoring.checkpoints.sizes import check_sizes
-from neuneu.scoring.checkpoints.weights import INDEX_FILE, read_headers, weight_files
+from neuneu.scoring.checkpoints.weights import read_headers, save_shards, weight_files
 
 if TYPE_CHECKING:
     import torch
 
 MODEL_TYPE: Final = "hf_olmo"
 
-# Fields that must have one of these values, or be absent where None is among them.
-_REQUIRED: Final[dict[str, tuple[Any, ...]]] = {
-    "activation_type": ("swiglu",),
-    "alibi": (False,),
-    "attention_layer_norm": (False,),
-    "bias_for_layer_norm": (False, None),
-    "block_group_size": (1, None),
-    "block_type": ("sequential",),
-    "clip_qkv": (None,),
-    "embedding_layer_norm": (False, None),
-    "include_bias": (False,),
-    "layer_norm_type": ("rms",),
-    "layer_norm_with_affine": (True,),
-    "multi_query_attention": (False, None),
-    "norm_after": (False, None),
-    "rope": (True,),
-    "scale_logits": (False,),
-    "tie_word_embeddings": (False, None),
-    "weight_tying": (False,),
+# Fields with the one value that they must have.
+_FIXED: Final[dict[str, Any]] = {
+    "activation_type": "swiglu",
+    "block_type": "sequential",
+    "clip_qkv": None,
+    "layer_norm_type": "rms",
+    "layer_norm_with_affine": True,
+    "rope": True,
+    **dict.fromkeys(("alibi", "attention_layer_norm", "include_bias"), False),
+    **dict.fromkeys(("scale_logits", "weight_tying"), False),
 }
-# Sizes and constants that are carried over.
+# The same, but they may be absent or null.
+_FIXED_OR_NULL: Final[dict[str, Any]] = {
+    "block_group_size": 1,
+    **dict.fromkeys(("bias_for_layer_norm", "embedding_layer_norm"), False),
+    **dict.fromkeys(("multi_query_attention", "norm_after", "tie_word_embeddings"), False),
+}
+# Sizes and constants that the Llama takes over.
 _SIZES: Final = ("d_model", "n_heads", "n_layers", "max_sequence_length", "vocab_size")
 _CARRIED: Final = {
-    *_SIZES,
-    "embedding_size",
-    "eos_token_id",
-    "layer_norm_eps",
-    "mlp_hidden_size",
-    "mlp_ratio",
-    "n_kv_heads",
-    "pad_token_id",
-    "rope_theta",
-}
-# How it was trained, computed or saved: nothing of it changes the function at scoring.
+    "embedding_size", "eos_token_id", "layer_norm_eps", "mlp_hidden_size", "mlp_ratio",
+    "n_kv_heads", "pad_token_id", "rope_theta",
+}  # fmt: skip
+# How it was trained, computed or saved: no effect on the function at scoring.
 _IRRELEVANT: Final = {
-    "_commit_hash",
-    "_name_or_path",
-    "alibi_bias_max",
-    "architectures",
-    "attention_dropout",
-    "attention_layer_norm_with_affine",
-    "auto_map",
-    "bos_token_id",
-    "dtype",
-    "embedding_dropout",
-    "emb_init_std",
-    "flash_attention",
-    "init_cutoff_factor",
-    "init_device",
-    "init_fn",
-    "init_std",
-    "model_type",
-    "precision",
-    "residual_dropout",
-    "rope_full_precision",
-    "scale_emb_init",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
+    "_commit_hash", "_name_or_path", "alibi_bias_max", "architectures", "attention_dropout",
+    "attention_layer_norm_with_affine", "auto_map", "bos_token_id", "dtype", "embedding_dropout",
+    "emb_init_std", "flash_attention", "init_cutoff_factor", "init_device", "init_fn", "init_std",
+    "model_type", "precision", "residual_dropout", "rope_full_precision", "scale_emb_init",
+    "torch_dtype", "transformers_version", "use_cache",
+}  # fmt: skip
 _TOKENIZER_CONFIG: Final = "tokenizer_config.json"
 _TOKENIZER_FILES: Final = (
     "tokenizer.json", "special_tokens_map.json", "added_tokens.json", _TOKENIZER_CONFIG,
 )  # fmt: skip
-# The most that a base, a ratio or an epsilon can be.
-_LARGEST: Final = 1e12
+# Upper limit of a base, a ratio or an epsilon.
+_MAX_NUMBER: Final = 1e12
 _BLOCK: Final = re.compile(r"model\.transformer\.blocks\.(\d+)\.(\w+)\.weight")
 _TOP: Final = {
     "model.transformer.wte.weight": "model.embed_tokens.weight",
     "model.transformer.ln_f.weight": "model.norm.weight",
     "model.transformer.ff_out.weight": "lm_head.weight",
 }
-# A tensor of a block, cut into equal parts by rows.
+# Tensors of a block, each cut into equal parts by rows.
 _PARTS: Final = {
     "att_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "attn_out": ("self_attn.o_proj",),
@@ -108,22 +79,24 @@ _PARTS: Final = {
 
 
 def as_llama_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The `config.json` of the Llama that an `hf_olmo` config describes, heads padded.
+    """Return the `config.json` of the Llama that an `hf_olmo` config describes, heads padded.
 
     Raises:
-        CheckpointError: a field with a value that Llama has not, an unknown field, or a size that
-            is none.
+        CheckpointError: a field with a value that Llama does not have, an unknown field, or an
+            impossible size.
     """
-    unknown = sorted(config.keys() - _REQUIRED.keys() - _CARRIED - _IRRELEVANT)
+    fixed = _FIXED | _FIXED_OR_NULL
+    unknown = sorted(config.keys() - fixed.keys() - _CARRIED - _IRRELEVANT - set(_SIZES))
     if unknown:
         raise CheckpointError(
             f"config.json: {unknown[0]} = {config[unknown[0]]!r} is not a known field of "
-            f"{MODEL_TYPE}; whether a Llama computes the same is not known."
+            f"{MODEL_TYPE}; a Llama might not compute the same."
         )
-    for name, allowed in _REQUIRED.items():
-        if config.get(name) not in allowed:
+    for name, expected in fixed.items():
+        found = config.get(name)
+        if found != expected and not (found is None and name in _FIXED_OR_NULL):
             raise CheckpointError(
-                f"config.json: {name} = {config.get(name)!r}; expected {allowed[0]!r}: only such "
+                f"config.json: {name} = {found!r}; expected {expected!r}: only such "
                 f"{MODEL_TYPE} checkpoints are Llamas."
             )
     missing = [name for name in _SIZES if config.get(name) is None]
@@ -161,7 +134,7 @@ def as_llama_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def padding_bytes(config: Mapping[str, Any]) -> int:
-    """The most bytes that the conversion adds to the weights of an `hf_olmo` config.
+    """Return an upper limit of the bytes that the conversion of an `hf_olmo` checkpoint adds.
 
     Raises:
         CheckpointError: as `as_llama_config`.
@@ -171,33 +144,27 @@ def padding_bytes(config: Mapping[str, Any]) -> int:
 
 
 def convert(folder_in: Path, folder_out: Path) -> None:
-    """Writes a Llama checkpoint that computes what an `hf_olmo` checkpoint does.
+    """Write a Llama checkpoint that computes what an `hf_olmo` checkpoint does.
 
-    Weights keep their division into files and their type, but for queries of padded heads; the
-    tokenizer's vocabulary is copied as it is. `folder_out` must not exist; it holds a whole
-    checkpoint when this returns.
+    Weights keep their files and their type, except for queries of padded heads; the tokenizer's
+    vocabulary is copied. `folder_out` must not exist; it holds a whole checkpoint on return.
 
     Raises:
-        CheckpointError: as `as_llama_config`, or weights that are not of that config.
+        CheckpointError: as `as_llama_config`, or weights that do not match that config.
     """
-    from safetensors.torch import save_file
-
     raw = read_mapping(folder_in / "config.json")
     config, heads = as_llama_config(raw), _heads(raw)
     read_headers(folder_in)
+
+    def shards() -> "Iterator[tuple[str, dict[str, torch.Tensor]]]":
+        for path in weight_files(folder_in):
+            tensors: dict[str, torch.Tensor] = {}
+            for name, tensor in _load(path).items():
+                tensors |= _rename(name, tensor, heads)
+            yield path.name, tensors
+
     folder_out.mkdir(parents=True)
-    weight_map: dict[str, str] = {}
-    total_bytes = 0
-    for path in weight_files(folder_in):
-        tensors: dict[str, torch.Tensor] = {}
-        for name, tensor in _load(path).items():
-            tensors |= _rename(name, tensor, heads)
-        save_file(tensors, folder_out / path.name, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(tensors, path.name)
-        total_bytes += sum(tensor.nbytes for tensor in tensors.values())
-    if (folder_in / INDEX_FILE).exists():
-        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
-        write_text_atomic(folder_out / INDEX_FILE, json.dumps(index, indent=1) + "\n")
+    save_shards(folder_out, shards())
     present = [name for name in _TOKENIZER_FILES if (folder_in / name).exists()]
     files = {name: read_regular(folder_in / name) for name in present}
     for name, content in tokenizer_files(files).items():
@@ -206,9 +173,9 @@ def convert(folder_in: Path, folder_out: Path) -> None:
 
 
 def tokenizer_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The tokenizer's files as `convert` writes them, by name.
+    """Return the tokenizer's files as `convert` writes them, by name.
 
-    They are loaded as the plain tokenizer that they are, without code from outside.
+    They load as a plain tokenizer, without external code.
 
     Raises:
         CheckpointError: a `tokenizer_config.json` that is no mapping.
@@ -277,6 +244,10 @@ def _positive(config: Mapping[str, Any], name: str, default: float) -> float:
     value = config.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _LARGEST:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not 0 < value <= _MAX_NUMBER
+    ):
         raise CheckpointError(f"config.json: {name} = {value!r}; expected a positive number.")
     return float(value)

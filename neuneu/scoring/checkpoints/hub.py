@@ -1,9 +1,11 @@
-"""Checkpoints on a Hugging Face hub: the branches of a repository, and the files of a revision.
+"""Checkpoints on a Hugging Face hub: branches of a repository, and files of a revision.
 
-The address of a checkpoint is `hf://org/repo@branch`. `HF_ENDPOINT` names another hub, `HF_TOKEN`
-opens private and gated repositories; both are read when they are needed.
+The address of a checkpoint is `hf://org/repo@branch`. `HF_ENDPOINT` selects another hub, `HF_TOKEN`
+gives access to private and gated repositories; both are read when they are needed. Requests are
+made here and not by `HfApi`, which has neither time limits nor retries.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,21 +18,21 @@ from neuneu.data.checkpoints import StoredFile
 
 SCHEME: Final = "hf://"
 _TIMEOUT_S: Final = 30.0
-_WAIT_S: Final = 1.0  # before a request is made again; doubled up to 8 s, five times
-_LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
-_NOT_SHOWN: Final = frozenset({401, 403, 404})
+_WAIT_S: Final = 1.0  # before a retry; doubled up to 8 s, five times
+_RETRY_LATER: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_HIDDEN: Final = frozenset({401, 403, 404})
 
 
 def make_uri(repo: str, branch: str) -> str:
-    """The address of a branch, such as `hf://org/repo@step1000`."""
+    """Return the address of a branch, such as `hf://org/repo@step1000`."""
     return f"{SCHEME}{repo}@{branch}"
 
 
 def parse_uri(uri: str) -> tuple[str, str]:
-    """Repository and branch of an address.
+    """Return the repository and branch of an address.
 
     Raises:
-        UserError: it is not one.
+        UserError: another address.
     """
     repo, _, branch = uri.removeprefix(SCHEME).partition("@")
     if not uri.startswith(SCHEME) or repo.count("/") != 1 or not branch:
@@ -39,23 +41,23 @@ def parse_uri(uri: str) -> tuple[str, str]:
 
 
 def list_branches(repo: str) -> dict[str, str]:
-    """The commits (sha) of a repository's branches, by name.
+    """Return the commits (sha) of a repository's branches by name.
 
     Raises:
-        CheckpointError: no such repository, or it is not open to this user.
-        TransientError: the hub does not answer as it should.
-        UserError: the hub may not be asked (HF_HUB_OFFLINE).
+        CheckpointError: no such repository, or this user has no access.
+        TransientError: the hub failed.
+        UserError: offline mode is set (HF_HUB_OFFLINE).
     """
     with _errors(repo):
-        refs = _get_json(f"/api/models/{repo}/refs")
+        refs = _get(f"/api/models/{repo}/refs").json()
         return {str(ref["name"]): str(ref["targetCommit"]) for ref in refs["branches"]}
 
 
 def list_files(repo: str, revision: str) -> dict[str, StoredFile]:
-    """The files at the top of a revision, by name.
+    """Return the files at the top of a revision by name.
 
     Raises:
-        CheckpointError, TransientError, UserError: as `list_branches`, of the revision.
+        CheckpointError, TransientError, UserError: as `list_branches`, for the revision.
     """
     with _errors(f"{repo} at {revision}"):
         path = f"/api/models/{repo}/revision/{quote(revision, safe='')}?blobs=true"
@@ -63,26 +65,26 @@ def list_files(repo: str, revision: str) -> dict[str, StoredFile]:
             file["rfilename"]: StoredFile(
                 size=int(file["size"]), sha256=(file.get("lfs") or {}).get("sha256")
             )
-            for file in _get_json(path)["siblings"]
+            for file in _get(path).json()["siblings"]
             if "/" not in file["rfilename"]
         }
 
 
 def read(repo: str, revision: str, name: str) -> bytes:
-    """The content of a small file.
+    """Return the content of a small file.
 
     Raises:
-        CheckpointError, TransientError, UserError: as `list_branches`, of the file.
+        CheckpointError, TransientError, UserError: as `list_branches`, for the file.
     """
     with _errors(f"{name} of {repo} at {revision}"):
         return bytes(_get(f"/{repo}/resolve/{quote(revision, safe='')}/{quote(name)}").content)
 
 
 def download(repo: str, revision: str, name: str, folder: Path) -> None:
-    """Copies a file into a folder, whole or not at all; leaves `.cache` there, too.
+    """Copy a file into a folder, whole or not at all; this also leaves `.cache` there.
 
     Raises:
-        CheckpointError, TransientError, UserError: as `list_branches`, of the file.
+        CheckpointError, TransientError, UserError: as `list_branches`, for the file.
         OSError: the disk is full.
     """
     with _errors(f"{name} of {repo} at {revision}"):
@@ -113,19 +115,9 @@ def _get(path: str) -> Any:
     return response
 
 
-def _get_json(path: str) -> Any:
-    response = _get(path)
-    try:
-        return response.json()
-    except ValueError as error:  # such as the page of a proxy
-        raise TransientError(
-            f"{path}: expected JSON from the hub, found something else."
-        ) from error
-
-
 @contextmanager
 def _errors(what: str) -> Iterator[None]:
-    """Errors of the hub as ours; addresses are left out, a redirect's may hold a signature."""
+    """Turn errors of the hub into ours, without URLs: that of a redirect may hold a signature."""
     try:
         from huggingface_hub import errors
     except ImportError as error:
@@ -137,23 +129,27 @@ def _errors(what: str) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         raise _refusal(what, error.response.status_code) from error
     except errors.LocalEntryNotFoundError as error:
-        # What a download makes of a hub that it cannot reach, or that refuses.
+        # How a download reports a hub that it cannot reach, or that refuses.
         if isinstance(error.__cause__, errors.HfHubHTTPError):
             raise _refusal(what, error.__cause__.response.status_code) from error
         reason = type(error.__cause__ or error).__name__
         raise TransientError(f"{what}: the hub cannot be reached ({reason}).") from error
     except (errors.HTTPError, errors.XetDownloadError, ConnectionError, TimeoutError) as error:
         raise TransientError(f"{what}: the connection failed ({type(error).__name__}).") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:  # such as the page of a proxy
+        raise TransientError(
+            f"{what}: expected JSON from the hub, found something else."
+        ) from error
     except OSError as error:
-        if error.errno is not None:  # of the disk
+        if error.errno is not None:  # from the disk
             raise
         raise TransientError(f"{what}: the download is not whole.") from error
 
 
 def _refusal(what: str, status: int) -> CheckpointError:
-    if status in _LATER:
+    if status in _RETRY_LATER:
         return TransientError(f"{what}: the hub answered {status}.")
-    if status in _NOT_SHOWN:
+    if status in _HIDDEN:
         return CheckpointError(
             f"{what}: the hub has none, or does not show it to you (status {status}); check the "
             "name, or set HF_TOKEN if it is private or gated."

@@ -1,4 +1,4 @@
-"""Where checkpoints come from: local folders, S3, a hub, and suite files that describe them."""
+"""Sources of checkpoints: local folders, S3, a hub, and suite files that describe them."""
 
 import itertools
 import os
@@ -14,16 +14,22 @@ from neuneu.core.errors import CheckpointError, DataError, StorageError, Transie
 from neuneu.core.storage import Folder
 from neuneu.data.checkpoints import CheckpointRef, StoredFile, in_order, list_folder
 from neuneu.scoring.checkpoints import hub
-from neuneu.scoring.checkpoints.suite_file import Entry, Place, SuiteFile, places, read_entries
+from neuneu.scoring.checkpoints.suite_file import (
+    Entry,
+    Location,
+    SuiteFile,
+    locations,
+    read_entries,
+)
 
-_PLACES_AT_ONCE: Final = 8
+_LOCATIONS_AT_ONCE: Final = 8
 
 
 def list_checkpoints(source: str | Path) -> list[CheckpointRef]:
-    """The checkpoints of a source, by suite, run and step.
+    """Return the checkpoints of a source, by suite, run and step.
 
     Args:
-        source: a local folder or `s3://bucket/prefix` whose checkpoints bring a `neuneu.json`,
+        source: a local folder or `s3://bucket/prefix` whose checkpoints have a `neuneu.json`,
             or a suite file (`*.yaml`).
 
     Raises:
@@ -31,22 +37,21 @@ def list_checkpoints(source: str | Path) -> list[CheckpointRef]:
     """
     if str(source).endswith((".yaml", ".yml")):
         return list_suite(load_config(SuiteFile, source))
-    folder = Folder(source)
-    return list_folder(Folder(Path(source).resolve()) if folder.is_local else folder)
+    return list_folder(Folder(source).absolute())
 
 
 def list_suite(suite: SuiteFile) -> list[CheckpointRef]:
-    """The checkpoints of a suite, by run and step.
+    """Return the checkpoints of a suite, by run and step.
 
     Raises:
         UserError: a repository or folder that cannot be listed, or as
             `neuneu.scoring.checkpoints.suite_file.read_entries`.
     """
-    found = places(suite)
+    found = locations(suite)
     if not found:
         raise UserError(f"suite {suite.suite}: include and exclude leave nothing over.")
-    with ThreadPoolExecutor(_PLACES_AT_ONCE) as pool:
-        lists = pool.map(partial(_list_place, suite), found)
+    with ThreadPoolExecutor(_LOCATIONS_AT_ONCE) as pool:
+        lists = pool.map(partial(_list_location, suite), found)
         refs = in_order(ref for refs in lists for ref in refs)
     if not refs:
         raise UserError(f"suite {suite.suite}: include, exclude and steps leave nothing over.")
@@ -60,11 +65,11 @@ def list_suite(suite: SuiteFile) -> list[CheckpointRef]:
 
 
 def list_files(ref: CheckpointRef) -> dict[str, StoredFile]:
-    """The files in a checkpoint's folder, by name, without folders below.
+    """Return the files in a checkpoint's folder by name, without subfolders.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or it is not open to this user.
-        TransientError: its store does not answer as it should.
+        CheckpointError: there is no such checkpoint, or this user has no access.
+        TransientError: its store failed.
     """
     if ref.uri.startswith(hub.SCHEME):
         return hub.list_files(*_on_hub(ref))
@@ -76,10 +81,10 @@ def list_files(ref: CheckpointRef) -> dict[str, StoredFile]:
 
 
 def read_small(ref: CheckpointRef, name: str) -> bytes:
-    """The content of a small file of a checkpoint, such as `config.json`.
+    """Return the content of a small file of a checkpoint, such as `config.json`.
 
     Raises:
-        CheckpointError, TransientError: as `list_files`, of the file.
+        CheckpointError, TransientError: as `list_files`, for the file.
     """
     if ref.uri.startswith(hub.SCHEME):
         return hub.read(*_on_hub(ref), name)
@@ -88,10 +93,10 @@ def read_small(ref: CheckpointRef, name: str) -> bytes:
 
 
 def fetch(ref: CheckpointRef, name: str, folder: Path) -> None:
-    """Copies a file of a checkpoint into a local folder, whole or not at all.
+    """Copy a file of a checkpoint into a local folder, whole or not at all.
 
     Raises:
-        CheckpointError, TransientError: as `list_files`, of the file.
+        CheckpointError, TransientError: as `list_files`, for the file.
         OSError: the disk is full.
     """
     if ref.uri.startswith(hub.SCHEME):
@@ -101,7 +106,7 @@ def fetch(ref: CheckpointRef, name: str, folder: Path) -> None:
 
 
 def _regular(folder: Folder, name: str) -> Folder:
-    """The same folder, once a local file of this name is known to end when it is read."""
+    """Return the folder, or refuse a local file whose reading would not end."""
     path = Path(folder.address, name)
     if folder.is_local and os.path.lexists(path) and not path.is_file():
         raise CheckpointError(
@@ -116,13 +121,13 @@ def _on_hub(ref: CheckpointRef) -> tuple[str, str]:
     return repo, ref.revision or branch
 
 
-def _list_place(suite: SuiteFile, place: Place) -> list[CheckpointRef]:
+def _list_location(suite: SuiteFile, location: Location) -> list[CheckpointRef]:
     find = _hub_entries if suite.source == "hub" else _folder_entries
     try:
-        entries = find(place.location)
+        entries = find(location.address)
     except CheckpointError as error:
         raise UserError(str(error)) from error
-    return read_entries(suite, place, entries)
+    return read_entries(suite, location, entries)
 
 
 def _hub_entries(repo: str) -> list[Entry]:
@@ -132,11 +137,9 @@ def _hub_entries(repo: str) -> list[Entry]:
     ]
 
 
-def _folder_entries(location: str) -> list[Entry]:
-    folder = Folder(location)
-    if folder.is_local:
-        folder = Folder(Path(location).resolve())
-    with _errors(location):
+def _folder_entries(address: str) -> list[Entry]:
+    folder = Folder(address).absolute()
+    with _errors(address):
         found = folder.files("/config.json")
     names = [name.removesuffix("/config.json") for name in found]
     return [Entry(name=name, uri=f"{folder}/{name}") for name in names]
@@ -144,7 +147,7 @@ def _folder_entries(location: str) -> list[Entry]:
 
 @contextmanager
 def _errors(what: str) -> Iterator[None]:
-    """Errors of local disks and S3 as a checkpoint's; those that pass as transient."""
+    """Turn errors of local disks and S3 into a checkpoint's."""
     try:
         yield
     except StorageError as error:

@@ -1,15 +1,15 @@
 """Staging: checkpoints from S3 or a hub on local disk while they are scored, within a budget.
 
-The processes of a node share a folder, with a folder in it for each checkpoint:
+The processes of a node share a folder, which has a folder for each checkpoint:
 
-    .lock            held for moments, around every look at the others
+    .lock            held briefly, whenever a process looks at the others
     <digest>/lock    held by the process that stages or uses the checkpoint
-             bytes   how much disk it may take
-             part/   files that are there already, each whole
-             whole/  the checkpoint, once all of it is there
+             bytes   the most disk space it may take
+             part/   files that have arrived, each whole
+             whole/  the checkpoint, once all of it has arrived
 
-What a killed process left is known by its free lock. It counts towards the budget until the
-space is needed, and whoever stages that checkpoint again goes on with the files that are there.
+A free lock shows what a killed process left. It counts towards the budget until the space is
+needed, and the next process to stage that checkpoint resumes from its files.
 """
 
 import errno
@@ -33,32 +33,27 @@ from neuneu.core.errors import CheckpointError, TransientError
 from neuneu.core.files import parse_mapping, write_text_atomic
 from neuneu.data.checkpoints import CheckpointRef, StoredFile
 from neuneu.scoring.checkpoints import hf_olmo
-from neuneu.scoring.checkpoints.pickled import PICKLED_INDEX, is_pickled, replace_pickled
 from neuneu.scoring.checkpoints.sources import fetch, list_files, read_small
-from neuneu.scoring.checkpoints.weights import INDEX_FILE
+from neuneu.scoring.checkpoints.weights import (
+    INDEX_FILE,
+    PICKLED_INDEX,
+    is_pickled,
+    replace_pickled,
+)
 
 T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 _FILES_AT_ONCE: Final = 4
-_LOOK_AGAIN_S: Final = 0.5
+_POLL_S: Final = 0.5
+_MAX_WAIT_S: Final = 30.0
 _DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_SMALL: Final = frozenset(
-    {
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "tokenizer.model",
-        "special_tokens_map.json",
-        "added_tokens.json",
-        "vocab.json",
-        "merges.txt",
-    }
-)
+_SMALL: Final = {
+    "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
+    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+}  # fmt: skip
 _ENTRY: Final = re.compile(r"[0-9a-f]{24}")
 _WEIGHTS: Final = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")
-_MAX_WAIT_S: Final = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +73,18 @@ class _Plan:
     padding_bytes: int
 
     @property
+    def is_converted(self) -> bool:
+        return self.pickled or self.old_format
+
+    @property
     def n_bytes(self) -> int:
-        """The most that it takes at a time: a conversion has its input and output side by side."""
+        """The most disk space it takes: a conversion has its input beside its output."""
         size = sum(file.size for file in self.files.values())
-        return 2 * size + self.padding_bytes if self.pickled or self.old_format else size
+        return 2 * size + self.padding_bytes if self.is_converted else size
 
 
 class Stager:
-    """Stages checkpoints into a folder that several processes share; threads may share it, too.
+    """Stages checkpoints into a folder that several processes and threads share.
 
     A checkpoint on local disk that needs no conversion is used where it is.
     """
@@ -101,16 +100,16 @@ class Stager:
         space_timeout_s: float = 3600.0,
         run: Callable[..., Any] = lambda function, *args: function(*args),
     ) -> None:
-        """Names the folder; it is made when it is needed.
+        """Name the folder; it is created when needed.
 
         Args:
             folder: on local disk.
             budget_bytes: the most that all checkpoints in it may take.
-            attempts: how often to ask for a file.
-            wait_s: seconds before the second time; they double.
-            allow_pickle: convert checkpoints that have pickled weights only.
-            space_timeout_s: how long to wait for others to give space back.
-            run: calls a conversion, which reads what a checkpoint brings, with its folders.
+            attempts: the most attempts at a file.
+            wait_s: seconds before the second attempt; they double.
+            allow_pickle: convert checkpoints that have only pickled weights.
+            space_timeout_s: how long to wait until others free space.
+            run: calls a conversion, which reads untrusted files, with its folders.
         """
         self._folder = folder
         self._budget = budget_bytes
@@ -121,18 +120,17 @@ class Stager:
 
     @contextmanager
     def stage(self, ref: CheckpointRef) -> Iterator[Staged]:
-        """A checkpoint on local disk for the time of the block; its space is given back after.
+        """Yield a checkpoint on local disk; its space is freed after the block.
 
         Raises:
-            CheckpointError: it is not there, not whole, not to be used, or larger than the
-                budget.
-            TransientError: its store did not answer as it should although asked again, or there
-                was no space in time; what was copied is kept for the next try.
+            CheckpointError: it is missing, incomplete, unusable, or larger than the budget.
+            TransientError: its store failed although retried, or no space became free in time;
+                what was copied is kept for the next attempt.
             OSError: the disk is full.
         """
         started = time.perf_counter()
         plan = self._plan(ref)
-        if "://" not in ref.uri and not (plan.pickled or plan.old_format):
+        if "://" not in ref.uri and not plan.is_converted:
             yield Staged(folder=Path(ref.uri), bytes_moved=0, seconds=0.0)
             return
         entry = self._folder / _digest(ref)
@@ -146,7 +144,12 @@ class Stager:
             keep = not (entry / "whole").exists()
             raise
         finally:
-            self._give_back(entry, lock, keep=keep)
+            with self._alone():
+                try:
+                    if not keep:
+                        shutil.rmtree(entry)
+                finally:
+                    lock.release()
 
     def _alone(self) -> FileLock:
         return FileLock(self._folder / ".lock")
@@ -163,21 +166,19 @@ class Stager:
             raise CheckpointError(f"{ref.uri}: expected safetensors, found {what}; {advice}.")
         names = [*weights, INDEX_FILE] if weights else [*pickled, PICKLED_INDEX]
         wanted = _SMALL.union(names)
-        config = self._config(ref)
+        content = self._retried(lambda: read_small(ref, "config.json"))
+        config = parse_mapping(content, "config.json")
         old_format = config.get("model_type") == hf_olmo.MODEL_TYPE
         return _Plan(
             files={name: file for name, file in found.items() if name in wanted},
             pickled=not weights,
             old_format=old_format,
-            # Refuses before anything large is copied.
+            # This also refuses a config before anything large is copied.
             padding_bytes=hf_olmo.padding_bytes(config) if old_format else 0,
         )
 
-    def _config(self, ref: CheckpointRef) -> dict[str, Any]:
-        return parse_mapping(self._retried(lambda: read_small(ref, "config.json")), "config.json")
-
     def _reserve(self, entry: Path, plan: _Plan, ref: CheckpointRef) -> FileLock:
-        """Waits for space, writes down how much, and returns the checkpoint's lock, held."""
+        """Wait for space, record how much is taken, and return the checkpoint's lock, held."""
         if plan.n_bytes > self._budget:
             raise CheckpointError(
                 f"{ref.uri}: needs {_gb(plan.n_bytes)} of staging space; the budget is "
@@ -185,7 +186,7 @@ class Stager:
             )
         self._folder.mkdir(parents=True, exist_ok=True)
         deadline = time.monotonic() + self._space_timeout_s
-        waits = False
+        waiting = False
         while True:
             with self._alone():
                 lock = _try_lock(entry)
@@ -196,28 +197,35 @@ class Stager:
                     if not (entry / "bytes").exists():
                         shutil.rmtree(entry)
                     lock.release()
-            if not waits:
-                waits = True
-                _log.info("waits for staging space", extra={"bytes": plan.n_bytes})
+            if not waiting:
+                waiting = True
+                _log.info("waiting for staging space", extra={"bytes": plan.n_bytes})
             if time.monotonic() >= deadline:
                 raise TransientError(
                     f"{ref.uri}: no staging space of {_gb(plan.n_bytes)} within "
                     f"{self._space_timeout_s:g} s: other checkpoints hold it, or this one is "
                     f"in use; give more than {_gb(self._budget)} (staging_gb)."
                 )
-            time.sleep(_LOOK_AGAIN_S)
-
-    def _give_back(self, entry: Path, lock: FileLock, *, keep: bool) -> None:
-        with self._alone():
-            try:
-                if not keep:
-                    shutil.rmtree(entry)
-            finally:
-                lock.release()
+            time.sleep(_POLL_S)
 
     def _make_room(self, entry: Path, need: int) -> bool:
-        """Removes unused checkpoints, the oldest first, as far as that makes room."""
-        idle, held = self._idle_and_held(without=entry)
+        """Remove unused checkpoints, oldest first, if that makes enough room."""
+        idle: dict[Path, int] = {}
+        held = 0
+        found = (path for path in self._folder.iterdir() if _ENTRY.fullmatch(path.name))
+        for path in sorted(found, key=lambda path: path.stat().st_mtime):
+            if path == entry:
+                continue
+            lock = _try_lock(path)
+            record = path / "bytes"
+            if lock is None:
+                held += int(record.read_text())
+                continue
+            if record.exists():
+                idle[path] = int(record.read_text())
+            else:  # an interrupted removal
+                shutil.rmtree(path)
+            lock.release()
         if held + need > self._budget:
             return False
         taken = held + sum(idle.values())
@@ -228,30 +236,11 @@ class Stager:
             taken -= size
         return True
 
-    def _idle_and_held(self, without: Path | None = None) -> tuple[dict[Path, int], int]:
-        """Unused checkpoints with their bytes, the oldest first, and the bytes of those in use."""
-        idle: dict[Path, int] = {}
-        held = 0
-        found = (path for path in self._folder.iterdir() if _ENTRY.fullmatch(path.name))
-        for path in sorted(found, key=lambda path: path.stat().st_mtime):
-            if path == without:
-                continue
-            lock = _try_lock(path)
-            if lock is None:
-                held += int((path / "bytes").read_text())
-                continue
-            if (path / "bytes").exists():
-                idle[path] = int((path / "bytes").read_text())
-            else:  # a removal that was interrupted
-                shutil.rmtree(path)
-            lock.release()
-        return idle, held
-
     def _fill(self, entry: Path, plan: _Plan, ref: CheckpointRef) -> int:
-        """Brings the checkpoint into `whole`; returns how many bytes were copied."""
+        """Bring the checkpoint into `whole`; return how many bytes were copied."""
         part, whole = entry / "part", entry / "whole"
         if whole.exists():  # left by a killed process; a converted one cannot be compared
-            if plan.pickled or plan.old_format:
+            if plan.is_converted:
                 shutil.rmtree(whole)
             else:
                 whole.rename(part)
@@ -279,10 +268,9 @@ class Stager:
 
     def _copy(self, part: Path, plan: _Plan, ref: CheckpointRef) -> int:
         for path in part.iterdir():
-            name = path.name
             if path.is_dir():
                 shutil.rmtree(path)
-            elif name not in plan.files or _difference(path, plan.files[name]):
+            elif path.name not in plan.files or _difference(path, plan.files[path.name]):
                 path.unlink()
         missing = {name: file for name, file in plan.files.items() if not (part / name).exists()}
 
@@ -322,7 +310,7 @@ def _digest(ref: CheckpointRef) -> str:
 
 
 def _try_lock(entry: Path) -> FileLock | None:
-    """A checkpoint's lock, unless it is held; call it while holding the folder's."""
+    """Return a checkpoint's lock unless it is held; call it while holding the folder's lock."""
     entry.mkdir(exist_ok=True)
     lock = FileLock(entry / "lock", thread_local=False)
     try:
@@ -333,7 +321,7 @@ def _try_lock(entry: Path) -> FileLock | None:
 
 
 def _difference(path: Path, expected: StoredFile) -> str:
-    """How a file differs from what its store says of it; empty if it does not."""
+    """Describe how a file differs from what its store lists; empty if it does not."""
     size = path.stat().st_size
     if size != expected.size:
         return f"expected {expected.size} bytes, found {size}"

@@ -1,8 +1,8 @@
-"""Suite files: YAML that describes checkpoints which bring no `neuneu.json` of their own.
+"""Suite files: YAML that describes checkpoints without a `neuneu.json`.
 
-A suite is a product of variables, such as sizes and corpora. Each combination is a place: a
-repository of a hub, or a folder. The checkpoints of a place are what a regular expression
-matches: names of branches, or paths of folders below it. `docs/checkpoints.md` explains.
+A suite is a product of variables, such as sizes and corpora. Each combination is a location: a
+repository of a hub, or a folder. Its checkpoints are what a regular expression matches: names of
+branches, or paths of folders below. `docs/checkpoints.md` explains.
 """
 
 import itertools
@@ -19,8 +19,8 @@ from neuneu.core.config import config_dataclass
 from neuneu.core.errors import UserError
 from neuneu.data.checkpoints import CheckpointRef, check
 
-# How much later than planned a run may end: plans are rounded.
-_OVER_PLAN: Final = 1.05
+# Plans are rounded: a run may end this much later.
+_PLAN_TOLERANCE: Final = 1.05
 _UNITS: Final = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _STEP: Final = re.compile(r"\d{1,12}")
 _TOKENS: Final = re.compile(r"(\d+(?:\.\d+)?)([KMBT]?)")
@@ -31,7 +31,7 @@ Choice = dict[str, tuple[str, ...]]
 
 @config_dataclass
 class ByRun:
-    """A number that runs do not share: `values`, by what the template `by` gives for a run."""
+    """A number that differs between runs: the template `by` gives a run's key in `values`."""
 
     by: str
     values: dict[str, Positive]
@@ -39,10 +39,10 @@ class ByRun:
 
 @config_dataclass
 class Steps:
-    """Which checkpoints of a run to keep: those that any of the settings names.
+    """Which checkpoints of a run to keep: those that any of the settings selects.
 
-    `every` N keeps the steps that N divides; `first` and `last` count checkpoints; `at` lists
-    steps. With none of them set all are kept.
+    `every` N keeps steps divisible by N; `first` and `last` are numbers of checkpoints; `at`
+    lists steps. Without settings all checkpoints are kept.
     """
 
     every: Annotated[int, Field(ge=1)] | None = None
@@ -53,15 +53,15 @@ class Steps:
 
 @config_dataclass
 class SuiteFile:
-    """Where the checkpoints of a suite lie, and what their names mean.
+    """Where the checkpoints of a suite are, and what their names mean.
 
     `location` is `org/repo` of a hub or a folder (local or `s3://`), with `{variable}` in it;
-    `pattern` a regular expression for whole names of branches or relative paths of folders,
-    with a named group `step`, and more groups if there is more to tell, such as `seed`. `run`
-    is a template of variables and groups. Tokens are step x `tokens_per_step`, or come from a
-    group `tokens` such as 150B. `include` and `exclude` are lists of conditions on variables
-    and groups: a checkpoint stays if all of one of `include` hold (or there are none) and not
-    all of one of `exclude`.
+    `pattern` is a regular expression for whole names of branches or relative paths of folders,
+    with a named group `step` and optionally others, such as `seed`. `run` is a template of
+    variables and groups. Tokens are step x `tokens_per_step`, or come from a group `tokens`, such
+    as 150B. `include` and `exclude` are lists of conditions on variables and groups: a checkpoint
+    is kept if it meets a whole entry of `include` (or there is none) and no whole entry of
+    `exclude`.
     """
 
     source: Literal["hub", "folder"]
@@ -104,39 +104,41 @@ class SuiteFile:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A repository or folder of a suite, and the variables that name it."""
+class Location:
+    """A repository or folder of a suite, and the variables that select it."""
 
-    location: str
+    address: str
     variables: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A branch or folder found at a place: its name, its address and its commit, if any."""
+    """A branch or folder found at a location: its name, its address and its commit, if any."""
 
     name: str
     uri: str
     revision: str | None = None
 
 
-def places(suite: SuiteFile) -> list[Place]:
-    """Where checkpoints may lie, without those that `include` and `exclude` rule out."""
+def locations(suite: SuiteFile) -> list[Location]:
+    """Return the locations of a suite that `include` and `exclude` do not rule out."""
     combinations = itertools.product(*suite.variables.values())
     named = (dict(zip(suite.variables, values, strict=True)) for values in combinations)
     return [
-        Place(location=suite.location.format_map(variables), variables=variables)
+        Location(address=suite.location.format_map(variables), variables=variables)
         for variables in named
         if _wanted(suite, variables)
     ]
 
 
-def read_entries(suite: SuiteFile, place: Place, entries: Iterable[Entry]) -> list[CheckpointRef]:
-    """The checkpoints among what was found at a place, chosen by the suite's filters.
+def read_entries(
+    suite: SuiteFile, location: Location, entries: Iterable[Entry]
+) -> list[CheckpointRef]:
+    """Return the checkpoints among the entries of a location, as selected by the suite.
 
     Raises:
         UserError: nothing matches the pattern, a run that a table does not have, a step that is
-            no number, names or numbers that cannot be, or tokens beyond the plan.
+            no number, impossible names or numbers, or tokens beyond the plan.
     """
     entries = list(entries)
     pattern = re.compile(suite.pattern)
@@ -144,18 +146,18 @@ def read_entries(suite: SuiteFile, place: Place, entries: Iterable[Entry]) -> li
     if not matches:
         found = ", ".join(sorted(entry.name for entry in entries)[:3]) or "nothing"
         raise UserError(
-            f"{place.location}: expected names that match {suite.pattern!r}, found {found}; "
-            "correct pattern or location, or leave the place out with exclude."
+            f"{location.address}: expected names that match {suite.pattern!r}, found {found}; "
+            "correct pattern or location, or leave it out with exclude."
         )
     runs: dict[str, list[CheckpointRef]] = {}
     for entry, match in matches:
-        values = {**place.variables, **{k: v or "" for k, v in match.groupdict().items()}}
+        values = {**location.variables, **{k: v or "" for k, v in match.groupdict().items()}}
         if _wanted(suite, values):
             ref = _read(suite, entry, values)
             runs.setdefault(ref.run, []).append(ref)
     chosen = [ref for run in runs.values() for ref in _choose(suite.steps, run)]
     for ref in chosen:
-        if ref.planned_tokens and ref.tokens > _OVER_PLAN * ref.planned_tokens:
+        if ref.planned_tokens and ref.tokens > _PLAN_TOLERANCE * ref.planned_tokens:
             raise UserError(
                 f"{ref.uri}: step {ref.step} would be {ref.tokens:.4g} tokens, of "
                 f"{ref.planned_tokens:.4g} planned; correct tokens_per_step or planned_tokens, "
@@ -165,10 +167,20 @@ def read_entries(suite: SuiteFile, place: Place, entries: Iterable[Entry]) -> li
 
 
 def _read(suite: SuiteFile, entry: Entry, values: Mapping[str, str]) -> CheckpointRef:
-    step = _step(entry.name, values)
+    if not _STEP.fullmatch(values["step"]):
+        raise UserError(
+            f"{entry.name}: expected a step such as 1000, found {values['step']!r}; "
+            r"let pattern take digits only: (?P<step>\d+)."
+        )
+    step = int(values["step"])
     params = _number("params", suite.params, values)
     tokens_per_step = _number("tokens_per_step", suite.tokens_per_step, values)
-    tokens = _tokens(entry.name, values) if tokens_per_step is None else step * tokens_per_step
+    if tokens_per_step is not None:
+        tokens = step * tokens_per_step
+    elif match := _TOKENS.fullmatch(values["tokens"]):
+        tokens = float(match[1]) * _UNITS[match[2]]
+    else:
+        raise UserError(f"{entry.name}: expected tokens such as 150B, found {values['tokens']!r}.")
     assert params is not None
     ref = CheckpointRef(
         family=suite.family,
@@ -200,7 +212,7 @@ def _choose(steps: Steps, run: list[CheckpointRef]) -> Iterator[CheckpointRef]:
 
 
 def _wanted(suite: SuiteFile, values: Mapping[str, str]) -> bool:
-    """Whether the filters leave it in, as far as `values` can tell."""
+    """Return whether the filters keep it, as far as `values` are known."""
 
     def holds(condition: Choice) -> bool:
         return all(values[key] in allowed for key, allowed in condition.items() if key in values)
@@ -220,22 +232,6 @@ def _number(name: str, number: float | ByRun | None, values: Mapping[str, str]) 
             f"{sorted(number.values)}."
         )
     return number.values[key]
-
-
-def _step(name: str, values: Mapping[str, str]) -> int:
-    if not _STEP.fullmatch(values["step"]):
-        raise UserError(
-            f"{name}: expected a step such as 1000, found {values['step']!r}; "
-            r"let pattern take digits only: (?P<step>\d+)."
-        )
-    return int(values["step"])
-
-
-def _tokens(name: str, values: Mapping[str, str]) -> float:
-    match = _TOKENS.fullmatch(values["tokens"])
-    if match is None:
-        raise UserError(f"{name}: expected tokens such as 150B, found {values['tokens']!r}.")
-    return float(match[1]) * _UNITS[match[2]]
 
 
 def _check_template(name: str, template: str, known: Iterable[str]) -> None:

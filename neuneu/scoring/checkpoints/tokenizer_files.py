@@ -1,7 +1,6 @@
 """The tokenizer of a checkpoint by its files: whether it can be used, and a hash that names it.
 
-Files are given as contents by name, so that the same can be asked of a folder, and of a checkpoint
-that lies elsewhere.
+Files are given as contents by name, so that checkpoints on disk and elsewhere are handled alike.
 """
 
 import hashlib
@@ -18,27 +17,38 @@ from neuneu.core.files import one_line, parse_json, parse_mapping, read_regular
 _VOCABULARIES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
 _SETTINGS: Final = "tokenizer_config.json"
 TOKENIZER_FILES: Final[tuple[str, ...]] = (*_VOCABULARIES, _SETTINGS)
-"""The files of a tokenizer that count here."""
+"""The files that define a tokenizer."""
 
 _HASHED_SETTINGS: Final = ("tokenizer_class", "bos_token", "eos_token", "add_prefix_space")
+_SPECIAL: Final = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
+_TYPES: Final[dict[str, tuple[str, Callable[[object], bool]]]] = {
+    "tokenizer_class": ("a name", lambda value: isinstance(value, str)),
+    "model_max_length": ("a number", lambda value: type(value) in (int, float)),
+    "add_prefix_space": ("true, false", lambda value: isinstance(value, bool)),
+    "added_tokens_decoder": ("tokens by id", lambda value: isinstance(value, Mapping)),
+    **dict.fromkeys(
+        (f"{name}_token" for name in _SPECIAL),
+        ("a token", lambda value: isinstance(_token_text(value), str)),
+    ),
+}
 
 
 def read_tokenizer_files(folder: Path) -> dict[str, bytes]:
-    """The files of a folder's tokenizer that are there, contents by name.
+    """Return the contents of a folder's tokenizer files by name.
 
     Raises:
-        CheckpointError: one that is no regular file, or cannot be read.
+        CheckpointError: a file that is not regular, or cannot be read.
     """
     present = [name for name in TOKENIZER_FILES if os.path.lexists(folder / name)]
     return {name: read_regular(folder / name) for name in present}
 
 
 def check_vocabulary(files: Mapping[str, bytes], *, vocab_size: int) -> None:
-    """Refuses a tokenizer that cannot be used, or gives tokens that a model does not have.
+    """Refuse a tokenizer that cannot be used, or that yields tokens unknown to the model.
 
     Args:
-        files: the tokenizer's files, contents by name.
-        vocab_size: of the model.
+        files: contents of the tokenizer's files by name.
+        vocab_size: vocabulary size of the model.
 
     Raises:
         CheckpointError: what is wrong with it.
@@ -49,9 +59,8 @@ def check_vocabulary(files: Mapping[str, bytes], *, vocab_size: int) -> None:
         )
     ids = _token_ids(files["tokenizer.json"])
     settings = _read_settings(files)
-    special = [settings.get(key) for key in ("bos_token", "eos_token")]
-    names = [text.get("content") if isinstance(text, dict) else text for text in special]
-    # Prompts begin with one of them, and one that the vocabulary lacks is added behind it.
+    names = [_token_text(settings.get(key)) for key in ("bos_token", "eos_token")]
+    # Prompts begin with one of them; if the vocabulary lacks it, it is added at the end.
     added = {name for name in names if isinstance(name, str)} - ids.keys()
     largest = max(ids.values(), default=-1) + len(added)
     if largest >= vocab_size:
@@ -62,10 +71,10 @@ def check_vocabulary(files: Mapping[str, bytes], *, vocab_size: int) -> None:
 
 
 def hash_tokenizer(files: Mapping[str, bytes]) -> str:
-    """Sixteen hex digits that name a tokenizer: its vocabulary files and special tokens.
+    """Return sixteen hex digits that identify a tokenizer by its vocabulary and special tokens.
 
     Args:
-        files: contents by name; those that are not among `TOKENIZER_FILES` do not count.
+        files: contents by name; only `TOKENIZER_FILES` count.
 
     Raises:
         CheckpointError: settings that are no mapping, or ask for code from the checkpoint.
@@ -83,6 +92,8 @@ def hash_tokenizer(files: Mapping[str, bytes]) -> str:
 
 @lru_cache(maxsize=2)
 def _token_ids(content: bytes) -> Mapping[str, int]:
+    from tokenizers import Tokenizer
+
     raw = parse_json(content, "tokenizer.json")
     try:
         vocab = raw["model"]["vocab"]
@@ -94,30 +105,24 @@ def _token_ids(content: bytes) -> Mapping[str, int]:
             "tokenizer.json: expected a tokenizer with a vocabulary, found "
             f"{type(error).__name__}: {one_line(error)}."
         ) from error
-    wrong = [name for name, value in ids.items() if type(value) is not int or value < 0]
-    if wrong:
-        raise CheckpointError(
-            f"tokenizer.json: token {wrong[0]!r} has the id {str(ids[wrong[0]])[:40]}; expected a "
-            "whole number of at least 0."
-        )
-    _check_loads(content)
-    return ids
-
-
-def _check_loads(content: bytes) -> None:
-    """Builds the tokenizer as an engine would; native code tells its merges from nonsense."""
-    from tokenizers import Tokenizer
-
+    for name, value in ids.items():
+        if type(value) is not int or value < 0:
+            raise CheckpointError(
+                f"tokenizer.json: token {name!r} has the id {str(value)[:40]}; expected a "
+                "whole number of at least 0."
+            )
     try:
+        # As an engine would; only native code finds broken merges.
         Tokenizer.from_buffer(content)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of native code is no Exception
         raise CheckpointError(f"tokenizer.json: cannot be loaded ({one_line(error)}).") from error
+    return ids
 
 
 def _read_settings(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """The content of `tokenizer_config.json`; nothing where there is none."""
+    """Return the content of `tokenizer_config.json`, empty if there is none."""
     settings = parse_mapping(files.get(_SETTINGS, b"{}"), _SETTINGS)
     if settings.get("auto_map"):
         raise CheckpointError(
@@ -133,22 +138,6 @@ def _read_settings(files: Mapping[str, bytes]) -> dict[str, Any]:
     return settings
 
 
-def _is_token(value: object) -> bool:
-    """Whether this is a token's text, or a mapping with it."""
-    if isinstance(value, Mapping):
-        value = value.get("content")
-    return isinstance(value, str)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_SPECIAL: Final = ("bos", "eos", "unk", "pad", "sep", "cls", "mask")
-_TYPES: Final[dict[str, tuple[str, Callable[[object], bool]]]] = {
-    "tokenizer_class": ("a name", lambda value: isinstance(value, str)),
-    "model_max_length": ("a number", _is_number),
-    "add_prefix_space": ("true, false", lambda value: isinstance(value, bool)),
-    "added_tokens_decoder": ("tokens by id", lambda value: isinstance(value, Mapping)),
-    **{f"{name}_token": ("a token", _is_token) for name in _SPECIAL},
-}
+def _token_text(token: object) -> object:
+    """Return the text of a token, which may be a mapping that holds it."""
+    return token.get("content") if isinstance(token, Mapping) else token

@@ -1,27 +1,40 @@
-"""The weight files of a checkpoint folder, read without loading them: what tensors they hold."""
+"""Weight files of a checkpoint folder: which tensors they hold, read without loading them.
+
+Pickled weights (`pytorch_model.bin`) are replaced by safetensors without running their code.
+"""
 
 import hashlib
+import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from neuneu.core.errors import CheckpointError
-from neuneu.core.files import check_regular, one_line, parse_mapping, read_mapping
+from neuneu.core.files import (
+    check_regular,
+    one_line,
+    parse_mapping,
+    read_mapping,
+    write_text_atomic,
+)
 
 if TYPE_CHECKING:
     import torch
 
 INDEX_FILE: Final = "model.safetensors.index.json"
+PICKLED_INDEX: Final = "pytorch_model.bin.index.json"
 WHOLE_FILE_BYTES: Final = 16 * 2**20
 SAMPLE_BLOCKS: Final = 64
 SAMPLE_BYTES: Final = 64 * 2**10
+_SINGLE_FILE: Final = "model.safetensors"
+_PICKLED: Final = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin")
 _FLOATS: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _MAX_HEADER_BYTES: Final = 100 * 2**20
-_MOST_DIMENSIONS: Final = 8
+_MAX_DIMENSIONS: Final = 8
 # Constants that old checkpoints store and models compute themselves.
 _CONSTANTS: Final = re.compile(r"\.(rotary_emb\.inv_freq|(attention|attn)\.(bias|masked_bias))$")
 
@@ -35,16 +48,18 @@ class TensorHeader:
     shape: tuple[int, ...]
 
 
-_Entry = tuple[str, tuple[int, ...], tuple[int, int]]
-
-
 def is_constant(name: str) -> bool:
-    """Whether a stored tensor is a constant that models compute themselves."""
+    """Return whether a stored tensor is a constant that models compute themselves."""
     return _CONSTANTS.search(name) is not None
 
 
+def is_pickled(name: str) -> bool:
+    """Return whether a file of this name holds pickled weights."""
+    return _PICKLED.fullmatch(name) is not None
+
+
 def read_headers(folder: Path) -> dict[str, TensorHeader]:
-    """The tensors of a checkpoint by name, without the constants that models compute.
+    """Return the tensors of a checkpoint by name, without the constants that models compute.
 
     Raises:
         CheckpointError: no safetensors file, one that is truncated or malformed, a shard that
@@ -55,7 +70,7 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
         for name, header in _read_header(file).items():
             if name in headers:
                 raise CheckpointError(
-                    f"tensor {name!r} stands in {headers[name].file} and in {file.name}; expected "
+                    f"tensor {name!r} is in both {headers[name].file} and {file.name}; expected "
                     "it once; save the checkpoint again."
                 )
             headers[name] = header
@@ -78,41 +93,39 @@ def read_headers(folder: Path) -> dict[str, TensorHeader]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: `model.safetensors`, or the shards of its index.
+    """Return the safetensors files: `model.safetensors`, or the shards of the index.
 
     Raises:
-        CheckpointError: none there, pickled weights only, files beside the named ones, or a pipe,
-            a folder or a broken link in place of one.
+        CheckpointError: none, pickled weights only, more files than expected, or a pipe, a folder
+            or a broken link in place of one.
     """
     present = sorted(folder.glob("*.safetensors"))
     if not present:
-        pickled = sorted(path.name for path in folder.glob("*.bin"))
-        pickled += sorted(path.name for path in folder.glob("*.pt"))
-        found = f"pickled weights ({pickled[0]})" if pickled else "no weights"
+        pickled = [*sorted(folder.glob("*.bin")), *sorted(folder.glob("*.pt"))]
+        found = f"pickled weights ({pickled[0].name})" if pickled else "no weights"
         raise CheckpointError(
-            f"expected model.safetensors in {folder}, found {found}; "
+            f"expected {_SINGLE_FILE} in {folder}, found {found}; "
             "save it again with safe_serialization=True."
         )
     for path in present:
         check_regular(path)
     index = folder / INDEX_FILE
-    expected = ["model.safetensors"]
-    if os.path.lexists(index):
-        expected = sorted(set(_weight_map(index).values()))
+    indexed = os.path.lexists(index)
+    expected = sorted(set(_weight_map(index).values())) if indexed else [_SINGLE_FILE]
     if [path.name for path in present] != expected:
         raise CheckpointError(
             f"expected the weight files {expected}, found {[path.name for path in present]}; "
-            "an engine reads all it finds, so remove what does not belong, or save it again."
+            "an engine reads every file it finds: remove the others, or save the checkpoint again."
         )
     return present
 
 
 def weights_hash(folder: Path) -> str:
-    """Sixteen hex digits that name the weights, cheaply.
+    """Return sixteen hex digits that identify the weights, cheaply.
 
-    Of each file: its name, its size, and its bytes, all of them up to 16 MiB; of a larger file
-    the header and 64 blocks of 64 KiB at even distances. Two checkpoints of a run differ in
-    every block; a file that was changed in one place only may keep its hash.
+    For each file they cover its name, its size, and its bytes: all of them up to 16 MiB; of a
+    larger file the header and 64 evenly spaced blocks of 64 KiB. Two checkpoints of a run differ
+    in every block; a file that was changed in one place only may keep its hash.
 
     Raises:
         CheckpointError: as `weight_files`.
@@ -135,10 +148,10 @@ def weights_hash(folder: Path) -> str:
 
 
 def iter_tensors(folder: Path) -> "Iterator[tuple[str, torch.Tensor]]":
-    """Yields (name, tensor) of a checkpoint that `read_headers` accepts, one at a time.
+    """Yield (name, tensor) of a checkpoint that `read_headers` accepts, one at a time.
 
     Raises:
-        CheckpointError: a file that changed since and cannot be read any more.
+        CheckpointError: a file that has changed since and can no longer be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -150,34 +163,102 @@ def iter_tensors(folder: Path) -> "Iterator[tuple[str, torch.Tensor]]":
                         yield name, file.get_tensor(name)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{path.name}: cannot be read any more ({error}); copy it again."
+                f"{path.name}: can no longer be read ({error}); copy it again."
             ) from error
+
+
+def save_shards(folder: Path, shards: "Iterable[tuple[str, dict[str, torch.Tensor]]]") -> None:
+    """Write safetensors files from (name, tensors), with an index unless there is one file."""
+    from safetensors.torch import save_file
+
+    weight_map: dict[str, str] = {}
+    total_bytes = 0
+    for name, tensors in shards:
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(tensors, name)
+        total_bytes += sum(tensor.nbytes for tensor in tensors.values())
+    if set(weight_map.values()) != {_SINGLE_FILE}:
+        index = {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+        write_text_atomic(folder / INDEX_FILE, json.dumps(index, indent=1) + "\n")
+
+
+def replace_pickled(folder: Path) -> None:
+    """Replace the pickled weights of a folder by safetensors, file by file.
+
+    Loading a pickle may run any code; torch is told to accept nothing but tensors.
+
+    Raises:
+        CheckpointError: a file that is damaged, or holds anything else.
+    """
+
+    def shards() -> "Iterator[tuple[str, dict[str, torch.Tensor]]]":
+        for path in sorted(path for path in folder.iterdir() if is_pickled(path.name)):
+            name = path.name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
+            yield name, _unpickle(path)
+            path.unlink()
+
+    save_shards(folder, shards())
+    (folder / PICKLED_INDEX).unlink(missing_ok=True)
+
+
+def _unpickle(path: Path) -> "dict[str, torch.Tensor]":
+    import torch
+
+    def is_plain(name: object, tensor: object) -> bool:
+        return (
+            isinstance(name, str)
+            and isinstance(tensor, torch.Tensor)
+            and tensor.layout == torch.strided
+            and not tensor.is_quantized
+            and tensor.device.type == "cpu"
+        )
+
+    try:
+        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise almost anything
+        raise CheckpointError(
+            f"{path.name}: not a plain file of tensors ({one_line(error)})."
+        ) from error
+    if not isinstance(loaded, dict) or not all(is_plain(*item) for item in loaded.items()):
+        raise CheckpointError(f"{path.name}: expected tensors by name, found something else.")
+    # Tied tensors share memory, which safetensors cannot store: each gets its own.
+    return {
+        name: tensor.clone().contiguous()
+        for name, tensor in loaded.items()
+        if not is_constant(name)
+    }
 
 
 def _read_header(path: Path) -> dict[str, TensorHeader]:
     try:
-        return _parse_header(path)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+                raise CheckpointError(
+                    f"{path.name}: truncated or not safetensors: {size} bytes cannot hold its "
+                    f"header of {length}; copy or save it again."
+                )
+            content = file.read(length)
     except OSError as error:
         raise CheckpointError(f"{path.name}: cannot be read ({one_line(error)}).") from error
-
-
-def _parse_header(path: Path) -> dict[str, TensorHeader]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER_BYTES):
+    headers: dict[str, TensorHeader] = {}
+    spans: list[tuple[int, int, str]] = []
+    for name, entry in parse_mapping(content, f"{path.name}: header").items():
+        if name == "__metadata__":
+            continue
+        found = entry if isinstance(entry, dict) else {}
+        kind, shape, offsets = (found.get(key) for key in ("dtype", "shape", "data_offsets"))
+        if not (isinstance(kind, str) and _is_sizes(shape) and _is_sizes(offsets, count=2)):
             raise CheckpointError(
-                f"{path.name}: truncated or not safetensors: {size} bytes cannot hold its "
-                f"header of {length}; copy or save it again."
+                f"{path.name}: header: tensor {name!r}: expected dtype, shape and data_offsets, "
+                f"found {str(entry)[:80]}; save it again."
             )
-        raw = parse_mapping(file.read(length), f"{path.name}: header")
-    tensors = {
-        name: _entry(path.name, name, entry)
-        for name, entry in raw.items()
-        if name != "__metadata__"
-    }
+        headers[name] = TensorHeader(file=path.name, kind=kind, shape=tuple(shape))
+        spans.append((offsets[0], offsets[1], name))
     end = 0
-    for name, (kind, shape, (start, stop)) in sorted(tensors.items(), key=lambda item: item[1][2]):
+    for start, stop, name in sorted(spans):
+        kind, shape = headers[name].kind, headers[name].shape
         n_bytes = math.prod(shape) * _FLOATS[kind] if kind in _FLOATS else stop - start
         if start != end or stop < start or stop - start != n_bytes:
             raise CheckpointError(
@@ -185,44 +266,28 @@ def _parse_header(path: Path) -> dict[str, TensorHeader]:
                 f"{n_bytes} bytes from {end} on by its shape {list(shape)}; save it again."
             )
         end = stop
-    expected = 8 + length + end
-    if size != expected:
+    if size != 8 + length + end:
         raise CheckpointError(
-            f"{path.name}: truncated or damaged: expected {expected} bytes by its header, "
+            f"{path.name}: truncated or damaged: expected {8 + length + end} bytes by its header, "
             f"found {size}; copy or save it again."
         )
-    return {
-        name: TensorHeader(file=path.name, kind=kind, shape=shape)
-        for name, (kind, shape, _) in tensors.items()
-    }
+    return headers
 
 
-def _entry(file: str, name: str, entry: object) -> _Entry:
-    """Type, shape and bytes of a tensor in a header."""
-    found = entry if isinstance(entry, dict) else {}
-    kind, shape, offsets = (found.get(key) for key in ("dtype", "shape", "data_offsets"))
-    if isinstance(kind, str) and _is_sizes(shape) and _is_sizes(offsets) and len(offsets) == 2:
-        return kind, tuple(shape), (offsets[0], offsets[1])
-    raise CheckpointError(
-        f"{file}: header: tensor {name!r}: expected dtype, shape and data_offsets, found "
-        f"{str(entry)[:80]}; save it again."
-    )
-
-
-def _is_sizes(value: object) -> TypeGuard[list[int]]:
+def _is_sizes(value: object, count: int | None = None) -> TypeGuard[list[int]]:
     return (
         isinstance(value, list)
-        and len(value) <= _MOST_DIMENSIONS
+        and (len(value) <= _MAX_DIMENSIONS if count is None else len(value) == count)
         and all(type(item) is int and 0 <= item < 2**63 for item in value)
     )
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    """Which file of the checkpoint holds which tensor."""
+    """Return the file of each tensor by an index."""
     found = read_mapping(path).get("weight_map")
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
         raise CheckpointError(
-            f"{path.name}: expected a weight_map from tensors to names of files, found "
+            f"{path.name}: expected a weight_map from tensors to file names, found "
             f"{type(found).__name__}."
         )
     return found
