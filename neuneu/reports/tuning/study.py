@@ -140,6 +140,8 @@ def draw_figures(analysis: "Analysis") -> dict[str, dict[str, str]]:
                 figure = axes[0].figure
                 for each in figure.axes:
                     each.set(title="", facecolor="white")
+                    if name == "importance":
+                        each.get_legend().remove()  # it would name the objective once more
                 figure.suptitle("")
                 figure.set_layout_engine("none")
                 figure.set_size_inches(width * (0.6 if name == "contour" else 0.8), height)
@@ -190,7 +192,7 @@ def _plots(analysis: "Analysis", *, narrow: bool) -> dict[str, tuple[Callable[[]
             0.8 + 0.27 * len(varied),
         )  # fmt: skip
         plotted["slice"] = (
-            lambda: plots.plot_slice(study, varied[: 2 if narrow else 4], target_name=main.label),
+            lambda: plots.plot_slice(study, varied[: 1 if narrow else 4], target_name=main.label),
             3.2,
         )
         if len(varied) > 1:
@@ -224,7 +226,11 @@ def _plot_curves(analysis: "Analysis") -> Any:
             style = {"color": PALETTE[1], "lw": 2, "zorder": 4, "label": "best"}
         axes.plot(*zip(*points, strict=True), marker="o", ms=3, markevery=[-1], **style)
     handles = {str(line.get_label()): line for line in axes.get_lines()}
-    axes.legend(handles=[handles[label] for label in sorted(handles)])
+    axes.legend(
+        handles=[handles[label] for label in sorted(handles)],
+        bbox_to_anchor=(1.02, 1),
+        loc="upper left",
+    )
     if analysis.experiment.plan.epochs >= _LONG:
         axes.set_xscale("log")
     axes.set(xlabel="epoch", ylabel=analysis.main.label)
