@@ -121,7 +121,7 @@ def workload_of(folder: Path, way: str) -> Any:
 def run_ours(folder: Path, *, actors: int, threads: int, device: str) -> dict[str, Any]:
     """Our pipeline; Ray's start is outside the time, as a cluster's would be."""
     from neuneu.core.ray_session import ray_session
-    from neuneu.scoring.engines.engines import EngineConfig
+    from neuneu.scoring.engines.engine import EngineConfig
     from neuneu.scoring.pipeline import ExtractConfig, extract
 
     with tempfile.TemporaryDirectory() as store, ray_session():
@@ -189,7 +189,7 @@ def run_engine(folder: Path, *, way: str, device: str) -> dict[str, Any]:
 
 def run_transformers(folder: Path, *, device: str) -> dict[str, Any]:
     """Plain transformers: weights loaded for each checkpoint, batches of prompts of like length."""
-    from neuneu.scoring.engines.engines import EngineConfig
+    from neuneu.scoring.engines.engine import EngineConfig
     from neuneu.scoring.engines.hf_scorer import HfScorer
 
     workload, folders = workload_of(folder, "transformers")
@@ -220,7 +220,7 @@ def run_transformers(folder: Path, *, device: str) -> dict[str, Any]:
 
 def run_bare(folder: Path, *, device: str) -> dict[str, Any]:
     """The engine alone, warm: no swap, no proof, no store, the same prompts again and again."""
-    from neuneu.scoring.engines.engines import EngineConfig
+    from neuneu.scoring.engines.engine import EngineConfig
     from neuneu.scoring.engines.vllm_scorer import VllmScorer
 
     workload, folders = workload_of(folder, "bare")
@@ -267,7 +267,7 @@ def matrix_rate() -> float:
 
 def measure_words() -> dict[str, float]:
     """Seconds to attribute the tokens of a document to words: ours, and a scan of all words."""
-    from neuneu.scoring.words import token_words, word_spans
+    from neuneu.scoring.corpus import token_words, word_spans
 
     text = " ".join(f"word{i % 97}" for i in range(10_000))
     spans = word_spans(text)
@@ -315,7 +315,7 @@ def medians(results: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def fit_profile(repetitions: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The numbers of `neuneu.scoring.cost.HardwareProfile`, by non-negative least squares.
+    """The numbers of `neuneu.scoring.plan.HardwareProfile`, by non-negative least squares.
 
     From the repetitions of `ours`, relative errors weighted alike: scoring seconds a token are
     `token_s` + 2 * params / `flops_per_s`; the medians of the rest are what they are.

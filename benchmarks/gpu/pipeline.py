@@ -28,7 +28,7 @@ def run_pipeline(context: Context) -> None:
 def _extract(context: Context, kind: Literal["vllm", "hf"]) -> bool:
     """All checkpoints through `extract`, and some again through an engine of this process."""
     from neuneu.core.ray_session import ray_session
-    from neuneu.scoring.engines.engines import EngineConfig
+    from neuneu.scoring.engines.engine import EngineConfig
     from neuneu.scoring.pipeline import ExtractConfig, extract
 
     inputs, on_gpu = context.work / "inputs", context.device == "cuda"
@@ -72,10 +72,10 @@ def _compare(context: Context, config: Any) -> None:
     from neuneu.data.store.store import Store
     from neuneu.scoring.checkpoints.preflight import inspect
     from neuneu.scoring.corpus import load_corpus
-    from neuneu.scoring.engines.engines import read_tokenizer
-    from neuneu.scoring.engines.factory import make_scorer
+    from neuneu.scoring.engines.engine import read_tokenizer
     from neuneu.scoring.evaluation import evaluate, make_workload
     from neuneu.scoring.tasks import load_tasks
+    from neuneu.scoring.workers.engine import make_scorer
 
     refs = list_local(Path(config.checkpoints))
     chosen = [refs[place] for place in _CHECKED]

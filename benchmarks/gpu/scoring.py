@@ -17,9 +17,8 @@ import numpy.typing as npt
 from gpu import models
 from gpu.models import Model
 from gpu.report import Context, Row
-from neuneu.scoring.engines.engines import EngineConfig
-from neuneu.scoring.engines.factory import make_scorer
-from neuneu.scoring.engines.scorer import Scorer
+from neuneu.scoring.engines.engine import EngineConfig, Scorer
+from neuneu.scoring.workers.engine import make_scorer
 
 Dtype = Literal["float32", "bfloat16"]
 Values = list[npt.NDArray[np.float32]]

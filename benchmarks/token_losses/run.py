@@ -39,7 +39,7 @@ from neuneu.forecasters.window.config import EncoderConfig, ModelConfig
 from neuneu.forecasters.window.encoders import SetMeans
 from neuneu.forecasters.window.export import Provenance
 from neuneu.forecasters.window.forecaster import NeuralForecaster
-from neuneu.scoring.words import word_spans
+from neuneu.scoring.corpus import word_spans
 from neuneu.training.config import TrainConfig
 from neuneu.training.data import prepare
 from neuneu.training.optimisation import OptimConfig

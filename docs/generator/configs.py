@@ -20,7 +20,7 @@ from neuneu.forecasters.window.config import PRESETS, ModelConfig
 from neuneu.ladder.ladder import SuiteConfig
 from neuneu.ladder.runs import OptimConfig
 from neuneu.scoring.checkpoints.suite_file import SuiteFile
-from neuneu.scoring.cost import HardwareProfile
+from neuneu.scoring.plan import HardwareProfile
 from neuneu.scoring.pipeline import ExtractConfig
 from neuneu.training.config import TrainConfig
 from neuneu.training.cross_run.pretraining import PretrainConfig

@@ -140,10 +140,9 @@ def extract(  # noqa: PLR0917 - options, not positions
     """
     with exit_codes():
         from neuneu.core.config import load_config
-        from neuneu.scoring.cost import HardwareProfile
-        from neuneu.scoring.inquiries import extraction_status, plan_extraction
         from neuneu.scoring.pipeline import ExtractConfig
         from neuneu.scoring.pipeline import extract as run_extract
+        from neuneu.scoring.plan import HardwareProfile, extraction_status, plan_extraction
 
         overrides = [*(set_ or ()), *(["retry_quarantined=true"] if retry_quarantined else [])]
         settings = load_config(ExtractConfig, config, overrides)

@@ -12,15 +12,9 @@ from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.store.store import CheckpointRows, Rows
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.corpus import Corpus, EncodedCorpus, encode_corpus, prefix_token
-from neuneu.scoring.engines.scorer import Scorer, TokenIds
-from neuneu.scoring.multiple_choice import (
-    EncodedRequest,
-    accuracies,
-    continuation_logprobs,
-    count_ties,
-    encode_requests,
-)
-from neuneu.scoring.requests import Task
+from neuneu.scoring.engines.engine import Scorer, TokenIds
+from neuneu.scoring.multiple_choice import Task, accuracies, count_ties
+from neuneu.scoring.prompts import EncodedRequest, continuation_logprobs, encode_requests
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

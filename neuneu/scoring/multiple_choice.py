@@ -1,34 +1,72 @@
-"""Multiple-choice requests as prompts, and their log-probabilities as accuracies.
+"""Multiple-choice tasks: requests, and their log-probabilities as accuracies.
 
-Both follow lm-evaluation-harness, so that the numbers can stand beside published ones:
-`TemplateLM._encode_pair` for the tokens and `ConfigurableTask.process_results` for the scores.
+Scores follow `ConfigurableTask.process_results` of lm-evaluation-harness, so that they can be
+compared with published ones.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from neuneu.core.errors import CheckpointError, DataError, UserError
-from neuneu.scoring.engines.scorer import TokenIds
-from neuneu.scoring.requests import Request, Task
-from neuneu.scoring.tokenising import IdArray, encode_pairs
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from neuneu.core.errors import CheckpointError
 
 METRICS: Final = ("acc", "acc_norm", "acc_bytes")
+TaskFormat = Literal["rc", "mc", "minimal_pair", "cloze"]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EncodedRequest:
-    """A prompt, of which the last `n_continuation` tokens are the continuation."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One (document, choice) of a task: score `continuation` after `context`.
 
-    tokens: TokenIds
-    n_continuation: int
+    `label` is the index of the right choice, the same on all requests of a document. An empty
+    context is scored after the tokenizer's prefix token. `choice_text` is what `acc_norm` and
+    `acc_bytes` measure; None stands for the continuation without the one space that may lead it.
+    """
+
+    task: str
+    doc: int
+    choice: int
+    context: str
+    continuation: str
+    label: int
+    choice_text: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What identifies the request in a message."""
+        return f"task {self.task}, document {self.doc}, choice {self.choice}"
+
+    @property
+    def measured(self) -> str:
+        """The text whose characters or bytes a normalised log-probability is divided by."""
+        if self.choice_text is not None:
+            return self.choice_text
+        return self.continuation.removeprefix(" ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task and its requests, sorted by (doc, choice); every document has at least 2 choices.
+
+    `chance` is the expected accuracy of a uniform guess, the mean over documents of 1 / choices.
+    """
+
+    name: str
+    base_task: str
+    format: TaskFormat
+    split: str
+    group: str
+    num_fewshot: int
+    chance: float
+    requests: tuple[Request, ...]
+
+    @property
+    def n_items(self) -> int:
+        """The number of documents."""
+        return len({request.doc for request in self.requests})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,84 +77,6 @@ class TaskScore:
     value: float
     stderr: float
     n_items: int
-
-
-def encode_requests(
-    requests: Sequence[Request],
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    prefix_token: int,
-    max_tokens: int,
-) -> list[EncodedRequest]:
-    """Tokenises requests by the rule of lm-evaluation-harness.
-
-    White space at the end of a context moves to the continuation. The continuation's tokens are
-    those of the whole text after as many as the context alone has, which keeps a merge across
-    the boundary out of the context. A context that is empty (then, or from the start) becomes
-    the prefix token; before any other one stands the bos token if the tokenizer puts it before
-    texts of itself. Prompts are cut from the left to `max_tokens`, at most to the last token
-    of the context, on which the first token of the continuation is conditioned.
-
-    Args:
-        requests: R requests.
-        tokenizer: of the model that will score them.
-        prefix_token: id that stands for an empty context.
-        max_tokens: the longest prompt, as `Scorer.max_prompt_tokens`.
-
-    Returns:
-        One prompt a request, in the same order, its tokens an int32 array.
-
-    Raises:
-        UserError: a continuation alone leaves no room for one token of context.
-        DataError: a continuation has no token of its own.
-    """
-    pairs = [_move_spaces(request.context, request.continuation) for request in requests]
-    prefix = np.array([prefix_token], np.int32)
-    leading = _leading_tokens(tokenizer)
-    encoded = []
-    for request, (context, whole) in zip(requests, encode_pairs(pairs, tokenizer), strict=True):
-        tail = whole[len(context) :]
-        if not len(tail):
-            raise DataError(
-                f"{_name(request)}: the continuation {request.continuation!r} has no token of its "
-                "own after its context; expected at least one. Drop the document."
-            )
-        if len(tail) >= max_tokens:
-            raise UserError(
-                f"{_name(request)}: the continuation has {len(tail)} tokens and the engine takes "
-                f"prompts of {max_tokens} with at least one of context; drop this task or score "
-                "models with a longer window."
-            )
-        parts = [leading, context, tail] if len(context) else [prefix, tail]
-        encoded.append(EncodedRequest(np.concatenate(parts)[-max_tokens:], len(tail)))
-    return encoded
-
-
-def continuation_logprobs(
-    encoded: Sequence[EncodedRequest], logprobs: Sequence[npt.NDArray[np.floating]]
-) -> npt.NDArray[np.float64]:
-    """Sums the log-probabilities of each continuation.
-
-    Args:
-        encoded: R prompts of n_i tokens.
-        logprobs: R arrays in nats, as `Scorer.score` gives for those prompts: of all n_i - 1
-            tokens, or of the last ones, the continuation at least.
-
-    Returns:
-        (R,) sums in nats.
-
-    Raises:
-        ValueError: the arrays do not belong to these prompts.
-    """
-    sums = np.empty(len(encoded), dtype=np.float64)
-    for i, (request, values) in enumerate(zip(encoded, logprobs, strict=True)):
-        if not request.n_continuation <= len(values) < len(request.tokens):
-            raise ValueError(
-                f"prompt {i}: expected {request.n_continuation} to {len(request.tokens) - 1} "
-                f"log-probabilities for {len(request.tokens)} tokens, found {len(values)}."
-            )
-        sums[i] = values[-request.n_continuation :].sum(dtype=np.float64)
-    return sums
 
 
 def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
@@ -147,7 +107,7 @@ def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
     if not np.isfinite(sums).all():
         at = int(np.argmin(np.isfinite(sums)))
         raise CheckpointError(
-            f"{_name(task.requests[at])}: the log-probability is {sums[at]}; expected a finite "
+            f"{task.requests[at].name}: the log-probability is {sums[at]}; expected a finite "
             "number. The checkpoint's weights are probably not finite."
         )
     texts = [request.measured for request in task.requests]
@@ -201,19 +161,3 @@ def _correct(task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.floa
         else:
             correct[i] = np.argmax(choices) == label
     return correct
-
-
-def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
-    stripped = context.rstrip()
-    return stripped, context[len(stripped) :] + continuation
-
-
-def _leading_tokens(tokenizer: "PreTrainedTokenizerBase") -> IdArray:
-    """The bos token if the tokenizer begins every text with it, else nothing."""
-    bos = tokenizer.bos_token_id
-    leads = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
-    return np.array([bos] if leads else [], np.int32)
-
-
-def _name(request: Request) -> str:
-    return f"task {request.task}, document {request.doc}, choice {request.choice}"

@@ -29,9 +29,9 @@ from neuneu.data.store.store import META, Store
 from neuneu.scoring.checkpoints.grouping import Groups, Pending, group, is_named, with_tokenizers
 from neuneu.scoring.checkpoints.sources import list_checkpoints
 from neuneu.scoring.corpus import Corpus, load_corpus
-from neuneu.scoring.engines.engines import EngineConfig, engine_version, local_gpu, with_dtype
+from neuneu.scoring.engines.engine import EngineConfig, engine_version, local_gpu, with_dtype
 from neuneu.scoring.evaluation import quarantined
-from neuneu.scoring.requests import Task
+from neuneu.scoring.multiple_choice import Task
 from neuneu.scoring.summary import ExtractSummary, repeated_weights
 from neuneu.scoring.tasks import load_tasks, task_rows, tasks_hash
 from neuneu.scoring.workers.fan_out import cluster_has_gpus, fan_out, slots

@@ -1,4 +1,13 @@
-"""What an extraction would cost, before anything runs: tokens, gigabytes, hours, store size."""
+"""What an extraction would cost before anything runs, and how far it is.
+
+Scoring one checkpoint takes one engine
+
+    overhead_s + tokens * (token_s + 2 * params / flops_per_s)
+
+seconds, where 2 * params are the FLOPs per token of a forward pass (Kaplan et al. 2020, section
+2.1, without attention, whose cost grows with the context and is part of `token_s` here). The three
+numbers belong to one engine on one kind of hardware; `benchmarks/extraction/run.py` fits them.
+"""
 
 import logging
 import tempfile
@@ -6,24 +15,29 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
+from pydantic import Field
 
+from neuneu.core.config import config_dataclass
 from neuneu.core.errors import CheckpointError, DataError, TransientError, UserError
 from neuneu.core.files import one_line
+from neuneu.core.progress import stage
 from neuneu.data.checkpoints import CheckpointRef
+from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
+from neuneu.data.store.store import META, Store
 from neuneu.scoring.checkpoints import hf_olmo
-from neuneu.scoring.checkpoints.grouping import Groups, Pending
-from neuneu.scoring.checkpoints.sources import list_files, read_small
+from neuneu.scoring.checkpoints.grouping import Groups, Pending, group
+from neuneu.scoring.checkpoints.sources import list_checkpoints, list_files, read_small
 from neuneu.scoring.checkpoints.tokenizer_files import check_vocabulary
-from neuneu.scoring.corpus import Corpus
-from neuneu.scoring.cost import HardwareProfile
-from neuneu.scoring.engines.engines import EngineConfig, read_tokenizer, window
+from neuneu.scoring.corpus import Corpus, load_corpus
+from neuneu.scoring.engines.engine import EngineConfig, read_tokenizer, window
 from neuneu.scoring.engines.prefixes import computed_tokens
 from neuneu.scoring.evaluation import Workload, make_workload
-from neuneu.scoring.multiple_choice import METRICS
-from neuneu.scoring.requests import Task
+from neuneu.scoring.multiple_choice import METRICS, Task
+from neuneu.scoring.pipeline import ExtractConfig, is_due
+from neuneu.scoring.tasks import load_tasks
 
 # The blocks of vLLM's cache on GPU; on CPU ours are twice as long.
 BLOCK_TOKENS: Final = 16
@@ -36,6 +50,34 @@ _BYTES_A_UNIT: Final = 19_200
 _OPTIONAL_FILES: Final = ("tokenizer_config.json", "special_tokens_map.json")
 _log = logging.getLogger(__name__)
 _WEIGHT_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+@config_dataclass
+class HardwareProfile:
+    """One engine on one kind of hardware.
+
+    `overhead_s` passes a checkpoint while the engine waits (swap, proof, writing); `start_s` an
+    engine start; `token_s` a computed token whatever the model; `flops_per_s` is the rate that is
+    reached, not the nominal one. `download_mb_s` is what a node gets from where checkpoints lie.
+    `source` says where the numbers are from.
+    """
+
+    name: str
+    source: str
+    overhead_s: NonNegative
+    start_s: NonNegative
+    token_s: NonNegative
+    flops_per_s: Positive
+    download_mb_s: Positive = 200.0
+    gpus_per_engine: NonNegative = 0.0
+
+    def score_s(self, params: float, tokens: float) -> float:
+        """Seconds one engine needs for `tokens` computed tokens of a model."""
+        return tokens * (self.token_s + 2 * params / self.flops_per_s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +114,77 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtractStatus:
+    """How far an extraction is: `listed` = `done` + `quarantined` + `left`.
+
+    `running` of those left are in a worker's hands, or were when it was killed. `reasons` counts
+    what the quarantined ones failed on.
+    """
+
+    store: str
+    listed: int
+    done: int
+    quarantined: int
+    left: int
+    running: int
+    reasons: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Tokens:
     corpus: int
     tasks: int
     tasks_shared: int
+
+
+def extraction_status(config: ExtractConfig) -> ExtractStatus:
+    """Compares what the config lists with what its store has.
+
+    Raises:
+        UserError: checkpoints or a store that cannot be read.
+    """
+    store = Store(config.store)
+    refs = list_checkpoints(config.checkpoints)
+    ledger = AttemptLedger(store.folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s)
+    bound = store.folder.exists(META)
+    wanted = {ref.key for ref in refs}
+    rows = store.checkpoints().to_pylist() if bound else []
+    rows = [row for row in rows if (row["suite"], row["run"], row["step"]) in wanted]
+    failed = [row["error"] for row in rows if row["status"] != "done"]
+    return ExtractStatus(
+        store=config.store,
+        listed=len(refs),
+        done=len(rows) - len(failed),
+        quarantined=len(failed),
+        left=len(refs) - len(rows),
+        running=sum((item.suite, item.run, item.step) in wanted for item in ledger.in_flight()),
+        reasons=dict(Counter(failed).most_common()),
+    )
+
+
+def plan_extraction(config: ExtractConfig, profile: HardwareProfile | None) -> Plan:
+    """Adds up what the config would score, without starting anything.
+
+    Raises:
+        UserError: an input that cannot be read.
+    """
+    store = Store(config.store)
+    refs = list_checkpoints(config.checkpoints)
+    tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
+    corpus = load_corpus(config.corpus, max_words=config.corpus_words)
+    status = store.status() if store.folder.exists(META) else {}
+    todo = [ref for ref in refs if is_due(status.get(ref.key), config)]
+    with stage("read configs", len(todo)) as bar:
+        groups = group(todo, advance=bar.advance)
+    return make_plan(
+        refs,
+        groups,
+        tasks=tasks,
+        corpus=corpus,
+        engine=config.engine,
+        status=Counter(status[ref.key] for ref in refs if ref.key in status),
+        profile=profile,
+    )
 
 
 def make_plan(

@@ -13,8 +13,8 @@ import pytest
 from tiny_checkpoints import VOCAB_SIZE, save_model
 
 from neuneu.core.errors import EngineError
-from neuneu.scoring.engines.engines import EngineConfig
-from neuneu.scoring.workers.hosts import EngineHost
+from neuneu.scoring.engines.engine import EngineConfig
+from neuneu.scoring.workers.engine import EngineHost
 from neuneu.scoring.workers.processes import Remote
 
 torch = pytest.importorskip("torch")

@@ -11,8 +11,8 @@ from neuneu.data.store.store import Store
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.corpus import EncodedCorpus
 from neuneu.scoring.evaluation import Workload, evaluate, quarantined
-from neuneu.scoring.multiple_choice import EncodedRequest
-from neuneu.scoring.requests import Request, Task
+from neuneu.scoring.multiple_choice import Request, Task
+from neuneu.scoring.prompts import EncodedRequest
 
 CHECKED = Preflight(
     ref=make_ref(Path("nowhere"), step=5),

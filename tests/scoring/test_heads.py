@@ -22,7 +22,7 @@ from neuneu.scoring.checkpoints.grouping import group
 from neuneu.scoring.checkpoints.heads import kernel_heads
 from neuneu.scoring.checkpoints.hf_olmo import as_llama_config, convert, padding_bytes
 from neuneu.scoring.checkpoints.preflight import inspect
-from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.engines.engine import EngineConfig
 from neuneu.scoring.engines.swap import file_products
 
 pytest.importorskip("transformers")

@@ -17,7 +17,7 @@ from neuneu.scoring.checkpoints.grouping import Groups, group
 from neuneu.scoring.checkpoints.preflight import inspect
 from neuneu.scoring.checkpoints.staging import Stager
 from neuneu.scoring.corpus import load_corpus
-from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.engines.engine import EngineConfig
 from neuneu.scoring.plan import Plan, make_plan
 from neuneu.scoring.tasks import load_tasks
 

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import processors
 
 from neuneu.core.errors import CheckpointError, DataError, UserError
-from neuneu.scoring.multiple_choice import (
-    EncodedRequest,
-    accuracies,
-    continuation_logprobs,
-    encode_requests,
-)
-from neuneu.scoring.requests import Request, Task
+from neuneu.scoring.multiple_choice import Request, Task, accuracies
+from neuneu.scoring.prompts import EncodedRequest, continuation_logprobs, encode_requests
 
 PREFIX = 1
 

@@ -26,8 +26,8 @@ from neuneu.core.ray_session import ray_session
 from neuneu.data.checkpoints import list_local
 from neuneu.data.store.store import Store
 from neuneu.scoring import pipeline
-from neuneu.scoring.inquiries import extraction_status
 from neuneu.scoring.pipeline import extract
+from neuneu.scoring.plan import extraction_status
 
 pytest.importorskip("transformers")
 pytest.importorskip("ray")

@@ -1,7 +1,7 @@
 import pytest
 
 from neuneu.core.errors import UserError
-from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.engines.engine import EngineConfig
 from neuneu.scoring.workers.fan_out import slots
 from neuneu.scoring.workers.placement import Placement, need, place
 

@@ -7,9 +7,8 @@ from tiny_checkpoints import WINDOW, extract_config, save_two_runs
 
 from neuneu.core.config import load_config
 from neuneu.scoring.corpus import load_corpus
-from neuneu.scoring.cost import HardwareProfile
 from neuneu.scoring.evaluation import make_workload
-from neuneu.scoring.inquiries import extraction_status, plan_extraction
+from neuneu.scoring.plan import HardwareProfile, extraction_status, plan_extraction
 from neuneu.scoring.tasks import load_tasks
 
 pytest.importorskip("transformers")

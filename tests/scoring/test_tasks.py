@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from neuneu.core.errors import DataError, UserError
 from neuneu.data.schemas import TASKS
-from neuneu.scoring.requests import Request, Task
+from neuneu.scoring.multiple_choice import Request, Task
 from neuneu.scoring.tasks import load_tasks, subsample, task_rows, tasks_hash
 
 

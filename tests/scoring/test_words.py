@@ -6,7 +6,7 @@ import tiny_tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuneu.scoring.words import token_words, word_spans, word_sums
+from neuneu.scoring.corpus import token_words, word_spans, word_sums
 
 TEXTS = st.text(
     st.one_of(

@@ -18,9 +18,9 @@ from neuneu.data.store.store import Store
 from neuneu.scoring.checkpoints.grouping import Pending, group
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.corpus import load_corpus
-from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.engines.engine import EngineConfig
 from neuneu.scoring.tasks import load_tasks
-from neuneu.scoring.workers import hosts
+from neuneu.scoring.workers import engine, inspection
 from neuneu.scoring.workers.processes import ProcessError
 from neuneu.scoring.workers.worker import Worker, WorkerConfig
 
@@ -74,7 +74,7 @@ class Here:
     """A host in this process; what it made of is noted, as is the end of an engine's."""
 
     def __init__(self, script: Script, make: Callable[..., Any], *args: Any) -> None:
-        self.script, self.engine = script, make is hosts.EngineHost
+        self.script, self.engine = script, make is engine.EngineHost
         self.target = make(*args)
 
     def call(self, method: str, *args: Any, timeout_s: float) -> Any:
@@ -111,7 +111,7 @@ def checked(suite: Path) -> list[Pending]:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     script = Script()
-    monkeypatch.setattr(hosts, "make_scorer", script.make)
+    monkeypatch.setattr(engine, "make_scorer", script.make)
     return script
 
 
@@ -319,7 +319,7 @@ def test_run_next_checkpoint_is_made_ready_while_one_is_scored(
     worker: Worker, checked: list[Pending], script: Script
 ) -> None:
     scoring, ready = threading.Event(), threading.Event()
-    inspect = hosts.inspect
+    inspect = inspection.inspect
 
     def wait_for_the_next(verb: str, folder: Path) -> None:
         Script.note(script, verb, folder)
@@ -335,7 +335,7 @@ def test_run_next_checkpoint_is_made_ready_while_one_is_scored(
 
     script.note = wait_for_the_next  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(hosts, "inspect", inspect_and_tell)
+        patch.setattr(inspection, "inspect", inspect_and_tell)
         first = pool.submit(worker.run, checked[0])
         assert scoring.wait(60)
         second = pool.submit(worker.run, checked[1])
@@ -356,9 +356,9 @@ def test_run_every_log_line_names_its_checkpoint(
         turn_taken.release()
         return inspect(ref, folder)
 
-    inspect = hosts.inspect
+    inspect = inspection.inspect
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(hosts, "inspect", inspect_and_tell)
+        patch.setattr(inspection, "inspect", inspect_and_tell)
         scored = []
         for item in checked:
             scored.append(pool.submit(worker.run, item))

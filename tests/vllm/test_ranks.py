@@ -7,8 +7,8 @@ import pytest
 from tiny_checkpoints import copy_of, rewrite_weights, save_model
 
 from neuneu.core.errors import EngineError
-from neuneu.scoring.engines.engines import EngineConfig
-from neuneu.scoring.workers.hosts import EngineHost
+from neuneu.scoring.engines.engine import EngineConfig
+from neuneu.scoring.workers.engine import EngineHost
 from neuneu.scoring.workers.processes import Remote
 
 pytest.importorskip("vllm")

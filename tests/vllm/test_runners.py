@@ -10,7 +10,7 @@ import pytest
 from tiny_checkpoints import save_model
 
 from neuneu.core.errors import EngineError
-from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.engines.engine import EngineConfig
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]

@@ -12,7 +12,7 @@ import pytest
 from tiny_checkpoints import VOCAB_SIZE, copy_of, rewrite_weights, save_model
 
 from neuneu.core.errors import CheckpointError, EngineError
-from neuneu.scoring.engines.engines import EngineConfig
+from neuneu.scoring.engines.engine import EngineConfig
 from neuneu.scoring.engines.prefixes import computed_tokens
 
 pytest.importorskip("vllm")

@@ -8,8 +8,13 @@ import numpy.typing as npt
 import torch
 
 from neuneu.core.errors import CheckpointError, EngineError
-from neuneu.scoring.engines.engines import EngineConfig, read_model_config, window, with_dtype
-from neuneu.scoring.engines.scorer import TokenIds
+from neuneu.scoring.engines.engine import (
+    EngineConfig,
+    TokenIds,
+    read_model_config,
+    window,
+    with_dtype,
+)
 
 
 class HfScorer:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from neuneu.scoring.engines.scorer import TokenIds
+from neuneu.scoring.engines.engine import TokenIds
 
 
 def sharing_order(prompts: Sequence[TokenIds], wanted: Sequence[int], *, block: int) -> list[int]:

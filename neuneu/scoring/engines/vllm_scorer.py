@@ -33,16 +33,16 @@ from vllm.platforms import current_platform
 
 from neuneu.core.errors import CheckpointError, EngineError
 from neuneu.scoring.engines import swap
-from neuneu.scoring.engines.engines import (
+from neuneu.scoring.engines.engine import (
     LARGEST_BLOCK_TOKENS,
     EngineConfig,
+    TokenIds,
     cache_tokens,
     read_model_config,
     window,
     with_dtype,
 )
 from neuneu.scoring.engines.prefixes import in_calls, sharing_order
-from neuneu.scoring.engines.scorer import TokenIds
 from neuneu.scoring.workers.processes import first_line
 
 # Of a call all results are held as Python objects, some 100 bytes a token.
@@ -56,7 +56,7 @@ _CANARY_NATS: Final = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16:
 
 
 class VllmScorer:
-    """Log-probabilities of prompts from vLLM (`neuneu.scoring.engines.scorer.Scorer`)."""
+    """Log-probabilities of prompts from vLLM (`neuneu.scoring.engines.engine.Scorer`)."""
 
     def __init__(self, config: EngineConfig, folder: Path) -> None:
         """Starts an engine with the weights of `folder`.

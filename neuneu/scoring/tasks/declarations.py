@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from neuneu.core.config import config_dataclass, load_config
 from neuneu.core.errors import DataError
-from neuneu.scoring.requests import Request, Task, TaskFormat
+from neuneu.scoring.multiple_choice import Request, Task, TaskFormat
 
 _FOLDER: Final = Path(__file__).parent
 _JINJA: Final = jinja2.Environment(

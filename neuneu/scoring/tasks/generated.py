@@ -20,7 +20,7 @@ from typing import Final
 
 from neuneu.core.errors import DataError
 from neuneu.scoring.corpus import read_documents
-from neuneu.scoring.requests import Request, Task, TaskFormat
+from neuneu.scoring.multiple_choice import Request, Task, TaskFormat
 from neuneu.scoring.tasks.phrases import Phrases, UnfitDrawError, is_plain, require
 
 N_DOCUMENTS: Final = 400

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from neuneu.core.errors import DataError, UserError
 from neuneu.core.files import one_line
 from neuneu.data.base_tasks import base_task_of, group_of, split_name
-from neuneu.scoring.requests import Request, Task, TaskFormat
+from neuneu.scoring.multiple_choice import Request, Task, TaskFormat
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 
 from neuneu.core.errors import DataError
 from neuneu.data.base_tasks import base_task_of, group_of, split_name
-from neuneu.scoring.requests import Request, Task, TaskFormat
+from neuneu.scoring.multiple_choice import Request, Task, TaskFormat
 
 _REGIME: Final = re.compile(r"(rc|mc)_(\d+)shot")
 _UNCONDITIONAL_FROM: Final = 1_000_000

@@ -11,7 +11,7 @@ from neuneu.core import logs, ray_metrics
 from neuneu.core.errors import UserError
 from neuneu.scoring.checkpoints.grouping import Pending
 from neuneu.scoring.corpus import Corpus
-from neuneu.scoring.requests import Task
+from neuneu.scoring.multiple_choice import Task
 from neuneu.scoring.workers.worker import PHASES, Outcome, Worker, WorkerConfig
 
 

@@ -1,18 +1,18 @@
 """The inspection of a worker: checkpoints looked at, converted and tokenised for, one at a time."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core.errors import CheckpointError
 from neuneu.data.checkpoints import CheckpointRef
-from neuneu.scoring.checkpoints.preflight import Preflight
+from neuneu.scoring.checkpoints.preflight import Preflight, inspect
 from neuneu.scoring.corpus import Corpus
-from neuneu.scoring.evaluation import Workload
-from neuneu.scoring.requests import Task
-from neuneu.scoring.workers.hosts import WORKLOADS_KEPT, Inspector, WorkloadKey
+from neuneu.scoring.engines.engine import read_tokenizer
+from neuneu.scoring.evaluation import Workload, make_workload
+from neuneu.scoring.multiple_choice import Task
+from neuneu.scoring.workers.engine import WorkloadCache, WorkloadKey
 from neuneu.scoring.workers.processes import Host, ProcessError
 
 _WORDS: Final = {
@@ -20,6 +20,45 @@ _WORDS: Final = {
     "inspect": "inspecting it",
     "workload": "tokenising with its tokenizer",
 }
+
+
+class Inspector:
+    """Looks at checkpoints and tokenises what is scored on them."""
+
+    def __init__(self, tasks: Sequence[Task], corpus: Corpus) -> None:
+        """Takes what is scored."""
+        self._tasks = tasks
+        self._corpus = corpus
+
+    def inspect(self, ref: CheckpointRef, folder: Path) -> Preflight:
+        """As `neuneu.scoring.checkpoints.preflight.inspect`.
+
+        Raises:
+            CheckpointError: it must not be scored.
+        """
+        try:
+            return inspect(ref, folder)
+        except OSError as error:
+            raise CheckpointError(f"its files cannot be read ({error}).") from error
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Calls a function of a module; a conversion, for example."""
+        return function(*args)
+
+    def workload(self, folder: Path, max_tokens: int) -> Workload:
+        """Tasks and corpus for the tokenizer of a checkpoint.
+
+        Raises:
+            CheckpointError: they do not fit it.
+        """
+        tokenizer = read_tokenizer(folder)
+        try:
+            return make_workload(self._tasks, self._corpus, tokenizer, max_tokens=max_tokens)
+        except ValueError as error:
+            raise CheckpointError(f"tasks or corpus do not fit its tokenizer: {error}") from error
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class Inspection:
@@ -35,7 +74,7 @@ class Inspection:
         self._host: Host | None = self._new()
         self._calling = threading.Lock()
         self._tokenising = threading.Lock()
-        self._workloads: OrderedDict[WorkloadKey, Workload] = OrderedDict()
+        self._workloads = WorkloadCache()
 
     def inspect(self, ref: CheckpointRef, folder: Path, *, timeout_s: float) -> Preflight:
         """As `neuneu.scoring.checkpoints.preflight.inspect`."""
@@ -58,8 +97,6 @@ class Inspection:
                     "workload", folder, max_tokens, timeout_s=timeout_s
                 )
             self._workloads.move_to_end(key)
-            while len(self._workloads) > WORKLOADS_KEPT:
-                self._workloads.popitem(last=False)
             return self._workloads[key]
 
     def kill(self) -> None:

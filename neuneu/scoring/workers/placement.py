@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from neuneu.core.errors import UserError
-from neuneu.scoring.engines.engines import EngineConfig, cache_tokens
+from neuneu.scoring.engines.engine import EngineConfig, cache_tokens
 
 _BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 # CUDA context, kernels and the allocator's slack of one process.

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,19 +17,13 @@ from neuneu.scoring.checkpoints.grouping import Pending
 from neuneu.scoring.checkpoints.preflight import Preflight, check_tokenizer
 from neuneu.scoring.checkpoints.staging import Stager
 from neuneu.scoring.corpus import Corpus
-from neuneu.scoring.engines.engines import EngineConfig, window
+from neuneu.scoring.engines.engine import EngineConfig, window
 from neuneu.scoring.evaluation import Workload, quarantined
-from neuneu.scoring.requests import Task
+from neuneu.scoring.multiple_choice import Task
 from neuneu.scoring.workers.breaker import Breaker
-from neuneu.scoring.workers.engine_slot import EngineSlot
-from neuneu.scoring.workers.hosts import (
-    EngineHost,
-    Scored,
-    WorkloadKey,
-)
+from neuneu.scoring.workers.engine import EngineHost, EngineSlot, Scored, WorkloadKey
 from neuneu.scoring.workers.inspection import Inspection
 from neuneu.scoring.workers.processes import Host, ProcessError, Remote, first_line
-from neuneu.scoring.workers.turns import Turns
 
 _log = logging.getLogger(__name__)
 PHASES: Final = ("stage", "inspect", "tokenise", "engine_start", "swap", "score", "write")
@@ -121,6 +116,38 @@ class _Attempt:
     deadline: float
 
 
+class TicketLock:
+    """Serves callers in the order in which they took a ticket, even if a later one is ready first.
+
+    Otherwise the first checkpoint of an architecture could overtake the last one of the previous
+    architecture, and two more engines would have to be started.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[int] = []
+        self._taken = 0
+        self._changed = threading.Condition()
+
+    def take(self) -> int:
+        """Take the next ticket."""
+        with self._changed:
+            self._taken += 1
+            self._waiting.append(self._taken)
+            return self._taken
+
+    def wait_for(self, ticket: int) -> None:
+        """Wait until every earlier ticket is released."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting[0] == ticket)
+
+    def release(self, ticket: int) -> None:
+        """Release a ticket; releasing it again does nothing."""
+        with self._changed:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+
+
 class Worker:
     """Scores checkpoints and commits each to the store as soon as it is scored.
 
@@ -166,7 +193,7 @@ class Worker:
         self._inspection = Inspection(host, tasks, corpus)
         self._engine = EngineSlot(lambda: host(EngineHost, config.engine, config.threads))
         self._breaker = Breaker(peers=config.peers, sleep=sleep)
-        self._turns = Turns()
+        self._order = TicketLock()
 
     def run(self, pending: Pending) -> Outcome:
         """Scores and commits one checkpoint, or quarantines it.
@@ -209,11 +236,11 @@ class Worker:
     def _unit(self, pending: Pending, outcome: Outcome) -> CheckpointRows:
         """The unit to commit: scored, or quarantined with the reason."""
         checked = None
-        turn = self._turns.take()
+        ticket = self._order.take()
         attempts = pending.earlier_attempts + 1
         try:
             with contextlib.ExitStack() as stack:
-                stack.callback(self._turns.leave, turn)
+                stack.callback(self._order.release, ticket)
                 with outcome.timed("stage"):
                     staged = stack.enter_context(self._stager.stage(pending.ref))
                     outcome.bytes_staged = staged.bytes_moved
@@ -229,7 +256,7 @@ class Worker:
                     pending=pending, checked=checked, folder=staged.folder,
                     key=key, workload=workload,
                 )  # fmt: skip
-                self._turns.wait_for(turn)
+                self._order.wait_for(ticket)
                 return self._score(ready, outcome)
         except (TransientError, _NotScoredError):
             raise

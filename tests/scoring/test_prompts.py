@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import normalizers, pre_tokenizers
 
-from neuneu.scoring import tokenising
+from neuneu.scoring import prompts
+from neuneu.scoring.prompts import encode_pairs
 from neuneu.scoring.tasks import load_tasks
-from neuneu.scoring.tokenising import encode_pairs
 
 
 def prepending():
@@ -140,7 +140,7 @@ def test_other_tokenizers_read_texts_whole(name):
 
 
 def test_texts_are_tokenised_in_batches(monkeypatch):
-    monkeypatch.setattr(tokenising, "_BATCH", 4)
+    monkeypatch.setattr(prompts, "_BATCH", 4)
     tokenizer = tiny_tokenizers.byte_level()
     pairs = questions(5)
     assert shared(pairs, tokenizer) == one_by_one(tokenizer, pairs)

@@ -1,0 +1,198 @@
+"""The engine of a worker: the object in a process of its own, and the worker's handle on it."""
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from neuneu.core.errors import EngineError
+from neuneu.data.store.store import CheckpointRows
+from neuneu.scoring.checkpoints.preflight import Preflight
+from neuneu.scoring.engines.engine import EngineConfig, Scorer
+from neuneu.scoring.evaluation import Workload, evaluate
+from neuneu.scoring.workers.processes import Host, peak_rss_mb
+
+WorkloadKey = tuple[str, int]
+"""(tokenizer hash, longest prompt in tokens)."""
+
+WORKLOADS_KEPT: Final = 2
+"""The current workload and that of the next architecture or tokenizer."""
+
+
+class WorkloadCache(OrderedDict[WorkloadKey, Workload]):
+    """At most `WORKLOADS_KEPT` workloads; a new one replaces the first."""
+
+    def __setitem__(self, key: WorkloadKey, workload: Workload) -> None:
+        super().__setitem__(key, workload)
+        while len(self) > WORKLOADS_KEPT:
+            self.popitem(last=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A scored checkpoint.
+
+    `computed_tokens` are those the model ran on; `rss_mb` is the most memory that the engine's
+    process has held.
+    """
+
+    unit: CheckpointRows
+    computed_tokens: int
+    rss_mb: float
+
+
+def make_scorer(config: EngineConfig, folder: Path) -> Scorer:
+    """Starts an engine for the architecture of a checkpoint and loads that checkpoint.
+
+    Raises:
+        CheckpointError: these weights cannot be used.
+        EngineError: the engine does not start or does not hold the weights it was given.
+    """
+    if config.kind == "vllm":
+        from neuneu.scoring.engines.vllm_scorer import VllmScorer
+
+        return VllmScorer(config, folder)
+    from neuneu.scoring.engines.hf_scorer import HfScorer
+
+    return HfScorer(config, folder)
+
+
+class EngineHost:
+    """One engine: the first checkpoint starts it, others of its architecture are swapped in."""
+
+    def __init__(self, config: EngineConfig, threads: int) -> None:
+        """Imports what the engine needs, which takes seconds; starts nothing."""
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        import torch
+
+        torch.set_num_threads(threads)
+        if config.kind == "vllm":
+            import neuneu.scoring.engines.vllm_scorer  # noqa: F401 - ahead of the first checkpoint
+        self._config = config
+        self._scorer: Scorer | None = None
+        self._workloads = WorkloadCache()
+
+    def start(self, folder: Path) -> None:
+        """Starts the engine with a checkpoint.
+
+        Raises:
+            CheckpointError, EngineError: as `make_scorer`; the process is to be ended.
+        """
+        self._scorer = make_scorer(self._config, folder)
+
+    def load(self, folder: Path) -> None:
+        """Swaps in the weights of a checkpoint.
+
+        Raises:
+            CheckpointError: these weights cannot be used; the engine is still good.
+            EngineError: the process is to be ended.
+        """
+        self._engine().load(folder)
+
+    def knows(self, key: WorkloadKey) -> bool:
+        """Whether a workload was given and is still kept."""
+        return key in self._workloads
+
+    def learn(self, key: WorkloadKey, workload: Workload) -> None:
+        """Keep a workload in place of the oldest."""
+        self._workloads[key] = workload
+
+    def score(self, checked: Preflight, key: WorkloadKey, attempts: int) -> Scored:
+        """Scores the weights that were loaded last.
+
+        Raises:
+            CheckpointError: a log-probability is not finite.
+            EngineError: the process is to be ended.
+        """
+        scorer = self._engine()
+        before = scorer.computed_tokens
+        unit = evaluate(scorer, self._workloads[key], checked, attempts=attempts)
+        return Scored(
+            unit=unit,
+            computed_tokens=scorer.computed_tokens - before,
+            rss_mb=peak_rss_mb(),
+        )
+
+    def proof(self) -> str:
+        """What shows that the engine holds the weights loaded last."""
+        return self._engine().proof
+
+    def close(self) -> None:
+        """Closes the engine."""
+        scorer, self._scorer = self._scorer, None
+        if scorer is not None:
+            scorer.close()
+
+    def _engine(self) -> Scorer:
+        if self._scorer is None:
+            raise EngineError("no engine was started in this process; start one.")
+        return self._scorer
+
+
+@dataclass(kw_only=True)
+class RunningEngine:
+    """The process of an engine; one architecture for as long as it lives.
+
+    `started` is false until the engine holds its first checkpoint.
+    """
+
+    host: Host
+    name: str
+    architecture: str = ""
+    started: bool = False
+
+
+class EngineSlot:
+    """Holds one engine, of one architecture; threads may prepare the next one."""
+
+    def __init__(self, new_host: Callable[[], Host]) -> None:
+        """Starts nothing; `new_host` begins the process of an `EngineHost`."""
+        self._new_host = new_host
+        self._current: RunningEngine | None = None
+        self._spare: RunningEngine | None = None
+        self._count = 0
+        self._changing = threading.Lock()
+
+    def prepare(self, architecture: str) -> None:
+        """Begins a process for an architecture while the last of another is scored."""
+        with self._changing:
+            current = self._current
+            other = current is None or current.architecture != architecture
+            if other and self._spare is None:
+                self._spare = self._begin()
+
+    def take(self, architecture: str) -> RunningEngine:
+        """The engine of an architecture; that of another one is closed, its process with it."""
+        with self._changing:
+            if self._current is not None and self._current.architecture != architecture:
+                self._current.host.close()
+                self._current = None
+            if self._current is None:
+                self._current, self._spare = self._spare or self._begin(), None
+                self._current.architecture = architecture
+            return self._current
+
+    def kill(self) -> None:
+        """Ends the engine's process at once."""
+        with self._changing:
+            current, self._current = self._current, None
+        if current is not None:
+            current.host.kill()
+
+    def close(self) -> None:
+        """Ends both processes."""
+        with self._changing:
+            current, spare = self._current, self._spare
+            self._current = self._spare = None
+        if current is not None:
+            current.host.close()
+        if spare is not None:
+            spare.host.kill()
+
+    def _begin(self) -> RunningEngine:
+        self._count += 1
+        name = f"{os.uname().nodename}-{os.getpid()}-{self._count}"
+        return RunningEngine(host=self._new_host(), name=name)
