@@ -20,8 +20,8 @@ from neuneu.forecasters.window.config import PRESETS, ModelConfig
 from neuneu.ladder.ladder import SuiteConfig
 from neuneu.ladder.runs import OptimConfig
 from neuneu.scoring.checkpoints.suite_file import SuiteFile
-from neuneu.scoring.plan import HardwareProfile
 from neuneu.scoring.pipeline import ExtractConfig
+from neuneu.scoring.plan import HardwareProfile
 from neuneu.training.config import TrainConfig
 from neuneu.training.cross_run.pretraining import PretrainConfig
 from neuneu.training.tuning.run import TuneConfig

@@ -1,4 +1,4 @@
-"""The forecasting study: intervals of point forecasters, paired differences, rankings; its pages."""
+"""The forecasting study: intervals of point forecasters, paired differences, rankings, pages."""
 
 import json
 

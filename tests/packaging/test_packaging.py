@@ -66,16 +66,17 @@ def names(wheel: Path) -> set[str]:
 def test_wheel_holds_what_is_needed_and_no_more(wheel: Path) -> None:
     found = names(wheel)
     top = {name.split("/")[0] for name in found}
-    assert top == {"neuneu", "tune_spaces", "neuneu-0.1.0.dist-info"}
+    assert top == {"neuneu", "neuneu-0.1.0.dist-info"}
     tracked = subprocess.run(
         ["git", "ls-files", "neuneu", "tune_spaces"], cwd=ROOT, capture_output=True, text=True,
         check=True,
     ).stdout.split()  # fmt: skip
-    assert {name for name in found if "dist-info" not in name} == set(tracked)
+    expected = {name.replace("tune_spaces/", "neuneu/tune_spaces/") for name in tracked}
+    assert {name for name in found if "dist-info" not in name} == expected
     assert found >= {
         "neuneu/py.typed", "neuneu/forecasters/pretrained/model.safetensors",
         "neuneu/forecasters/pretrained/config.json", "neuneu/data/example/points.csv",
-        "neuneu/reports/templates/report.html.j2", "tune_spaces/joint.py",
+        "neuneu/reports/templates/report.html.j2", "neuneu/tune_spaces/joint.py",
         "neuneu-0.1.0.dist-info/licenses/LICENSE", "neuneu-0.1.0.dist-info/licenses/NOTICE.md",
     }  # fmt: skip
     assert wheel.stat().st_size < 10e6

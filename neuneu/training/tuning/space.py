@@ -158,6 +158,8 @@ def value_of(config: "TrainConfig", key: str) -> Any:
 
 
 def _named(name: str) -> Path:
-    here = Path(FOLDER) / f"{name}.py"
-    beside = Path(__file__).parents[3] / FOLDER / f"{name}.py"
-    return here if here.is_file() else beside
+    package = Path(__file__).parents[2]
+    # The working directory, a clone, an installed wheel.
+    roots = (Path(), package.parent, package)
+    paths = [root / FOLDER / f"{name}.py" for root in roots]
+    return next((path for path in paths if path.is_file()), paths[1])
