@@ -13,34 +13,27 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Predictor", "UserError", "__version__", "load"]
 
-# Imported when first used: they bring torch, which takes seconds.
-_LATER = {"Answer": "neuneu.decisions.answers", "Predictor": "neuneu.decisions.predictor"}
+# Imported on first use: they import torch, which takes seconds.
+_LAZY = {"Answer": "neuneu.decisions.answers", "Predictor": "neuneu.decisions.predictor"}
 
 
 def load(model: str | Path | None = None) -> "Predictor":
-    """Load the forecaster of the package, or of a folder, ready to answer.
+    """Load a forecaster, ready to answer questions.
 
     Args:
-        model: a folder that `neuneu pretrain` wrote, local or `s3://`; None takes the one that
-            comes with the package.
+        model: folder that `neuneu pretrain` wrote, local or `s3://`; None loads the forecaster
+            that comes with the package.
 
     Raises:
         UserError: no such forecaster there.
     """
     from neuneu.decisions.predictor import Predictor
-    from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
-    from neuneu.forecasters.registry import load_forecaster
+    from neuneu.forecasters.registry import load_joint_forecaster
 
-    forecaster = load_forecaster(model, name="neuneu")
-    if not isinstance(forecaster, CrossRunForecaster):
-        raise UserError(
-            f"{model}: expected a forecaster of `neuneu pretrain`, found one of `neuneu train`, "
-            "whose futures cannot be sampled; it can be judged with `neuneu backtest`."
-        )
-    return Predictor(forecaster)
+    return Predictor(load_joint_forecaster(model, name="neuneu"))
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

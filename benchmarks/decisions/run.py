@@ -29,8 +29,7 @@ from neuneu.core.progress import stage
 from neuneu.data.load import load_dataset
 from neuneu.data.splits import Anchored, deal_by_size
 from neuneu.data.trajectories import FloatArray, RunGroup, Trajectory
-from neuneu.decisions.next_eval import weigh
-from neuneu.decisions.when import first_passage, reached, running_mean
+from neuneu.decisions.statistics import first_passage, reached_at, running_mean, weigh
 from neuneu.evaluation.run_splits import SPLITS
 from neuneu.forecasters.copula import Joint
 from neuneu.forecasters.cross_run.calibrating import OutOfFold
@@ -218,7 +217,7 @@ def passages(asked: Sequence[Asked]) -> dict[str, Any]:
         past = a.query.context.values
         whole = running_mean(np.concatenate([past, a.truth.values]))[len(past) :]
         for score in SCORES.tolist():
-            if reached(past, score) is not None or not 0.0 < score - past[-1] < 0.2:
+            if reached_at(past, score) is not None or not 0.0 < score - past[-1] < 0.2:
                 continue
             passage = first_passage(past, a.truth.tokens, a.samples, score)
             there = whole >= score

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -13,7 +14,8 @@ from neuneu.cli import exit_codes
 from neuneu.cli.app import app
 from neuneu.data import load
 from neuneu.decisions.answers import Answer
-from neuneu.decisions.options import AverageOptions, Options
+from neuneu.decisions.options import QUESTIONS as OPTIONS
+from neuneu.decisions.options import AverageOptions, Options, declared
 from neuneu.decisions.predictor import Predictor
 
 QUESTIONS: Final = (
@@ -71,9 +73,18 @@ def python() -> dict[str, Any]:
             ("neuneu.load", _signature(neuneu.load), neuneu.load.__doc__),
             (Predictor.__name__, "", Predictor.__doc__),
             *((f"Predictor.{q.__name__}", _signature(q), q.__doc__) for q in QUESTIONS),
-            *((options.__name__, "", options.__doc__) for options in (Options, AverageOptions)),
-            ("Tables", "", attribute_docstrings(module)["Table"]),
-            (Answer.__name__, "", Answer.__doc__),
+        ],
+        "options": [
+            (options.__name__, options.__doc__, list(_options(options, shared)))
+            for options, shared in (
+                (Options, None),
+                (AverageOptions, Options),
+                *((kind, AverageOptions) for kind in dict.fromkeys(OPTIONS.values())),
+            )
+        ],
+        "others": [
+            ("Tables", attribute_docstrings(module)["Table"]),
+            (Answer.__name__, Answer.__doc__),
         ],
         "methods": [
             (f"Answer.{name}", inspect.getdoc(method))
@@ -81,6 +92,16 @@ def python() -> dict[str, Any]:
             if not name.startswith("_")
         ],
     }
+
+
+def _options(kind: type, shared: type | None) -> Iterator[tuple[str, str, str, str]]:
+    """Yield (name, type, default, help) of the options that `shared` does not declare."""
+    for name, (annotation, option) in declared(kind).items():
+        if shared is None or name not in shared.__annotations__:
+            text = getattr(annotation, "__forward_arg__", None) or inspect.formatannotation(
+                annotation
+            )
+            yield name, re.sub(r"\b[a-z]+\.(?=\w)", "", text), repr(option.default), option.help
 
 
 def _signature(function: Any) -> str:

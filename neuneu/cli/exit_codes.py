@@ -1,7 +1,7 @@
-"""How commands end: exit codes, one-line errors, results as lines or as JSON.
+"""How commands end: exit codes, one-line errors, results as text or JSON.
 
-0 done, 1 failed, 2 a user's mistake, 3 done in part (something was quarantined, failed or is
-damaged), 130 interrupted, 143 ended by SIGTERM. Each failure is one line; a traceback is a defect.
+0 success, 1 failure, 2 invalid input, 3 partial success (something was quarantined, failed or is
+damaged), 130 interrupted, 143 ended by SIGTERM. A failure prints one line; a traceback is a bug.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from neuneu.core import logs
 from neuneu.core.errors import NeuneuError, UserError
@@ -30,9 +31,17 @@ EXIT_TERMINATED: Final = 143
 _log = logging.getLogger(__name__)
 
 
+class ExitCodes(TyperGroup):
+    """The root command: turns failures of every command into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the command that was called."""
+        with _exit_codes():
+            return super().invoke(ctx)
+
+
 @contextmanager
-def exit_codes() -> Iterator[None]:
-    """Turns a user's mistake and an interruption into one line and their exit codes."""
+def _exit_codes() -> Iterator[None]:
     arrived: list[int] = []
     try:
         with _unwinding_on_sigterm(arrived):
@@ -48,22 +57,22 @@ def exit_codes() -> Iterator[None]:
         _fail(message, EXIT_USER_ERROR)
     except (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError) as error:
         _fail(
-            f"{error.filename}: expected a place to read or write, found: {error.strerror}; "
+            f"{error.filename}: expected a path to read or write, found: {error.strerror}; "
             "check the path and its permissions.",
             EXIT_USER_ERROR,
         )
     except KeyboardInterrupt:
-        if arrived:  # which Ray, where it waits, turns into a plain interruption
-            _fail("ended by SIGTERM; the same command goes on where it stopped.", EXIT_TERMINATED)
-        _fail("interrupted; the same command goes on where it stopped.", EXIT_INTERRUPTED)
+        if arrived:  # Ray turns a signal into a plain KeyboardInterrupt where it waits
+            _fail("ended by SIGTERM; the same command resumes where it stopped.", EXIT_TERMINATED)
+        _fail("interrupted; the same command resumes where it stopped.", EXIT_INTERRUPTED)
 
 
 @contextmanager
 def _unwinding_on_sigterm(arrived: list[int]) -> Iterator[None]:
-    """`ray job stop`, Kubernetes and spot nodes send SIGTERM and wait a little.
+    """Unwinds on SIGTERM, which `ray job stop`, Kubernetes and spot nodes send before they kill.
 
     Args:
-        arrived: gets the signal when it comes.
+        arrived: receives the signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -73,7 +82,7 @@ def _unwinding_on_sigterm(arrived: list[int]) -> Iterator[None]:
         del frame
         arrived.append(signum)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not break the clean-up
-        raise KeyboardInterrupt  # unwinds like Ctrl-C, so that what is done is kept
+        raise KeyboardInterrupt  # unwinds like Ctrl-C, so that finished work is kept
 
     before = signal.signal(signal.SIGTERM, unwind)
     try:
@@ -83,7 +92,7 @@ def _unwinding_on_sigterm(arrived: list[int]) -> Iterator[None]:
 
 
 def finish(result: Any, as_json: bool, *, partial: bool = False) -> None:
-    """Prints a job's result; leaves with `EXIT_PARTIAL` when only a part was done."""
+    """Prints a result; exits with `EXIT_PARTIAL` on partial success."""
     fields = result if isinstance(result, dict) else dataclasses.asdict(result)
     if as_json:
         print(json.dumps(fields, default=str))
@@ -95,7 +104,7 @@ def finish(result: Any, as_json: bool, *, partial: bool = False) -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    # Names from a table may hold line ends and what a terminal takes for commands.
+    # Names from a table may contain line breaks and terminal escape sequences.
     line = "".join(c if c.isprintable() else " " for c in message)
     if logs.as_json():
         _log.error(line, extra={"exit_code": code})

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from neuneu.cli.exit_codes import exit_codes, finish
+from neuneu.cli.exit_codes import finish
+from neuneu.cli.parameters import Json
 from neuneu.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,59 +19,60 @@ _SUFFIXES: Final = (".parquet", ".csv")
 
 def import_(  # noqa: PLR0917 - options, not positions
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A file or folder of evaluation results.")
+        Path, typer.Argument(metavar="PATH", help="File or folder of evaluation results.")
     ],
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="A .parquet or .csv file of accuracies, or a folder for all."
+            "--output",
+            "-o",
+            help=".parquet or .csv file for the accuracies, or a folder for all tables.",
         ),
     ],
     format_: Annotated[
         str | None,
         typer.Option(
-            "--format", help="lm-eval, csv, olmes, wandb, tensorboard or paper; else found out."
+            "--format", help="lm-eval, csv, olmes, wandb, tensorboard or paper (default: detect)."
         ),
     ] = None,
-    run: Annotated[str | None, typer.Option(help="Name of the run, if it is one.")] = None,
-    family: Annotated[str | None, typer.Option(help="Name of the family of runs.")] = None,
-    params: Annotated[float | None, typer.Option(help="Distinct weights of the model.")] = None,
+    run: Annotated[str | None, typer.Option(help="Name of the run, if there is only one.")] = None,
+    family: Annotated[str | None, typer.Option(help="Name of the model family.")] = None,
+    params: Annotated[
+        float | None, typer.Option(help="Number of parameters, shared ones counted once.")
+    ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="A table's column, ours=theirs; repeatable.")
+        list[str] | None, typer.Option(help="Name of a column, ours=theirs; repeatable.")
     ] = None,
     step_from: Annotated[
         str | None,
-        typer.Option(help="Regular expression for names; groups run, step, tokens."),
+        typer.Option(help="Regular expression for file names, with groups run, step, tokens."),
     ] = None,
-    tokens_per_step: Annotated[float | None, typer.Option(help="Tokens of a step.")] = None,
-    percent: Annotated[bool, typer.Option("--percent", help="Values are of 100.")] = False,
-    wide: Annotated[bool, typer.Option("--wide", help="A table has one column a task.")] = False,
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print the result as one JSON object.")
-    ] = False,
+    tokens_per_step: Annotated[float | None, typer.Option(help="Training tokens per step.")] = None,
+    percent: Annotated[bool, typer.Option("--percent", help="Values are percentages.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Tables have one column per task.")] = False,
+    json_: Json = False,
 ) -> None:
-    """Turn evaluation results that you have into a table to forecast from.
+    """Convert existing evaluation results into a table to forecast from.
 
     Example: neuneu import results/ -o accuracies.parquet
     """
-    with exit_codes():
-        from neuneu.data.importers import import_results
+    from neuneu.data.importers import import_results
 
-        _check_output(output)
-        imported = import_results(
-            path,
-            format=format_,
-            run=run,
-            family=family,
-            params=params,
-            columns=_columns(column or []),
-            step_from=step_from,
-            tokens_per_step=tokens_per_step,
-            percent=percent,
-            wide=wide,
-        )
-        written = _write(imported, output)
-        finish(_summary(imported, written, as_json=json_), json_)
+    _check_output(output)
+    imported = import_results(
+        path,
+        format=format_,
+        run=run,
+        family=family,
+        params=params,
+        columns=_columns(column or []),
+        step_from=step_from,
+        tokens_per_step=tokens_per_step,
+        percent=percent,
+        wide=wide,
+    )
+    written = _write(imported, output)
+    finish(_summary(imported, written, as_json=json_), json_)
 
 
 def _columns(given: list[str]) -> dict[str, str]:
@@ -84,7 +86,7 @@ def _columns(given: list[str]) -> dict[str, str]:
 
 
 def _check_output(output: Path) -> None:
-    """Raises UserError for a place that cannot be written to."""
+    """Raises UserError for a path that cannot be written to."""
     if output.parts and output.parts[0].endswith(":"):
         raise UserError(f"{output}: expected a local file or folder; import there and copy it.")
     if output.suffix in _SUFFIXES and output.is_dir():

@@ -1,8 +1,4 @@
-"""Forecasts of unfinished runs from a table: what will each task score later?
-
-Every unfinished run of the table is compared with the finished ones, and with those of a reference
-table if one is given: on the same task they say what came next. Shapes: h targets.
-"""
+"""Forecasts of unfinished runs on every task of a table. Shapes: h targets, Q levels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +9,15 @@ import pyarrow as pa
 
 from neuneu.core.errors import UserError
 from neuneu.data.cells import quoted
+from neuneu.data.load import Dataset
 from neuneu.data.quantiles import column
 from neuneu.data.schemas import ACCURACIES
-from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import plain, plain_tokens
-from neuneu.decisions.grounds import Grounds
-from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
-from neuneu.forecasters.horizon import Horizon, even_places, query_at, reached
-from neuneu.forecasters.protocol import Query
+from neuneu.decisions.explanation import calibration_fields
+from neuneu.forecasters.horizon import Horizon, even_grid, reached
+from neuneu.forecasters.protocol import JointForecaster, Query
+from neuneu.forecasters.queries import query_at
 from neuneu.forecasters.table import check_answers, forecast_table, identity_columns
 
 PROTOCOL: Final = "forecast"
@@ -28,132 +25,106 @@ PROTOCOL: Final = "forecast"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Forecasts:
-    """Forecasts as `schemas.FORECASTS`, and what was seen as `schemas.ACCURACIES`.
+    """One query and one row for each trajectory, and tables over all of them.
 
-    `queries` and `answers` (h, Q), query by query; `groups` names the calibration group of every
-    target, None without a calibration.
+    `table` is `schemas.FORECASTS`, `observed` holds the contexts as `schemas.ACCURACIES`; `rows`
+    describe the horizon as JSON types.
     """
 
+    queries: list[Query]
+    rows: list[dict[str, Any]]
     table: pa.Table
     observed: pa.Table
-    queries: list[Query]
-    answers: list[FloatArray]
-    groups: list[list[str]] | None
 
 
-def make_forecasts(
-    forecaster: CrossRunForecaster,
-    trajectories: Sequence[Trajectory],
-    others: Sequence[Trajectory],
-    horizon: Horizon,
-    token_losses: TokenLossTable | None = None,
-) -> Forecasts:
-    """Forecasts trajectories, compared with the finished ones and with those of other tables.
+def make_forecasts(forecaster: JointForecaster, dataset: Dataset, horizon: Horizon) -> Forecasts:
+    """Forecasts every unfinished trajectory.
 
     Raises:
-        UserError: more than one end, or no trajectory that can be forecast.
+        UserError: no trajectory that can be forecast.
     """
-    horizon.check()
-    queries, truths = [], []
-    done: list[tuple[Trajectory, float]] = []
-    for trajectory in trajectories:
-        seen, end = horizon.seen(trajectory), horizon.end(trajectory)
-        if not len(seen) or end is None:
+    queries = []
+    finished: list[tuple[Trajectory, float]] = []
+    for trajectory in dataset.trajectories:
+        context, end = horizon.context_of(trajectory), horizon.end(trajectory)
+        if not len(context) or end is None:
             continue
-        if reached(float(seen.tokens[-1]), end):
-            done.append((seen, end))
-            continue
-        places = even_places(float(seen.tokens[-1]), end, horizon.points)
-        queries.append(query_at(seen, places, token_losses))
-        truths.append(_unknown(queries[-1]))
+        now = float(context.tokens[-1])
+        if reached(now, end):
+            finished.append((context, end))
+        else:
+            grid = even_grid(now, end, horizon.points)
+            queries.append(query_at(context, grid, dataset.token_losses))
     if not queries:
-        raise UserError(_nothing_to_forecast(len(trajectories), done))
-    forecaster.fit(horizon.references(trajectories, others))
+        raise UserError(_nothing_to_forecast(len(dataset.trajectories), finished))
+    forecaster.fit(horizon.references(dataset.trajectories, dataset.references))
     answers = forecaster.predict(queries)
-    flat = check_answers(forecaster, answers, queries)
-    common = identity_columns(queries, truths, PROTOCOL)
+    quantiles = check_answers(forecaster, answers, queries)
+    common = identity_columns(queries, [_targets(query) for query in queries], PROTOCOL)
     groups = forecaster.calibration_groups(queries)
     if groups is not None:
         common["calibration_group"] = pa.array([name for names in groups for name in names])
-    common["y"] = pa.nulls(len(flat), pa.float64())
+    common["y"] = pa.nulls(len(quantiles), pa.float64())
+    rows = []
+    for place, (query, answer) in enumerate(zip(queries, answers, strict=True)):
+        context = query.context
+        quantiles_at_horizon = zip(forecaster.levels, answer[-1], strict=True)
+        rows.append(
+            {
+                name: getattr(context, name)
+                for name in ("family", "suite", "run", "num_fewshot", "task", "metric")
+            }
+            | {
+                "checkpoints": len(context),
+                "chance": None if context.chance is None else plain(context.chance),
+                "present": plain(context.values[-1]),
+                "seen_tokens": plain_tokens(context.tokens[-1]),
+                "tokens": plain_tokens(query.target_tokens[-1]),
+            }
+            | {column(level): plain(value) for level, value in quantiles_at_horizon}
+            | calibration_fields(forecaster, [query], groups and [groups[place]])
+        )
     return Forecasts(
-        table=forecast_table(forecaster, common, flat),
-        observed=_observed([query.context for query in queries]),
         queries=queries,
-        answers=answers,
-        groups=groups,
+        rows=rows,
+        table=forecast_table(forecaster, common, quantiles),
+        observed=_observed([query.context for query in queries]),
     )
 
 
-def _nothing_to_forecast(count: int, done: Sequence[tuple[Trajectory, float]]) -> str:
-    if not done:
+def _nothing_to_forecast(count: int, finished: Sequence[tuple[Trajectory, float]]) -> str:
+    if not finished:
         return (
-            f"nothing to forecast: none of {count} trajectories says how far it goes; give --until "
+            f"nothing to forecast: none of {count} trajectories has a horizon; give --until "
             "TOKENS beyond the last checkpoint, or a column planned_tokens."
         )
-    first, end = min(done, key=lambda pair: float(pair[0].tokens[-1]))
+    first, end = min(finished, key=lambda pair: float(pair[0].tokens[-1]))
     return (
-        f"nothing to forecast: expected an end beyond the last checkpoint of a run, found "
+        f"nothing to forecast: expected a horizon beyond the last checkpoint of a run, found "
         f"{end:.6g} tokens, where run {quoted(first.run)} was evaluated up to "
-        f"{first.tokens[-1]:.6g}; give a larger --until, or take less as seen with --context."
+        f"{first.tokens[-1]:.6g}; give a larger --until, or a smaller --context."
     )
-
-
-def forecast_rows(found: Forecasts, forecaster: CrossRunForecaster) -> list[dict[str, Any]]:
-    """The end of each trajectory and what it rests on, as JSON types."""
-    grounds = Grounds(forecaster)
-    rows = []
-    groups = found.groups or [[] for _ in found.queries]
-    for query, answer, names in zip(found.queries, found.answers, groups, strict=True):
-        context = query.context
-        row: dict[str, Any] = {
-            name: getattr(context, name)
-            for name in ("family", "suite", "run", "num_fewshot", "task", "metric")
-        }
-        row |= {
-            "checkpoints": len(context),
-            "chance": None if context.chance is None else plain(context.chance),
-            "present": plain(context.values[-1]),
-            "seen_tokens": plain_tokens(context.tokens[-1]),
-            "tokens": plain_tokens(query.target_tokens[-1]),
-        }
-        row |= {
-            column(level): plain(value)
-            for level, value in zip(forecaster.levels, answer[-1], strict=True)
-        }
-        rows.append(row | grounds.calibration([query], [names] if names else None))
-    return rows
 
 
 def _observed(contexts: Sequence[Trajectory]) -> pa.Table:
-    """What was seen of each trajectory, as `schemas.ACCURACIES`."""
-    counts = [len(context) for context in contexts]
-    owner = pa.array(np.repeat(np.arange(len(contexts)), counts))
-    columns = {}
+    """The contexts as `schemas.ACCURACIES`."""
+    owner = pa.array(np.repeat(np.arange(len(contexts)), [len(context) for context in contexts]))
+    attribute = {"step": "steps", "value": "values", "stderr": "stderrs"}
+    columns = []
     for field in ACCURACIES:
-        if field.name in {"step", "tokens", "flops", "value", "stderr"}:
-            name = {"step": "steps", "value": "values", "stderr": "stderrs"}.get(
-                field.name, field.name
-            )
-            column = np.concatenate([getattr(c, name) for c in contexts])
-            columns[field.name] = pa.array(column, from_pandas=True)
+        values = [getattr(c, attribute.get(field.name, field.name)) for c in contexts]
+        if isinstance(values[0], np.ndarray):
+            cells = pa.array(np.concatenate(values), from_pandas=True)
         else:
-            values = pa.array([getattr(c, field.name) for c in contexts], field.type)
-            columns[field.name] = values.take(owner)
-    return pa.Table.from_arrays(
-        [columns[field.name].cast(field.type) for field in ACCURACIES], schema=ACCURACIES
-    )
+            cells = pa.array(values, field.type).take(owner)
+        columns.append(cells.cast(field.type))
+    return pa.Table.from_arrays(columns, schema=ACCURACIES)
 
 
-def _unknown(query: Query) -> Trajectory:
-    """The query's future as a trajectory whose values are not known."""
-    n = len(query.target_steps)
+def _targets(query: Query) -> Trajectory:
+    """The targets as a trajectory of unknown values."""
+    unknown = np.full(len(query.target_steps), np.nan)
     return replace(
-        query.context,
-        steps=query.target_steps,
-        tokens=query.target_tokens,
-        flops=query.target_flops,
-        values=np.full(n, np.nan),
-        stderrs=np.full(n, np.nan),
-        losses={},
-    )
+        query.context, steps=query.target_steps, tokens=query.target_tokens,
+        flops=query.target_flops, values=unknown, stderrs=unknown, losses={},
+    )  # fmt: skip

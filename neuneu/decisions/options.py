@@ -1,77 +1,189 @@
-"""What every question can be told, beside the table of evaluations."""
+"""The options of every question, each declared once: type, help and default.
+
+The keyword arguments of `Predictor`, the options of the command line and docs/reference follow
+from the classes below. Nothing heavy is imported here: `neuneu --help` reads this module.
+"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypedDict, get_args
 
-from neuneu.core.config import build_config
 from neuneu.core.errors import UserError
-from neuneu.data.load import Dataset, Table, load_dataset
-from neuneu.forecasters.horizon import Horizon
 
-_TABLES = ("losses", "tasks", "reference", "reference_losses", "token_losses")
-_AVERAGE = ("task", "runs", "metric", "num_fewshot", "seed")
+if TYPE_CHECKING:
+    from neuneu.data.load import Dataset, Table
+    from neuneu.forecasters.horizon import Horizon
+
+POINTS: Final = 20
+THRESHOLD: Final = 0.1
+LIMIT: Final = 20
+_COMMAS: Final = " Comma-separated."
 
 
-class Options(TypedDict, total=False):
-    """Tables and the horizon.
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """How an option is explained and, where it differs from Python, given on the command line.
 
-    `losses`: validation losses; `tasks`: the task table (chance, base tasks, groups, items);
-    `reference`, `reference_losses`: finished runs to compare with, beside those of the table that
-    have reached their planned tokens or the end; `token_losses`: a store that
-    has losses word by word. `until` (tokens), `until_flops` or `until_step`: the end, by default
-    each run's planned tokens. `context`: take only this share of the checkpoints as seen;
-    `context_step`: only those up to a step.
+    `cli` is its type there, `flag` its name and `note` the end of its help; without them those of
+    the field are taken.
     """
 
-    losses: Table | None
-    tasks: Table | None
-    reference: Table | None
-    reference_losses: Table | None
-    token_losses: str | Path | None
-    until: float | None
-    until_flops: float | None
-    until_step: int | None
-    context: float | None
-    context_step: int | None
+    help: str
+    default: Any = None
+    cli: Any = None
+    note: str = ""
+    metavar: str | None = None
+    flag: str | None = None
+
+
+def _path(help_: str) -> Option:
+    return Option(help=help_, cli=str, metavar="PATH")
+
+
+class DataOptions(TypedDict, total=False):
+    """Tables beside the accuracies."""
+
+    losses: Annotated["Table | None", _path("Validation losses of the runs.")]
+    tasks: Annotated["Table | None", _path("Task table: chance, base tasks, groups, items.")]
+    reference: Annotated["Table | None", _path("Finished runs to use as further references.")]
+    reference_losses: Annotated[
+        "Table | None", _path("Validation losses of the runs in --reference.")
+    ]
+    token_losses: Annotated[
+        str | Path | None, _path("Store with token losses, for forecasters that read them.")
+    ]
+
+
+class Options(DataOptions, total=False):
+    """Tables, horizon (at most one `until`) and context of every question."""
+
+    until: Annotated[
+        float | None, Option(help="Horizon in tokens (default: each run's planned tokens).")
+    ]
+    until_flops: Annotated[float | None, Option(help="Horizon in FLOPs.")]
+    until_step: Annotated[int | None, Option(help="Horizon in training steps.")]
+    context: Annotated[
+        float | None, Option(help="Fraction of each run's checkpoints to use as context.")
+    ]
+    context_step: Annotated[int | None, Option(help="Last training step to use as context.")]
 
 
 class AverageOptions(Options, total=False):
-    """And what a question about an average of tasks is about.
+    """Tasks and runs of a question about a mean over tasks, beside `Options`."""
 
-    `task`: tasks, base tasks or task groups whose plain mean counts; by default all that every
-    run has. `runs`: the runs asked about, by name, `suite/run` or `family/suite/run`; by default
-    all. `metric`, `num_fewshot`: of the tasks, by default those that most runs have. `seed`: of
-    the samples.
-    """
+    task: Annotated[
+        str | Sequence[str],
+        Option(help="Tasks, base tasks or task groups to average.", cli=str, note=_COMMAS),
+    ]
+    runs: Annotated[
+        Sequence[str],
+        Option(
+            help="Runs to include, as run, suite/run or family/suite/run.", cli=str, note=_COMMAS
+        ),
+    ]
+    metric: Annotated[
+        str | None, Option(help="Metric of the tasks (default: the most common one).")
+    ]
+    num_fewshot: Annotated[
+        int | None, Option(help="Number of few-shot examples (default: the most common one).")
+    ]
+    seed: Annotated[int, Option(help="Random seed for sampling.")]
 
-    task: str | Sequence[str]
-    runs: Sequence[str]
-    metric: str | None
-    num_fewshot: int | None
-    seed: int
+
+Explain = Annotated[
+    bool,
+    Option(
+        help="Show the reference runs used and the forecasts of simple baselines.", default=False
+    ),
+]
+
+
+class ForecastOptions(Options, total=False):
+    """Options of `forecast` beside those of `Options`."""
+
+    points: Annotated[int, Option(help="Number of grid points up to the horizon.", default=POINTS)]
+    explain: Explain
+
+
+class RankOptions(AverageOptions, total=False):
+    """Options of `rank` and `when` beside those of `AverageOptions`."""
+
+    explain: Explain
+
+
+class StopOptions(AverageOptions, total=False):
+    """Options of `stop` beside those of `AverageOptions`; at most one of `target` and `rival`."""
+
+    target: Annotated[float | None, Option(help="Accuracy to reach, as a fraction.")]
+    rival: Annotated[str | None, Option(help="Run to beat (default: the best of the others).")]
+    threshold: Annotated[
+        float, Option(help="Advise to stop below this probability of success.", default=THRESHOLD)
+    ]
+    explain: Explain
+
+
+class NextEvalOptions(AverageOptions, total=False):
+    """Options of `next_eval` beside those of `AverageOptions`."""
+
+    checkpoints: Annotated[
+        "Table | None",
+        _path("Saved checkpoints: columns run and step or tokens (default: those of the table)."),
+    ]
+    costs: Annotated[
+        Mapping[str, float] | None,
+        Option(
+            help="Cost of evaluating each task (default: its number of items).",
+            cli=list[str],
+            flag="--cost",
+            note=" As task=number; repeatable.",
+        ),
+    ]
+    goal: Annotated[
+        Literal["best", "final"] | None,
+        Option(help="What to learn: best (which run wins) or final (where each ends).", cli=str),
+    ]
+    limit: Annotated[int, Option(help="Maximum number of rows to return.", default=LIMIT)]
+
+
+QUESTIONS: Final[Mapping[str, type]] = {
+    "forecast": ForecastOptions,
+    "rank": RankOptions,
+    "stop": StopOptions,
+    "when": RankOptions,
+    "next-eval": NextEvalOptions,
+}
+
+
+def declared(options: type) -> dict[str, tuple[Any, Option]]:
+    """Name -> (type, `Option`) of a class above, its own options before those that it shares."""
+    found = {name: get_args(kind) for name, kind in options.__annotations__.items()}
+    own = [name for name in found if name not in AverageOptions.__annotations__]
+    return {name: found[name] for name in [*own, *(n for n in found if n not in own)]}
 
 
 def read_options(
-    accuracies: Table, options: Mapping[str, Any], *, points: int | None = None
-) -> tuple[Dataset, Horizon]:
-    """Reads the tables and the horizon of `Options`.
+    accuracies: "Table", options: Mapping[str, Any], kind: type
+) -> tuple["Dataset", "Horizon"]:
+    """Reads the tables and the horizon of a question.
 
     Raises:
-        UserError: an option that does not exist, tables that cannot be read, two ends.
+        UserError: an unknown option, tables that cannot be read, more than one horizon.
     """
-    tables = {key: value for key, value in options.items() if key in _TABLES}
-    rest = {
-        key: value
-        for key, value in options.items()
-        if key not in {*_TABLES, *_AVERAGE} and value is not None
-    }
-    horizon = build_config(Horizon, rest if points is None else {**rest, "points": points})
+    from neuneu.core.config import build_config
+    from neuneu.data.load import load_dataset
+    from neuneu.forecasters.horizon import Horizon
+
+    others = kind.__annotations__.keys() - {field.name for field in fields(Horizon)}
+    horizon = build_config(
+        Horizon, {k: v for k, v in options.items() if k not in others and v is not None}
+    )
     horizon.check()
+    tables = {k: v for k, v in options.items() if k in DataOptions.__annotations__}
     return load_dataset(accuracies, **tables, log_notes=False), horizon
 
 
-def named_tasks(options: Mapping[str, Any]) -> list[str]:
+def task_names(options: Mapping[str, Any]) -> list[str]:
     """The `task` option as a list.
 
     Raises:
@@ -85,9 +197,9 @@ def named_tasks(options: Mapping[str, Any]) -> list[str]:
 
 
 def plain_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that can stand in a record; tables from memory are left out."""
+    """Shared options that a record can hold; tables in memory are left out."""
     return {
         key: str(value) if isinstance(value, Path) else value
         for key, value in options.items()
-        if isinstance(value, str | int | float | Path)
+        if key in AverageOptions.__annotations__ and isinstance(value, str | int | float | Path)
     }

@@ -1,4 +1,4 @@
-"""Which curves a question is about: tasks, one metric and one number of shots for each."""
+"""The tasks and runs of a question: one metric and one number of shots for each task."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import Final
 from neuneu.core.errors import UserError
 from neuneu.data.trajectories import Trajectory
 
-Cell = tuple[str, str, int]
+TaskKey = tuple[str, str, int]
 """(task, metric, num_fewshot)."""
 
 RunName = tuple[str, str, str]
@@ -19,21 +19,26 @@ _PREFERRED: Final = ("acc_norm", "acc")
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """`cells` to average over, and what was chosen where there was a choice (`notes`)."""
+    """`keys` of the tasks to average over, and `notes` on what was chosen among several."""
 
-    cells: tuple[Cell, ...]
+    keys: tuple[TaskKey, ...]
     notes: tuple[str, ...]
 
     @property
     def title(self) -> str:
-        """What the average is called."""
-        names = [task for task, _, _ in self.cells]
+        """The name of the average."""
+        names = [task for task, _, _ in self.keys]
         return names[0] if len(names) == 1 else f"mean of {len(names)} tasks"
 
 
 def run_name(trajectory: Trajectory) -> RunName:
     """The run of a trajectory, in one suite."""
     return (trajectory.family, trajectory.suite, trajectory.run)
+
+
+def task_key(trajectory: Trajectory) -> TaskKey:
+    """The task of a trajectory, with metric and number of shots."""
+    return (trajectory.task, trajectory.metric, trajectory.num_fewshot)
 
 
 def run_labels(runs: Sequence[RunName]) -> dict[RunName, str]:
@@ -48,7 +53,7 @@ def run_labels(runs: Sequence[RunName]) -> dict[RunName, str]:
 
 
 def find_runs(names: Sequence[str], known: Sequence[RunName]) -> list[RunName]:
-    """Runs by their name, `suite/run` or `family/suite/run`.
+    """Finds runs by name, `suite/run` or `family/suite/run`.
 
     Raises:
         UserError: a name that no run has, or that several have.
@@ -75,16 +80,16 @@ def select(
     metric: str | None = None,
     num_fewshot: int | None = None,
 ) -> Selection:
-    """The curves of some tasks, or of all.
+    """Chooses tasks, and a metric and a number of shots for each.
 
     Args:
-        trajectories: what there is.
+        trajectories: of all runs of the question.
         tasks: names of tasks, base tasks or task groups; none means all.
-        metric: of every task; None takes, task by task, the one that most runs have.
-        num_fewshot: likewise.
+        metric: of every task; None takes, for each task, the one that most runs have.
+        num_fewshot: number of few-shot examples; None as for `metric`.
 
     Raises:
-        UserError: a task, metric or number of shots that nothing has.
+        UserError: a task, metric or number of shots that no run has.
     """
     chosen = [
         t for t in trajectories if not tasks or {t.task, t.base_task, t.group}.intersection(tasks)
@@ -106,11 +111,11 @@ def select(
             f"expected metric {metric or 'any'} with {shots} shots; the table has "
             f"{', '.join(kinds)}."
         )
-    cells, choices = [], Counter[str]()
+    keys, choices = [], Counter[str]()
     for task in sorted({t.task for t in fitting}):
         often = Counter((t.metric, t.num_fewshot) for t in fitting if t.task == task)
         best = min(often, key=lambda kind: (-often[kind], _preference(kind[0]), kind))
-        cells.append((task, *best))
+        keys.append((task, *best))
         if len(often) > 1:
             choices[f"{best[0]} ({best[1]}-shot)"] += 1
     notes = tuple(
@@ -118,7 +123,7 @@ def select(
         "metric or number of shots; --metric and --num-fewshot choose another"
         for kind, count in sorted(choices.items())
     )
-    return Selection(cells=tuple(cells), notes=notes)
+    return Selection(keys=tuple(keys), notes=notes)
 
 
 def _preference(metric: str) -> int:

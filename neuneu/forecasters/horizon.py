@@ -1,7 +1,7 @@
-"""How far a forecast goes and from how much: queries about unfinished trajectories. Shapes: h."""
+"""Context and horizon of a question, and the grid points between them. Shapes: h targets."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import numpy as np
 from pydantic import Field
@@ -9,23 +9,22 @@ from pydantic import Field
 from neuneu.core.config import config_dataclass
 from neuneu.core.errors import UserError
 from neuneu.data.checks import LARGEST
-from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
-from neuneu.forecasters.protocol import Query
+from neuneu.data.trajectories import FloatArray, Trajectory
 
-REACHED = 0.999
-"""A run whose last checkpoint is at this share of the end is finished."""
+REACHED: Final = 0.999
+"""A run whose last checkpoint is at this share of its horizon is finished: plans are rounded."""
 
-MAX_POINTS = 100
+MAX_POINTS: Final = 100
 
 
 @config_dataclass
 class Horizon:
-    """What is taken as seen, and the end.
+    """Which checkpoints are context, and where a question ends.
 
-    `context` is the share of the checkpoints that is taken as seen, `context_step` the last step
-    that is; by default all are. At most one of `until` (tokens), `until_flops` and `until_step`
-    says where the end is; by default it is the run's planned tokens. `points` places between are
-    forecast, evenly in ln tokens.
+    `context` is the fraction of the checkpoints to use as context, `context_step` the last step
+    to use; by default all are context. At most one of `until` (tokens), `until_flops` and
+    `until_step` sets the horizon; by default it is the run's planned tokens. `points` is the
+    number of grid points up to it, evenly spaced in ln tokens.
     """
 
     context: Annotated[float, Field(gt=0, le=1)] | None = None
@@ -41,8 +40,8 @@ class Horizon:
         if sum(end is not None for end in ends) > 1:
             raise UserError("until, until_flops, until_step: expected one of them at most.")
 
-    def seen(self, trajectory: Trajectory) -> Trajectory:
-        """What of a trajectory is taken as seen, without step 0."""
+    def context_of(self, trajectory: Trajectory) -> Trajectory:
+        """The context of a trajectory, without step 0."""
         trained = trajectory.without_step_zero()
         stop = len(trained)
         if self.context is not None:
@@ -53,82 +52,69 @@ class Horizon:
         return trained.slice(0, stop)
 
     def end(self, trajectory: Trajectory) -> float | None:
-        """Tokens at the end; None where nothing says it.
+        """The horizon in tokens; None where it is unknown.
 
-        Where a part of a run whose end is known is taken as seen, its last checkpoint is the end.
+        Where the context is a part of a run without planned tokens, its last checkpoint is the
+        horizon.
+
+        Raises:
+            UserError: `until_flops` for a run whose FLOPs are unknown.
         """
         if self.until is not None:
             return self.until
-        seen = self.seen(trajectory)
-        now = seen.tokens[-1] if len(seen) else 0.0
+        context = self.context_of(trajectory)
+        now = context.tokens[-1] if len(context) else 0.0
         if now <= 0:
             return None
         if self.until_flops is not None:
-            if np.isnan(seen.flops[-1]):
+            if np.isnan(context.flops[-1]):
                 raise UserError(
                     f"until_flops: the FLOPs of run {trajectory.run!r} are not known; give its "
                     "params, or until in tokens."
                 )
-            return float(min(self.until_flops * (now / seen.flops[-1]), LARGEST))
+            return float(min(self.until_flops * (now / context.flops[-1]), LARGEST))
         if self.until_step is not None:
-            return float(min(self.until_step * (now / max(seen.steps[-1], 1)), LARGEST))
+            return float(min(self.until_step * (now / max(context.steps[-1], 1)), LARGEST))
         if trajectory.planned_tokens is None and (self.context or self.context_step) is not None:
             return float(trajectory.tokens[-1])
         return trajectory.planned_tokens
 
     def finished(self, trajectory: Trajectory) -> bool:
-        """Whether what is seen of a trajectory reaches the end, or that of the run's own plan."""
-        seen = self.seen(trajectory)
+        """Whether the context reaches the horizon or the run's planned tokens."""
+        context = self.context_of(trajectory)
         ends = [end for end in (self.end(trajectory), trajectory.planned_tokens) if end is not None]
-        return bool(len(seen) and ends and reached(float(seen.tokens[-1]), min(ends)))
+        return bool(len(context) and ends and reached(float(context.tokens[-1]), min(ends)))
 
     def references(
         self, trajectories: Sequence[Trajectory], others: Sequence[Trajectory] = ()
     ) -> list[Trajectory]:
-        """What the runs asked about may be compared with, whatever the question.
+        """The reference runs of any question.
 
         Args:
-            trajectories: of the table. The finished ones are compared with, as far as they are
-                seen; unfinished runs are never compared with each other.
-            others: of tables of finished runs, taken whole.
+            trajectories: of the table. The contexts of finished runs are references; unfinished
+                runs never are.
+            others: finished runs of further tables, as a whole.
         """
-        return [*(self.seen(t) for t in trajectories if self.finished(t)), *others]
+        return [*(self.context_of(t) for t in trajectories if self.finished(t)), *others]
 
 
 def reached(tokens: float, end: float) -> bool:
-    """Whether a run that is seen up to `tokens` has reached `end`, up to rounded plans."""
+    """Whether a run that was evaluated up to `tokens` has reached `end`."""
     return tokens >= REACHED * end
 
 
-def query_at(
-    seen: Trajectory, tokens: FloatArray, token_losses: TokenLossTable | None = None
-) -> Query:
-    """A query at tokens (h,), increasing; steps and FLOPs go on as they went."""
-    ahead = tokens / seen.tokens[-1]
-    row = None
-    if token_losses is not None:
-        row = token_losses.rows.get((seen.suite, seen.run, int(seen.steps[-1])))
-    return Query(
-        context=seen,
-        target_steps=np.asarray(np.clip(np.round(ahead * seen.steps[-1]), 0, 2.0**62), np.int64),
-        target_tokens=tokens,
-        target_flops=ahead * seen.flops[-1],
-        word_losses=None if token_losses is None or row is None else token_losses.matrix[row],
-    )
-
-
-def even_places(start: float, end: float, points: int) -> FloatArray:
-    """(points,) tokens beyond `start` up to `end`, evenly in ln tokens."""
+def even_grid(start: float, end: float, points: int) -> FloatArray:
+    """(points,) tokens beyond `start` up to `end`, evenly spaced in ln tokens."""
     return np.geomspace(start, end, points + 1)[1:]
 
 
-def own_places(seen: Sequence[Trajectory], end: float, *, limit: int = MAX_POINTS) -> FloatArray:
-    """Tokens after everything seen of one run up to the end, as far apart as its checkpoints were.
+def own_grid(contexts: Sequence[Trajectory], end: float, *, limit: int = MAX_POINTS) -> FloatArray:
+    """(h,) tokens after the contexts of one run up to `end`, as far apart as its checkpoints.
 
-    The distance is the median of the last ten; where that makes more than `limit` places, they
-    are spread evenly in tokens.
+    The distance is the median of the last ten; where that makes more than `limit` grid points,
+    they are spaced evenly in tokens.
     """
-    known = np.unique(np.concatenate([t.tokens for t in seen]))
+    known = np.unique(np.concatenate([t.tokens for t in contexts]))
     start = float(known[-1])
     if end <= start:
         return np.zeros(0)

@@ -1,24 +1,25 @@
-"""What a forecaster is: a query in, quantiles out. A query holds nothing of the future."""
+"""Interfaces of forecasters: a query in, quantiles out. A query holds nothing of the future."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
+from neuneu.forecasters.calibration import Calibration
 
 Sees = Literal["own", "reference", "oracle-loss"]
-"""What a forecaster may look at: the run's own past; also finished other runs of the same task;
-also the true future validation losses of the run itself (what no user has)."""
+"""What a forecaster reads: the run's own past; also finished other runs on the same task; also the
+run's own true future validation losses, which no user has."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Query:
-    """One question: the observed past of one trajectory, and h >= 1 later checkpoints.
+    """The observed past of one trajectory (`context`), and h >= 1 later checkpoints.
 
-    `context` ends where observation ends. `target_steps`, `target_tokens`, `target_flops` are
+    `target_steps`, `target_tokens`, `target_flops` are
     (h,), increasing. `future_losses` (validation set -> (h,) nats a token) is given only to
     forecasters that declare `oracle-loss`. `word_losses` is (W,) float16 nats at the last
     context checkpoint, where the store has them.
@@ -37,20 +38,20 @@ class Forecaster(Protocol):
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
 
     @property
     def sees(self) -> Sees:
-        """What it looks at beyond nothing."""
+        """What it reads."""
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Quantile levels it gives, increasing; always with 0.5."""
+        """Its quantile levels, increasing; always with 0.5."""
 
     def fit(self, references: Sequence[Trajectory]) -> None:
-        """Learns from finished runs; those that cannot learn do nothing.
+        """Takes finished runs as references; forecasters that use none do nothing.
 
-        No run group of a later query may be among `references`; the caller guarantees it.
+        The caller guarantees that no run group of a later query is among `references`.
         """
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
@@ -59,3 +60,40 @@ class Forecaster(Protocol):
         A query that the forecaster cannot answer (such as a task absent from the references)
         gives NaN throughout; no other NaN is allowed.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRuns:
+    """References of one query: those `used`, nearest first, and those `left_out`.
+
+    Trajectories are left out where they end too early for the query.
+    """
+
+    used: list[Trajectory]
+    left_out: list[Trajectory]
+
+
+@runtime_checkable
+class JointForecaster(Forecaster, Protocol):
+    """What `neuneu.load` returns and `neuneu.decisions` asks: it samples, calibrates, explains.
+
+    Its class has `load(folder, name=...)` and a line in `neuneu.forecasters.registry`.
+    """
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What its intervals are calibrated on; None if they are not."""
+
+    def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
+        """The calibration group of every target of every query; None without a calibration."""
+
+    def draw(
+        self, queries: Sequence[Query], answers: Sequence[FloatArray], *, count: int, seed: int
+    ) -> list[FloatArray]:
+        """(count, h) futures of each query, drawn together, from the answers of `predict`."""
+
+    def reference_runs(self, queries: Sequence[Query]) -> list[ReferenceRuns]:
+        """The references of each query."""
+
+    def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
+        """The share of `trajectories` that it was trained on."""

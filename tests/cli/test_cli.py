@@ -120,7 +120,7 @@ app(["suite"])
     assert done.returncode == EXIT_TERMINATED
     assert done.stdout == "cleaned up\n"
     (line,) = done.stderr.strip().splitlines()
-    assert "goes on where it stopped" in line
+    assert "resumes where it stopped" in line
 
 
 def test_help_imports_no_heavy_library() -> None:

@@ -223,7 +223,7 @@ def test_a_stopped_job_goes_on_where_it_was(head: Head, tmp_path: Path) -> None:
     assert "was stopped" in status
     assert not (tmp_path / "forecaster" / "config.json").exists(), "stopped too late"
     log = head.cli("logs", "--address", head.address, "to-be-stopped").stdout
-    assert "ended by SIGTERM; the same command goes on where it stopped" in log
+    assert "ended by SIGTERM; the same command resumes where it stopped" in log
     before = json.loads(snapshot.read_text())
     resumed = head.submit("train", *arguments)
     assert resumed.succeeded, resumed.log

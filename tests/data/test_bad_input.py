@@ -225,7 +225,7 @@ KINDS = {
     "the end was passed": Bad(
         text(*ROWS), ("found 2.5e+09 tokens", "run 'a'", "larger --until"), more=("--until", "25e8")
     ),
-    "no end": Bad(text(*ROWS), ("says how far it goes", "give --until"), more=("--points", "3")),
+    "no end": Bad(text(*ROWS), ("has a horizon", "give --until"), more=("--points", "3")),
 }  # fmt: skip
 
 
@@ -347,7 +347,7 @@ def test_an_output_that_is_a_file(tmp_path: Path) -> None:
     path = tmp_path / "points.csv"
     text(*ROWS)(path)
     line = invoke(["forecast"], path, "--until", "9e9", "-o", str(path)).stderr
-    assert f"{path}: expected a place to read or write, found: File exists; check the path" in line
+    assert f"{path}: expected a path to read or write, found: File exists; check the path" in line
     assert path.read_text().splitlines() == [HEADER, *ROWS]
 
 

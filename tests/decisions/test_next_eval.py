@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuneu.decisions.next_eval import weigh
+from neuneu.decisions.statistics import weigh
 
 COUNT = 200_000
 

@@ -17,7 +17,8 @@ from neuneu.data.fingerprints import fingerprints
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.predictor import Predictor
 from neuneu.forecasters.cross_run.export import load_networks
-from neuneu.forecasters.cross_run.forecaster import PRETRAINED, CrossRunForecaster
+from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
+from neuneu.forecasters.registry import PRETRAINED
 
 END = 20_000.0
 

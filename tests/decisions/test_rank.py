@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuneu.decisions.rank import rank
+from neuneu.decisions.statistics import rank
 
 FINAL = np.array([
     [0.5, 0.6, 0.5, 0.4],

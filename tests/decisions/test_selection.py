@@ -7,7 +7,7 @@ import pytest
 
 from neuneu.core.errors import UserError
 from neuneu.data.trajectories import Trajectory
-from neuneu.decisions.futures import by_run, past_average
+from neuneu.decisions.futures import group_by_run, past_average
 from neuneu.decisions.selection import find_runs, run_labels, run_name, select
 
 
@@ -30,9 +30,9 @@ TABLE = [
 
 def test_the_metric_that_most_runs_have_is_taken_and_said() -> None:
     found = select(TABLE)
-    assert found.cells == (("x", "acc_norm", 0), ("y", "acc", 5), ("z", "acc", 0))
+    assert found.keys == (("x", "acc_norm", 0), ("y", "acc", 5), ("z", "acc", 0))
     assert "acc_norm (0-shot) was taken for 1 task" in found.notes[0]
-    assert select(TABLE, metric="acc", tasks=["x"]).cells == (("x", "acc", 0),)
+    assert select(TABLE, metric="acc", tasks=["x"]).keys == (("x", "acc", 0),)
     assert select(TABLE, tasks=["g"], num_fewshot=5).title == "y"
 
 
@@ -60,7 +60,7 @@ def test_runs_are_found_by_as_much_of_their_name_as_is_needed() -> None:
 
 def test_only_runs_with_all_tasks_are_averaged_at_their_common_checkpoints() -> None:
     cells = (("x", "acc", 0), ("z", "acc", 0))
-    assert [run for _, _, run in by_run(TABLE, cells)] == ["b"]
+    assert [run for _, _, run in group_by_run(TABLE, cells)] == ["b"]
     late = replace(curve("b", "z").slice(1, 4), values=np.array([0.5, 0.5, 0.8]))
     tokens, mean = past_average([curve("b", "x"), late])
     assert tokens.tolist() == [2e9, 3e9, 4e9]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuneu.decisions.stop import prospect
+from neuneu.decisions.statistics import prospect
 
 FINAL = np.array([0.4, 0.5, 0.6, 0.7])
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import neuneu
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import Answer
-from neuneu.decisions.asked import Asked
+from neuneu.decisions.average import AverageForecast
+from neuneu.decisions.options import RankOptions
 from neuneu.decisions.predictor import Predictor
 from neuneu.forecasters.horizon import Horizon
 
@@ -167,7 +168,7 @@ def test_forecast_and_rank_answer_alike_about_a_run_among_unfinished_ones() -> N
         forecast = {row["run"]: row for row in model().forecast(table).rows if row["task"] == task}
         rank = {row["run"]: row for row in model().rank(table, task=task).rows}
         assert set(rank) == {"r0", *forecast} == {"r0", "r1", "r2", "r3"}
-        asked = Asked(model().forecaster, table, {"task": task}, least=2)
+        asked = AverageForecast(model().forecaster, table, {"task": task}, RankOptions)
         for future in asked.futures:
             if future.finished:
                 continue

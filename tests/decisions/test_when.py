@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from neuneu.decisions.when import first_passage, reached, running_mean
+from neuneu.decisions.statistics import first_passage, reached_at, running_mean
 
 TOKENS = np.array([4.0, 5.0, 6.0, 7.0])
 
@@ -25,8 +25,8 @@ def test_the_past_belongs_to_the_first_means() -> None:
     # (0.5 + 0.5 + 0.2) / 3 = 0.4 already at the first place, reached with the past's help.
     found = first_passage(np.array([0.1, 0.5, 0.5]), TOKENS, np.array([[0.2, 0.2, 0.2, 0.2]]), 0.39)
     assert found.tokens.tolist() == [4.0]
-    assert reached(np.array([0.1, 0.5, 0.6]), 0.4) == 2
-    assert reached(np.array([0.1, 0.2]), 0.4) is None
+    assert reached_at(np.array([0.1, 0.5, 0.6]), 0.4) == 2
+    assert reached_at(np.array([0.1, 0.2]), 0.4) is None
 
 
 def test_without_a_past_the_first_place_counts_alone() -> None:

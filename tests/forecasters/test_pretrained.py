@@ -10,12 +10,13 @@ from curves import ask, family, trajectory
 
 from neuneu.data.load import load_dataset
 from neuneu.forecasters.cross_run.card import write_card
-from neuneu.forecasters.cross_run.forecaster import PRETRAINED, CrossRunForecaster
+from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
+from neuneu.forecasters.registry import PRETRAINED
 
 
 @pytest.fixture(scope="module")
 def forecaster() -> CrossRunForecaster:
-    return CrossRunForecaster.load()
+    return CrossRunForecaster.load(PRETRAINED)
 
 
 def test_it_is_small_and_has_a_card() -> None:

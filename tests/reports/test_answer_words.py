@@ -10,11 +10,11 @@ import pytest
 from curves import ladder
 
 from neuneu.decisions.answers import Answer, row_warnings
-from neuneu.decisions.grounds import FEW_POINTS, Grounds
+from neuneu.decisions.explanation import FEW_POINTS, calibration_fields
 from neuneu.forecasters.calibration import Calibration, GroupAdjustment
 from neuneu.forecasters.cross_run.calibrating import group_names
-from neuneu.forecasters.horizon import query_at
 from neuneu.forecasters.protocol import Query
+from neuneu.forecasters.queries import query_at
 from neuneu.forecasters.warnings import WarningCode
 from neuneu.reports.answers.folder import read_answers
 from neuneu.reports.answers.runs import labels, run_pages, task_labels
@@ -238,7 +238,7 @@ def test_headlines() -> None:
 
 
 class Known:
-    """A forecaster as far as `Grounds` asks: one group of few runs, or no calibration."""
+    """What `calibration_fields` asks of a forecaster: one group of few runs, or no calibration."""
 
     def __init__(self, calibration: Calibration | None) -> None:
         self.calibration = calibration
@@ -253,7 +253,7 @@ def test_every_warning_that_is_really_raised_has_its_label() -> None:
     query = query_at(near, np.array([2e4]))
     few = GroupAdjustment(shifts=(0.0,), reached=(True,), n_runs=3)
     known = Calibration(levels=(0.5,), groups={"all": few}, families=("f",), largest_params=1e9)
-    rows = [Grounds(Known(of)).calibration([query]) for of in (known, None)]
+    rows = [calibration_fields(Known(of), [query]) for of in (known, None)]
     warnings = row_warnings(*rows)
     assert {warning.code for warning in warnings} == set(TAGS) == set(get_args(WarningCode))
     assert {tag(warning) for warning in warnings} == set(TAGS.values())

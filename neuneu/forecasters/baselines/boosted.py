@@ -13,7 +13,7 @@ import numpy as np
 from neuneu.core.errors import DataError
 from neuneu.data.quantiles import FORECAST_LEVELS
 from neuneu.data.trajectories import FloatArray, Trajectory
-from neuneu.forecasters.cross_run.asking import ask
+from neuneu.forecasters.cross_run.batching import make_batches
 from neuneu.forecasters.cross_run.curves import Codes, Float32Array, build_curves
 from neuneu.forecasters.cross_run.features import Features, make_features
 from neuneu.forecasters.cross_run.references import index_references
@@ -102,14 +102,14 @@ class BoostedQuantiles:
             raise DataError(f"{self.name}: expected trained trees, found none; call `train` first.")
         answers = [np.full((len(q.target_steps), len(self.levels)), np.nan) for q in queries]
         library = self._library if self.sees == "reference" else build_curves([], self._codes)
-        for asked in ask(queries, library, self._codes, n_references=NEAREST):
-            features = make_features(asked.questions)
+        for pieces in make_batches(queries, library, self._codes, n_references=NEAREST):
+            features = make_features(pieces.batch)
             rows = self._rows(features)
             shape = (*rows.shape[:2], len(self.levels))
             flat = rows.reshape(-1, rows.shape[-1])
             change = np.stack([model.predict(flat) for model in self._models], axis=-1)
             quantiles = features.level[:, None, None] + change.reshape(shape)
-            asked.put(answers, np.clip(np.sort(quantiles, axis=-1), 0.0, 1.0))
+            pieces.put(answers, np.clip(np.sort(quantiles, axis=-1), 0.0, 1.0))
         return answers
 
     def _rows(self, features: Features) -> Float32Array:

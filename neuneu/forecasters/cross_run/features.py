@@ -1,10 +1,10 @@
-"""What the network reads, computed from arrays without a loop over questions.
+"""What the network reads, computed from arrays without a loop over batch.
 
 Everything about other runs is a comparison: their change between two places, their distance
 from this run where both were observed. Places are aligned in four ways: at the same tokens, at
 the same share of the planned tokens, at the same FLOPs (6 x parameters x tokens), and as far
 beyond the place where the other run had this run's loss.
-Shapes: B questions, H targets, R references, L lags, F features, C candidates.
+Shapes: B queries, H targets, R references, L lags, F features, C candidates.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from neuneu.forecasters.cross_run.batching import Observed, QueryBatch, observed
 from neuneu.forecasters.cross_run.curves import METRICS, Float32Array, at, first_below
-from neuneu.forecasters.cross_run.questions import Observed, Questions, observed
 from neuneu.forecasters.cross_run.references import NONE, run_length
 
 LAGS: Final = np.array([0.0, 0.15, 0.35, 0.7, 1.2, 2.0, 3.0, 4.5], dtype=np.float32)
@@ -58,24 +58,24 @@ class Features:
     level: Float32Array
 
 
-def make_features(questions: Questions, *, general: bool = False) -> Features:
-    """Everything the network reads of B questions.
+def make_features(batch: QueryBatch, *, general: bool = False) -> Features:
+    """Everything the network reads of B batch.
 
     `general` features are those of families that were not learnt from: they do not tell how
     large a run is, what it has read or what is measured, only how its parts compare; power laws
     fitted to the past are further candidates.
     """
-    past = observed(questions)
-    own = _own(questions, past, general=general)
-    targets, own_candidates = _targets(questions, past, own, general=general)
-    compared = _compare(questions, own)
-    size, size_features = _size_trend(questions, compared, own)
+    past = observed(batch)
+    own = _own(batch, past, general=general)
+    targets, own_candidates = _targets(batch, past, own, general=general)
+    compared = _compare(batch, own)
+    size, size_features = _size_trend(batch, compared, own)
     return Features(
         own=own.features,
         targets=np.concatenate([targets, size_features], axis=-1),
         references=compared.references,
         pairs=compared.pairs,
-        reference_mask=questions.references != NONE,
+        reference_mask=batch.references != NONE,
         own_candidates=own_candidates,
         pair_candidates=compared.candidates,
         size_candidates=size,
@@ -94,8 +94,8 @@ class _Own:
     loss: Float32Array
 
 
-def _own(questions: Questions, past: Observed, *, general: bool) -> _Own:
-    asked, rows = questions.asked, questions.rows
+def _own(batch: QueryBatch, past: Observed, *, general: bool) -> _Own:
+    curves, rows = batch.curves, batch.rows
     values, mask = past.values, past.mask
     smooth_BL = np.stack([_local_mean(past.x, values, mask, lag) for lag in LAGS], axis=1)
     span = -past.x.min(axis=1)
@@ -109,15 +109,15 @@ def _own(questions: Questions, past: Observed, *, general: bool) -> _Own:
     loss, loss_slope = _local_line(past.x, losses, loss_known, WINDOWS[1])
     has_loss = loss_known[:, -1]
     loss = np.where(has_loss, loss, np.nan)
-    chance, shots = asked.chance[rows], asked.shots[rows]
-    stderr = np.nan_to_num(_last(asked.stderrs, questions))
+    chance, shots = curves.chance[rows], curves.shots[rows]
+    stderr = np.nan_to_num(_last(curves.stderrs, batch))
     count = mask.sum(axis=1)
     residual = np.where(mask, values - _blend(past, smooth_BL), 0.0)
     scatter = np.sqrt((residual**2).sum(axis=1) / np.maximum(count - 2, 1)) * (count > 4)
     scatter = np.clip(scatter, 0.0, 0.1)
     noise = np.maximum(np.where(stderr > 0, stderr, scatter), 0.002)
-    known_end = np.isfinite(questions.planned)
-    left = np.where(known_end, questions.planned - past.now, 0.0)
+    known_end = np.isfinite(batch.planned)
+    left = np.where(known_end, batch.planned - past.now, 0.0)
     told = 0.0 if general else 1.0
     has_told_loss = has_loss & (not general)
     columns = [
@@ -131,12 +131,12 @@ def _own(questions: Questions, past: Observed, *, general: bool) -> _Own:
         CHANGE * stderr,
         stderr > 0,
         CHANGE * scatter,
-        told * _scaled("params", asked.log_params[rows]),
+        told * _scaled("params", curves.log_params[rows]),
         told * _scaled("tokens", past.now),
         known_end,
         left / 3.0,
         told * np.minimum(shots, 10) / 5.0,
-        *(told * (asked.metrics[rows] == code) for code in range(len(METRICS))),
+        *(told * (curves.metrics[rows] == code) for code in range(len(METRICS))),
         has_told_loss,
         np.where(has_told_loss, np.nan_to_num(loss) - 3.0, 0.0),
         np.where(has_told_loss, np.clip(loss_slope, -2.0, 2.0), 0.0),
@@ -157,18 +157,18 @@ def _own(questions: Questions, past: Observed, *, general: bool) -> _Own:
 
 
 def _targets(
-    questions: Questions, past: Observed, own: _Own, *, general: bool
+    batch: QueryBatch, past: Observed, own: _Own, *, general: bool
 ) -> tuple[Float32Array, Float32Array]:
-    x_BH = np.nan_to_num(questions.targets, nan=0.0)
-    ahead = np.where(np.isfinite(questions.targets), x_BH - past.now[:, None], 0.0)
-    known_end = np.isfinite(questions.planned)[:, None]
-    left = np.where(known_end, questions.planned[:, None] - x_BH, 0.0)
+    x_BH = np.nan_to_num(batch.targets, nan=0.0)
+    ahead = np.where(np.isfinite(batch.targets), x_BH - past.now[:, None], 0.0)
+    known_end = np.isfinite(batch.planned)[:, None]
+    left = np.where(known_end, batch.planned[:, None] - x_BH, 0.0)
     lines = [
         np.clip(own.slopes_BW[:, [w]] * np.minimum(ahead, 2.0 * WINDOWS[w]), -0.3, 0.3)
         for w in range(len(WINDOWS))
     ]
     laws = _power_laws(past, ahead, own.level) if general else []
-    tokens, params = _scaled("tokens", x_BH), _scaled("params", _log_params(questions))
+    tokens, params = _scaled("tokens", x_BH), _scaled("params", _log_params(batch))
     told = 0.0 if general else 1.0
     columns = [
         ahead / 3.0,
@@ -197,19 +197,19 @@ class _Compared:
     nearness_BR: Float32Array
 
 
-def _compare(questions: Questions, own: _Own) -> _Compared:
-    asked, library = questions.asked, questions.library
-    rows, mask = questions.rows, questions.references != NONE
-    ref = np.where(mask, questions.references, 0)
+def _compare(batch: QueryBatch, own: _Own) -> _Compared:
+    curves, library = batch.curves, batch.library
+    rows, mask = batch.rows, batch.references != NONE
+    ref = np.where(mask, batch.references, 0)
     now, level = own.now[:, None], own.level[:, None]
-    size = library.log_params[ref] - asked.log_params[rows][:, None]
+    size = library.log_params[ref] - curves.log_params[rows][:, None]
     length = run_length(library)[ref]
-    own_length = np.where(np.isfinite(questions.planned), questions.planned, np.nan)[:, None]
+    own_length = np.where(np.isfinite(batch.planned), batch.planned, np.nan)[:, None]
     lag_x = now[:, :, None] - LAGS[None, None, :]
     there = at(library.grid, ref[:, :, None], lag_x)
     both = own.has_BL[:, None, :] & (lag_x >= library.first[ref][:, :, None] - 0.05)
     offset = np.where(both, own.smooth_BL[:, None, :] - there, 0.0)
-    same_set = (library.loss_sets[ref] == asked.loss_sets[rows][:, None]) & np.isfinite(
+    same_set = (library.loss_sets[ref] == curves.loss_sets[rows][:, None]) & np.isfinite(
         own.loss[:, None]
     )
     loss_gap = np.where(same_set, own.loss[:, None] - at(library.loss_grid, ref, now), 0.0)
@@ -218,8 +218,8 @@ def _compare(questions: Questions, own: _Own) -> _Compared:
         library.loss_grid, ref, np.where(same_set, own.loss[:, None], np.nan).astype(np.float32)
     )
     has_equal = np.isfinite(equal_loss)
-    same_suite = library.suites[ref] == asked.suites[rows][:, None]
-    same_family = library.families[ref] == asked.families[rows][:, None]
+    same_suite = library.suites[ref] == curves.suites[rows][:, None]
+    same_family = library.families[ref] == curves.families[rows][:, None]
     references = _columns(
         [
             size / 2.0,
@@ -238,9 +238,9 @@ def _compare(questions: Questions, own: _Own) -> _Compared:
             *np.moveaxis(both, -1, 0),
         ]
     )
-    x = np.nan_to_num(questions.targets, nan=0.0)[:, :, None]
-    ahead = np.where(np.isfinite(questions.targets), x[:, :, 0] - now, 0.0)[:, :, None]
-    rows_BHR = np.broadcast_to(ref[:, None, :], (*questions.targets.shape, ref.shape[1]))
+    x = np.nan_to_num(batch.targets, nan=0.0)[:, :, None]
+    ahead = np.where(np.isfinite(batch.targets), x[:, :, 0] - now, 0.0)[:, :, None]
+    rows_BHR = np.broadcast_to(ref[:, None, :], (*batch.targets.shape, ref.shape[1]))
     shift = {
         "tokens": np.zeros_like(length),
         "progress": np.nan_to_num(length - own_length),
@@ -284,7 +284,7 @@ def _compare(questions: Questions, own: _Own) -> _Compared:
 
 
 def _size_trend(
-    questions: Questions, compared: _Compared, own: _Own
+    batch: QueryBatch, compared: _Compared, own: _Own
 ) -> tuple[Float32Array, Float32Array]:
     """The references' change and value at the target's tokens, as lines in ln parameters.
 
@@ -292,8 +292,8 @@ def _size_trend(
     keeps lines through few or equal sizes flat. Returns ((B, H, 2) candidates, features).
     """
     level = own.level[:, None]
-    ref = np.where(questions.references == NONE, 0, questions.references)
-    size = questions.library.log_params[ref] - _log_params(questions)[:, None]
+    ref = np.where(batch.references == NONE, 0, batch.references)
+    size = batch.library.log_params[ref] - _log_params(batch)[:, None]
     change, change_weight = _line_at_zero(size, compared.change_BHR, compared.nearness_BR)
     value, value_weight = _line_at_zero(size, compared.absolute_BHR, compared.nearness_BR)
     has_change, has_value = change_weight > 0, value_weight > 0
@@ -384,12 +384,12 @@ def _blend(past: Observed, smooth_BL: npt.NDArray) -> npt.NDArray:
     return left * (1.0 - share) + right * share
 
 
-def _last(values: npt.NDArray, questions: Questions) -> npt.NDArray:
-    return values[questions.asked.starts[questions.rows] + questions.end]
+def _last(values: npt.NDArray, batch: QueryBatch) -> npt.NDArray:
+    return values[batch.curves.starts[batch.rows] + batch.end]
 
 
-def _log_params(questions: Questions) -> npt.NDArray:
-    return questions.asked.log_params[questions.rows]
+def _log_params(batch: QueryBatch) -> npt.NDArray:
+    return batch.curves.log_params[batch.rows]
 
 
 def _scaled(what: str, values: npt.NDArray) -> npt.NDArray:

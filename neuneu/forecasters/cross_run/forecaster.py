@@ -1,4 +1,4 @@
-"""The cross-run network as a `Forecaster`; several networks answer with their mean quantiles."""
+"""Cross-run networks as a forecaster; several networks answer with their mean quantiles."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from neuneu.core.errors import DataError
@@ -14,26 +13,27 @@ from neuneu.data.fingerprints import share_trained_on
 from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.copula import Joint, sample_futures
-from neuneu.forecasters.cross_run.asking import answerable, ask, nearest_references
+from neuneu.forecasters.cross_run.batching import (
+    QueryBatch,
+    answerable,
+    make_batches,
+    nearest_references,
+)
 from neuneu.forecasters.cross_run.calibrating import group_names
+from neuneu.forecasters.cross_run.caution import cautious
 from neuneu.forecasters.cross_run.curves import Codes, build_curves
 from neuneu.forecasters.cross_run.export import load_networks
-from neuneu.forecasters.cross_run.familiar import task_places, unfamiliar
 from neuneu.forecasters.cross_run.features import make_features
-from neuneu.forecasters.cross_run.network import CrossRunNetwork, to_tensors
-from neuneu.forecasters.cross_run.questions import Questions
+from neuneu.forecasters.cross_run.network import CrossRunNetwork, task_index, to_tensors
 from neuneu.forecasters.cross_run.references import NONE, index_references
-from neuneu.forecasters.cross_run.unfamiliar import cautious, in_company
-from neuneu.forecasters.protocol import Query, Sees
+from neuneu.forecasters.protocol import Query, ReferenceRuns, Sees
 
 MAX_REFERENCES: Final = 24
-PRETRAINED: Final = Path(__file__).parents[1] / "pretrained"
-"""The forecaster that comes with the package."""
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A network this small gains nothing from a second thread, and beside other work loses much."""
+    """Runs torch on one thread: networks this small gain nothing from a second one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -43,7 +43,7 @@ def one_thread() -> Iterator[None]:
 
 
 class CrossRunForecaster:
-    """Answers from a run's past and, unless it is told not to, from finished runs."""
+    """Forecasts from a run's context and, unless `sees` is `own`, from finished runs."""
 
     def __init__(
         self,
@@ -62,38 +62,33 @@ class CrossRunForecaster:
         Args:
             networks: at least one; all of the same levels.
             sees: `own` or `reference`.
-            name: what tables call it.
-            assume_end: take the last target for the planned end of a run that tells none.
-            calibration: adjusts the bands; None leaves them as the networks give them.
-            joint: how targets of one query move together; None: nothing can be sampled.
+            name: its name in tables.
+            assume_end: take the last target as the planned end of a run without one.
+            calibration: adjusts the intervals; None leaves them as the networks give them.
+            joint: how targets move together; without it nothing can be sampled.
             training_runs: `family/run` -> fingerprints of the trajectories trained on.
-            general: networks that answer for families not trained on; none: the
-                others do, as for any run.
+            general: networks for families not trained on; without any, `networks` answer.
         """
-        self._general = list(general)
-        self.calibration = calibration
-        self.joint = joint
-        self._marks = frozenset(m for marks in (training_runs or {}).values() for m in marks)
-        self._networks = list(networks)
+        self._networks, self._general = list(networks), list(general)
         self.sees: Sees = sees
-        self.name = name
-        self.levels = self._networks[0].config.levels
+        self.name, self.calibration, self.joint = name, calibration, joint
         self._assume_end = assume_end
+        self._marks = frozenset(m for marks in (training_runs or {}).values() for m in marks)
+        self.levels = self._networks[0].config.levels
+        self._families = self._networks[0].config.families
         self._codes = Codes()
-        self._library = build_curves([], self._codes)
-        self._index = index_references(self._library)
-        self._references: Sequence[Trajectory] = ()
+        self.fit([])
 
     @classmethod
     def load(
-        cls, folder: Path | None = None, *, sees: Sees = "reference", name: str = "neuneu"
+        cls, folder: Path, *, sees: Sees = "reference", name: str = "neuneu"
     ) -> "CrossRunForecaster":
-        """The forecaster of a folder; None takes the one that comes with the package.
+        """Loads a folder that `neuneu pretrain` wrote.
 
         Raises:
             DataError: no such files, or files that do not fit.
         """
-        saved = load_networks(folder or PRETRAINED)
+        saved = load_networks(folder)
         record = saved.record
         calibration = record.get("calibration")
         return cls(
@@ -111,53 +106,33 @@ class CrossRunForecaster:
         return share_trained_on(trajectories, self._marks)
 
     def fit(self, references: Sequence[Trajectory]) -> None:
-        """Remembers finished runs to compare with; the networks stay as they are."""
+        """Takes finished runs as references; the networks stay as they are."""
         usable = [t for t in references if len(t.without_step_zero())]
-        self._library = build_curves(usable, self._codes)
+        self._references = usable if self.sees == "reference" else []
+        self._library = build_curves(self._references, self._codes)
         self._index = index_references(self._library)
-        self._references = usable
 
-    @property
-    def references(self) -> Sequence[Trajectory]:
-        """The finished runs that it compares with."""
-        return self._references if self.sees == "reference" else ()
+    def reference_runs(self, queries: Sequence[Query]) -> list[ReferenceRuns]:
+        """The references of each query.
 
-    def compared_with(self, queries: Sequence[Query]) -> list[list[Trajectory]]:
-        """The trajectories that each query is compared with, nearest first."""
-        return self._found(queries)[0]
-
-    def too_short(self, queries: Sequence[Query]) -> list[list[Trajectory]]:
-        """The trajectories that each query is not compared with, because they ended too early.
-
-        In a family not trained on, a run is compared with only where it went as far as
-        the last target, or as far for its size (`references.far_enough`). Networks that learnt
-        from the family learnt how longer runs follow shorter ones, too.
+        In a family not trained on, a run is left out unless it goes as far as the last target, or
+        as far for its size (`references.far_enough`). Networks trained on the family have learned
+        how longer runs follow shorter ones.
         """
-        return self._found(queries)[1]
-
-    def _found(
-        self, queries: Sequence[Query]
-    ) -> tuple[list[list[Trajectory]], list[list[Trajectory]]]:
-        used: list[list[Trajectory]] = [[] for _ in queries]
-        short: list[list[Trajectory]] = [[] for _ in queries]
-        places = answerable(queries) if self.references else []
+        runs = [ReferenceRuns(used=[], left_out=[]) for _ in queries]
+        places = answerable(queries) if self._references else []
         if not places:
-            return used, short
-        asked = [queries[place] for place in places]
-        contexts = build_curves([query.context for query in asked], self._codes)
+            return runs
+        chosen = [queries[place] for place in places]
+        contexts = build_curves([query.context for query in chosen], self._codes)
         found = nearest_references(
-            asked, contexts, self._library, self._index, count=MAX_REFERENCES,
-            familiar=self._familiar,
+            chosen, contexts, self._library, self._index, count=MAX_REFERENCES,
+            familiar=self._families,
         )  # fmt: skip
-        for target, rows_NM in ((used, found.nearest), (short, found.too_short)):
-            for place, rows in zip(places, rows_NM, strict=True):
-                target[place] = [self._references[row] for row in rows if row != NONE]
-        return used, short
-
-    @property
-    def _familiar(self) -> tuple[str, ...]:
-        """The families that the networks were trained on."""
-        return self._networks[0].config.families
+        for place, used, short in zip(places, found.nearest, found.too_short, strict=True):
+            runs[place].used.extend(self._references[row] for row in used if row != NONE)
+            runs[place].left_out.extend(self._references[row] for row in short if row != NONE)
+        return runs
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """Quantiles (h, Q) in [0, 1]; NaN where nothing but step 0 was observed.
@@ -166,77 +141,64 @@ class CrossRunForecaster:
             DataError: tokens that are not positive, or an accuracy that is not a number.
         """
         answers = [np.full((len(q.target_steps), len(self.levels)), np.nan) for q in queries]
-        library = self._library if self.sees == "reference" else build_curves([], self._codes)
-        for asked in ask(
+        for pieces in make_batches(
             queries,
-            library,
+            self._library,
             self._codes,
             n_references=MAX_REFERENCES,
-            index=self._index if self.sees == "reference" else None,
+            index=self._index,
             assume_end=self._assume_end,
-            familiar=self._familiar,
+            familiar=self._families,
         ):
-            questions = asked.questions
-            total = self._means(questions)
-            if not np.isfinite(total[np.isfinite(questions.targets)]).all():
+            means = self._means(pieces.batch)
+            if not np.isfinite(means[np.isfinite(pieces.batch.targets)]).all():
                 raise DataError(
                     f"forecaster {self.name!r} gave NaN; look for NaN in the context's accuracies."
                 )
-            asked.put(answers, np.clip(total, 0.0, 1.0))
-        return self._cautious(queries, self._calibrated(queries, answers))
+            pieces.put(answers, np.clip(means, 0.0, 1.0))
+        runs = self.reference_runs(queries)
+        answers = self._calibrated(queries, answers, runs)
+        if not self._general:
+            return answers
+        return [
+            answer
+            if query.context.family in self._general[0].config.families or np.isnan(answer).any()
+            else cautious(query, answer, self.levels, of.used)
+            for query, answer, of in zip(queries, answers, runs, strict=True)
+        ]
 
-    def _means(self, questions: Questions) -> FloatArray:
-        """(B, H, Q) means over the networks, of the general ones for unfamiliar families."""
-        strange = self._strange(questions)
-        total = np.zeros((*questions.targets.shape, len(self.levels)))
+    def _means(self, batch: QueryBatch) -> FloatArray:
+        """(B, H, Q) means over the networks; for families not trained on, over the general ones."""
+        unseen = np.zeros(len(batch), dtype=bool)
+        if self._general:
+            families = self._general[0].config.families
+            unseen[:] = [batch.curves.trajectories[r].family not in families for r in batch.rows]
+        total = np.zeros((*batch.targets.shape, len(self.levels)))
         for networks, rows, general in (
-            (self._networks, np.flatnonzero(~strange), False),
-            (self._general, np.flatnonzero(strange), True),
+            (self._networks, np.flatnonzero(~unseen), False),
+            (self._general, np.flatnonzero(unseen), True),
         ):
             if not len(rows):
                 continue
-            asked = questions.take(rows)
-            features = to_tensors(make_features(asked, general=general))
+            part = batch.take(rows)
+            features = to_tensors(make_features(part, general=general))
             with torch.inference_mode(), one_thread():
                 for network in networks:
-                    place = task_places(asked.asked, network.config)[asked.rows]
+                    task = task_index(part.curves, network.config)[part.rows]
                     device = next(network.parameters()).device  # a GPU, while it is trained there
-                    batch = {
+                    inputs = {
                         name: value.to(device)
-                        for name, value in (features | {"task": place * (not general)}).items()
+                        for name, value in (features | {"task": task * (not general)}).items()
                     }
-                    total[rows] += network(batch)[0].cpu().double().numpy() / len(networks)
+                    total[rows] += network(inputs)[0].cpu().double().numpy() / len(networks)
         return total
-
-    def _strange(self, questions: Questions) -> npt.NDArray[np.bool_]:
-        if not self._general:
-            return np.zeros(len(questions), dtype=bool)
-        return unfamiliar(questions.asked, self._general[0].config)[questions.rows]
-
-    def _cautious(self, queries: Sequence[Query], answers: list[FloatArray]) -> list[FloatArray]:
-        if not self._general:
-            return answers
-        families = self._general[0].config.families
-        return [
-            answer
-            if query.context.family in families or np.isnan(answer).any()
-            else cautious(query, answer, self.levels, compared=in_company(query, runs))
-            for query, answer, runs in zip(
-                queries, answers, self.compared_with(queries), strict=True
-            )
-        ]
 
     def sample(
         self, queries: Sequence[Query], *, count: int = 1000, seed: int = 0
     ) -> list[FloatArray]:
-        """Coherent futures (S, h) of each query, each column with its forecast distribution.
+        """Samples futures (count, h) of each query; a column has its target's distribution.
 
-        Queries of one run, and queries of one task, metric and shots, move together.
-
-        Args:
-            queries: any.
-            count: S samples of each.
-            seed: of the samples.
+        Queries of one run, and queries of one task, metric and number of shots, move together.
 
         Raises:
             DataError: the forecaster has no joint distribution, or as `predict`.
@@ -244,12 +206,7 @@ class CrossRunForecaster:
         return self.draw(queries, self.predict(queries), count=count, seed=seed)
 
     def draw(
-        self,
-        queries: Sequence[Query],
-        answers: Sequence[FloatArray],
-        *,
-        count: int = 1000,
-        seed: int = 0,
+        self, queries: Sequence[Query], answers: Sequence[FloatArray], *, count: int, seed: int
     ) -> list[FloatArray]:
         """As `sample`, from `answers` that `predict` gave."""
         if self.joint is None:
@@ -271,19 +228,28 @@ class CrossRunForecaster:
         )
 
     def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
-        """The group that adjusts every target of every query; None without a calibration."""
+        """The group that adjusts each target of each query; None without a calibration."""
+        return self._groups(queries, self.reference_runs(queries))
+
+    def _groups(
+        self, queries: Sequence[Query], runs: Sequence[ReferenceRuns]
+    ) -> list[list[str]] | None:
         if self.calibration is None:
             return None
-        names = group_names(queries, [bool(runs) for runs in self.compared_with(queries)])
+        names = group_names(queries, [bool(of.used) for of in runs])
         return [[self.calibration.group(name) for name in of] for of in names]
 
-    def _calibrated(self, queries: Sequence[Query], answers: list[FloatArray]) -> list[FloatArray]:
-        groups = self.calibration_groups(queries)
+    def _calibrated(
+        self,
+        queries: Sequence[Query],
+        answers: list[FloatArray],
+        runs: Sequence[ReferenceRuns],
+    ) -> list[FloatArray]:
+        groups = self._groups(queries, runs)
         if self.calibration is None or groups is None:
             return answers
-        counts = [len(answer) for answer in answers]
         flat = np.concatenate([np.zeros((0, len(self.levels))), *answers])
         known = ~np.isnan(flat).any(axis=1)
         names = np.array([name for names in groups for name in names])
         flat[known] = self.calibration.apply(flat[known], names[known].tolist())
-        return np.split(flat, np.cumsum(counts)[:-1])
+        return np.split(flat, np.cumsum([len(answer) for answer in answers])[:-1])

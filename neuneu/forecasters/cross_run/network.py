@@ -1,9 +1,9 @@
-"""The network: many targets of one past answered in one pass, with finished runs to lean on.
+"""The network: all targets of a query in one pass, with finished runs as references.
 
 The median is a convex combination of forecasts that each follow from one comparison (no change;
 this run's own line; what another run did from the aligned place on; what it scored there; the
-trend in size) plus a learnt correction. The weights say what a forecast rests on.
-Shapes: B questions, H targets, R references, C candidates, D width, Q levels, F features.
+trend in size) plus a learned correction. The weights show what a forecast rests on.
+Shapes: B queries, H targets, R references, C candidates, D width, Q levels, F features.
 """
 
 from dataclasses import fields
@@ -13,19 +13,17 @@ from torch import Tensor, nn
 
 from neuneu.core.config import config_dataclass
 from neuneu.data.quantiles import FORECAST_LEVELS
-from neuneu.forecasters.cross_run.features import (
-    PAIR_CANDIDATES,
-    SIZE_CANDIDATES,
-    Features,
-)
+from neuneu.forecasters.cross_run.curves import Curves
+from neuneu.forecasters.cross_run.features import PAIR_CANDIDATES, SIZE_CANDIDATES, Features
 from neuneu.forecasters.window.layers import OrderedHead
 
 
 @config_dataclass
 class CrossRunConfig:
-    """The shape of a network. `tasks` are the base tasks it tells apart, others are one more.
+    """The shape of a network.
 
-    A `general` network is for runs of other families than the `families` learnt from.
+    `tasks` are the base tasks with an embedding of their own; all others share one. A `general`
+    network is for runs of other families than the `families` trained on.
     """
 
     width: int = 96
@@ -40,7 +38,7 @@ class CrossRunConfig:
 
 
 class Attention(nn.Module):
-    """Targets read the references of their question; with none to read nothing is added."""
+    """Targets read the references of their query; without references nothing is added."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -59,7 +57,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, target_BHD: Tensor, pair_BHRD: Tensor, mask_BR: Tensor) -> Tensor:
-        """Targets (B, H, D) that know more."""
+        """Updated targets (B, H, D)."""
         B, H, R, D = pair_BHRD.shape
         N, head = self.heads, D // self.heads
         query = self.query(self.norm(target_BHD)).view(B * H, N, head)
@@ -79,7 +77,7 @@ class Attention(nn.Module):
 
 
 class CrossRunNetwork(nn.Module):
-    """Features of questions to quantiles of future accuracy."""
+    """Maps features of queries to quantiles of future accuracy."""
 
     def __init__(self, config: CrossRunConfig, sizes: dict[str, int]) -> None:
         """Builds the layers; `sizes` are the widths of the feature arrays by name."""
@@ -103,8 +101,7 @@ class CrossRunNetwork(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """((B, H, Q) quantiles, not clipped; (B, H, C) weights of the candidates).
 
-        `batch` holds the fields of `Features` and `task` (B,), places in the config's tasks
-        plus one, 0 for unknown.
+        `batch` holds the fields of `Features`, and `task` (B,) as of `task_index`.
         """
         own_BD = self.own(torch.cat([batch["own"], self.task(batch["task"])], dim=-1))
         B, H = batch["targets"].shape[:2]
@@ -141,15 +138,21 @@ class CrossRunNetwork(nn.Module):
         return weights, candidates
 
 
+def task_index(curves: Curves, config: CrossRunConfig) -> Tensor:
+    """(T,) index of each trajectory's task among the embeddings: 0 for tasks not trained on."""
+    index = {task: place for place, task in enumerate(config.tasks, start=1)}
+    return torch.tensor([index.get(t.base_task, 0) for t in curves.trajectories])
+
+
 def to_tensors(features: Features) -> dict[str, Tensor]:
-    """The arrays of `Features` as tensors by name; no copies."""
+    """The arrays of `Features` as tensors by name, without copying."""
     return {
         field.name: torch.from_numpy(getattr(features, field.name)) for field in fields(features)
     }
 
 
 def sizes_of(features: Features) -> dict[str, int]:
-    """The widths that a `CrossRunNetwork` is built for."""
+    """The widths that a `CrossRunNetwork` is built with."""
     names = ("own", "targets", "references", "pairs", "own_candidates")
     return {name: int(getattr(features, name).shape[-1]) for name in names}
 

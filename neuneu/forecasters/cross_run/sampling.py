@@ -12,8 +12,8 @@ from pydantic import Field
 
 from neuneu.core.config import config_dataclass
 from neuneu.data.trajectories import IntArray
+from neuneu.forecasters.cross_run.batching import MAX_OBSERVED, QueryBatch
 from neuneu.forecasters.cross_run.curves import Curves
-from neuneu.forecasters.cross_run.questions import MAX_OBSERVED, Questions
 from neuneu.forecasters.cross_run.references import (
     NONE,
     ReferenceIndex,
@@ -74,7 +74,7 @@ class Sampler:
             weight[made_up] = odds * weight[~made_up].sum() / made_up.sum()
         self._cumulative = np.cumsum(weight / weight.sum())
 
-    def draw(self, generator: np.random.Generator, size: int) -> tuple[Questions, npt.NDArray]:
+    def draw(self, generator: np.random.Generator, size: int) -> tuple[QueryBatch, npt.NDArray]:
         """(questions, (B, H) float32 values of their targets, NaN where there are fewer)."""
         curves, config = self._curves, self._config
         place = np.searchsorted(self._cumulative, generator.random(size))
@@ -84,8 +84,8 @@ class Sampler:
         flat = np.where(targets == NONE, 0, curves.starts[rows][:, None] + targets)
         told = generator.random(size) < config.told_end
         planned = np.where(np.isfinite(curves.end[rows]), curves.end[rows], curves.last[rows])
-        questions = Questions(
-            asked=curves,
+        questions = QueryBatch(
+            curves=curves,
             rows=rows,
             end=end,
             targets=np.where(targets == NONE, np.nan, curves.x[flat]).astype(np.float32),

@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from neuneu.core.config import config_dataclass
 from neuneu.core.errors import DataError
 from neuneu.data.trajectories import Trajectory
+from neuneu.forecasters.cross_run.batching import QueryBatch
 from neuneu.forecasters.cross_run.curves import Codes, Curves, build_curves
-from neuneu.forecasters.cross_run.familiar import task_places
 from neuneu.forecasters.cross_run.features import make_features
 from neuneu.forecasters.cross_run.network import (
     CrossRunConfig,
     CrossRunNetwork,
     sizes_of,
+    task_index,
     to_tensors,
 )
-from neuneu.forecasters.cross_run.questions import Questions
 from neuneu.forecasters.cross_run.references import index_references
 from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.forecasters.curve_prior import sample_varied
@@ -156,7 +156,7 @@ class CrossRunLearner:
 
     def _part(
         self,
-        questions: Questions,
+        questions: QueryBatch,
         values: npt.NDArray,
         known: npt.NDArray[np.bool_],
         weights: npt.NDArray[np.float32],
@@ -167,13 +167,13 @@ class CrossRunLearner:
         inputs["weight"] = torch.from_numpy(weights)
         return Part(inputs=inputs, count=len(questions))
 
-    def _weights(self, questions: Questions, values: npt.NDArray) -> npt.NDArray[np.float32]:
+    def _weights(self, questions: QueryBatch, values: npt.NDArray) -> npt.NDArray[np.float32]:
         """(B, H) what each target weighs in the step."""
-        now = questions.asked.x[questions.asked.starts[questions.rows] + questions.end]
+        now = questions.curves.x[questions.curves.starts[questions.rows] + questions.end]
         return sample_weights(
             self.config.objective,
             questions.targets - now[:, None],
-            questions.asked.noise[questions.rows][:, None],
+            questions.curves.noise[questions.rows][:, None],
             counted=np.isfinite(values),
         )
 
@@ -201,7 +201,7 @@ class CrossRunLearner:
 
     @cached_property
     def _tasks(self) -> Tensor:
-        return task_places(self._curves, self._network_config)
+        return task_index(self._curves, self._network_config)
 
 
 def question_losses(

@@ -182,7 +182,7 @@ def collect_folds(
             for sees in ("own", "reference"):
                 forecaster = CrossRunForecaster([network], sees=sees)
                 forecaster.fit(others)
-                shown = [bool(runs) for runs in forecaster.compared_with(queries)]
+                shown = [bool(runs.used) for runs in forecaster.reference_runs(queries)]
                 collected.add(forecaster, queries, truths, shown)
         found.append(collected)
     return found

@@ -12,7 +12,7 @@ from curves import ladder, trajectory
 
 from neuneu.core.errors import DataError
 from neuneu.data.trajectories import Trajectory
-from neuneu.forecasters.cross_run.asking import MAX_TARGETS, ask
+from neuneu.forecasters.cross_run.batching import MAX_TARGETS, make_batches
 from neuneu.forecasters.cross_run.curves import Codes, build_curves
 from neuneu.forecasters.cross_run.features import make_features
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster, one_thread
@@ -86,15 +86,15 @@ def test_features_do_not_know_the_future() -> None:
 def _features(queries: list[Query], library: list[Trajectory]) -> list:
     codes = Codes()
     table = build_curves(library, codes)
-    return [make_features(a.questions) for a in ask(queries, table, codes, n_references=4)]
+    return [make_features(p.batch) for p in make_batches(queries, table, codes, n_references=4)]
 
 
 def test_own_run_is_never_a_reference() -> None:
     runs = ladder()
     codes = Codes()
     table = build_curves(runs, codes)
-    (asked,) = ask([query(runs[0], 5)], table, codes, n_references=99)
-    refs = asked.questions.references[0]
+    (pieces,) = make_batches([query(runs[0], 5)], table, codes, n_references=99)
+    refs = pieces.batch.references[0]
     assert (refs != NONE).sum() == 5
     names = {table.trajectories[row].run for row in refs[refs != NONE]}
     assert names == {"r1", "r2", "r3", "r4", "r5"}

@@ -179,7 +179,7 @@ def test_bands_are_calibrated_by_group(folder: Path) -> None:
     assert "alone, signal, near" in calibrated.calibration.groups
     for references, seen in (([], "alone"), (ladder(3)[:4], "alone"), (ladder(3)[4:], "compared")):
         raw.fit(references)
-        compared = [bool(runs) for runs in raw.compared_with([query])]
+        compared = [bool(runs.used) for runs in raw.reference_runs([query])]
         assert group_names([query], compared)[0][0] == f"{seen}, signal, near"
 
 
@@ -204,7 +204,7 @@ def test_backtest_of_a_table_by_command_line(
 
     from neuneu.cli.app import app
 
-    monkeypatch.setattr("neuneu.forecasters.cross_run.forecaster.PRETRAINED", folder)
+    monkeypatch.setattr("neuneu.forecasters.registry.PRETRAINED", folder)
     table = write_table(tmp_path / "a.parquet", [*ladder(5), *ladder(3, seed=5, prefix="new")])
     command = [
         "backtest", str(table), "--context", "0.3", "-o", str(tmp_path / "out"),

@@ -15,6 +15,7 @@ from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.cross_run.curves import Codes, build_curves
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.references import far_enough
+from neuneu.forecasters.registry import PRETRAINED
 from neuneu.reports.answers.text import show
 from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit
 
@@ -82,7 +83,7 @@ def test_a_reference_of_300b_says_nothing_about_1t() -> None:
     assert (row["compared_with"], row["n_compared_with"]) == ([], 0)
     assert (row["left_out"], row["n_left_out"]) == (["f/other"], 1)
     assert row["baselines"]["nearest-analogue"] is None
-    (note,) = [note for note in answer.notes if "left out" in note]
+    (note,) = [note for note in answer.notes if "not used as references" in note]
     assert "'f/other' (ends at 300B tokens)" in note
 
 
@@ -96,7 +97,7 @@ def test_a_reference_that_reaches_the_end_is_read_and_nothing_is_said() -> None:
     assert row["compared_with"] == ["f/other"]
     assert (row["left_out"], row["n_left_out"]) == ([], 0)
     assert row["baselines"]["nearest-analogue"] is not None
-    assert not any("left out" in note for note in answer.notes)
+    assert not any("not used as references" in note for note in answer.notes)
 
 
 @pytest.mark.parametrize("question", ["rank", "stop", "when", "next_eval"])
@@ -114,7 +115,7 @@ def test_every_question_leaves_short_references_out_and_names_them(
     )
     alone, answer = ask(), ask(reference=rows(*others))
     assert answer.rows == alone.rows
-    (note,) = [note for note in answer.notes if "left out" in note]
+    (note,) = [note for note in answer.notes if "not used as references" in note]
     assert "'f/other0' (ends at 200B tokens), 'f/other1' (ends at 210B tokens)" in note
     assert "and 2 more" in note
     if question != "next_eval":
@@ -133,7 +134,7 @@ def test_the_end_of_the_whole_question_counts_not_that_of_a_part() -> None:
     question = query(far, 30)
     assert question.target_tokens[0] < other.tokens[-1] < question.target_tokens[-1]
     question = replace(question, context=asked)
-    forecaster = CrossRunForecaster.load()
+    forecaster = CrossRunForecaster.load(PRETRAINED)
     forecaster.fit([])
     (alone,) = forecaster.predict([question])
     forecaster.fit([other])
@@ -146,11 +147,11 @@ def test_smaller_runs_that_went_as_far_for_their_size_are_compared_with() -> Non
     runs = [run(f"r{p:g}", 20 * p, params=p, level=0.2 + 0.02 * i) for i, p in enumerate(sizes)]
     short = run("short", 5e8, params=1e8)
     question = query(replace(run("large", 20e9), planned_tokens=20e9), 8)
-    forecaster = CrossRunForecaster.load()
+    forecaster = CrossRunForecaster.load(PRETRAINED)
     forecaster.fit([*runs, short])
-    (used,), (left_out,) = forecaster.compared_with([question]), forecaster.too_short([question])
-    assert {t.run for t in used} == {"r1e+08", "r2e+08", "r4e+08"}
-    assert [t.run for t in left_out] == ["short"]
+    (runs,) = forecaster.reference_runs([question])
+    assert {t.run for t in runs.used} == {"r1e+08", "r2e+08", "r4e+08"}
+    assert [t.run for t in runs.left_out] == ["short"]
 
 
 def test_networks_that_learnt_from_the_family_read_its_shorter_runs() -> None:
@@ -161,7 +162,6 @@ def test_networks_that_learnt_from_the_family_read_its_shorter_runs() -> None:
     forecaster.fit(short)
     known = query(whole[0], 5)
     strange = replace(known, context=replace(known.context, family="new"))
-    assert [[t.run for t in runs] for runs in forecaster.compared_with([known, strange])] == [
-        ["r1"], [],
-    ]  # fmt: skip
-    assert [len(runs) for runs in forecaster.too_short([known, strange])] == [0, 1]
+    found = forecaster.reference_runs([known, strange])
+    assert [[t.run for t in runs.used] for runs in found] == [["r1"], []]
+    assert [len(runs.left_out) for runs in found] == [0, 1]

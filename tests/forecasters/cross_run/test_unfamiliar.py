@@ -12,7 +12,8 @@ from test_cross_run import SMALL
 from neuneu.data.quantiles import FORECAST_LEVELS
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines.power_law import PowerLaw
-from neuneu.forecasters.cross_run.asking import ask
+from neuneu.forecasters.cross_run.batching import make_batches
+from neuneu.forecasters.cross_run.caution import SPREAD, cautious
 from neuneu.forecasters.cross_run.curves import Codes, build_curves
 from neuneu.forecasters.cross_run.export import load_networks, save_networks
 from neuneu.forecasters.cross_run.features import OWN_CANDIDATES, Features, make_features
@@ -20,7 +21,6 @@ from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.network import CrossRunNetwork
 from neuneu.forecasters.cross_run.references import index_references
 from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
-from neuneu.forecasters.cross_run.unfamiliar import SPREAD, cautious, in_company
 from neuneu.forecasters.curve_prior import SYNTHETIC, sample_varied
 from neuneu.forecasters.protocol import Query
 from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit, general_config
@@ -36,8 +36,8 @@ def networks() -> tuple[CrossRunNetwork, CrossRunNetwork]:
 
 def features(run: Trajectory, *, general: bool) -> Features:
     codes = Codes()
-    (asked,) = ask([query(run, 8)], build_curves([], codes), codes, n_references=2)
-    return make_features(asked.questions, general=general)
+    (pieces,) = make_batches([query(run, 8)], build_curves([], codes), codes, n_references=2)
+    return make_features(pieces.batch, general=general)
 
 
 def test_general_features_do_not_tell_sizes() -> None:
@@ -65,8 +65,8 @@ def test_candidates_of_laws_find_a_law() -> None:
 def features_of_laws(run: Trajectory, end: int) -> np.ndarray:
     codes = Codes()
     found = []
-    for asked in ask([query(run, end)], build_curves([], codes), codes, n_references=1):
-        made = make_features(asked.questions, general=True)
+    for pieces in make_batches([query(run, end)], build_curves([], codes), codes, n_references=1):
+        made = make_features(pieces.batch, general=True)
         found.append(made.own_candidates[0, :, OWN_CANDIDATES:])
     return np.concatenate(found)[: len(run) - end]
 
@@ -98,13 +98,13 @@ def test_caution_moves_towards_the_law_and_widens() -> None:
     spread = np.linspace(-0.05, 0.05, len(FORECAST_LEVELS))
     answer = np.full((24, 1), 0.5) + spread
     (law,) = PowerLaw().predict([asked])
-    found = cautious(asked, answer, FORECAST_LEVELS, compared=False)
+    found = cautious(asked, answer, FORECAST_LEVELS, [])
     weight = 36 / (36 + 12)
     np.testing.assert_allclose(found[:, MIDDLE], 0.5 + weight * (law[:, 0] - 0.5))
     width = found[:, -1] - found[:, 0]
     assert (width > SPREAD * 0.1).all()
     assert (np.diff(found, axis=1) >= 0).all()
-    with_company = cautious(asked, answer, FORECAST_LEVELS, compared=True)
+    with_company = cautious(asked, answer, FORECAST_LEVELS, [run])
     np.testing.assert_allclose(with_company, 0.5 + SPREAD * spread[None, :].repeat(24, 0))
 
 
@@ -121,8 +121,11 @@ def test_only_runs_of_the_same_family_and_task_count_as_company(
         ([replace(r, task="u") for r in runs[1:]], False),
     ):
         forecaster.fit(references)
-        (compared,) = forecaster.compared_with([asked])
-        assert in_company(asked, compared) is company
+        (runs,) = forecaster.reference_runs([asked])
+        answer = np.full((15, 1), 0.5) + np.linspace(-0.05, 0.05, len(FORECAST_LEVELS))
+        alone = cautious(asked, answer, FORECAST_LEVELS, [])
+        same = np.array_equal(cautious(asked, answer, FORECAST_LEVELS, runs.used), alone)
+        assert same is not company
 
 
 def test_general_networks_are_kept_beside_the_others(

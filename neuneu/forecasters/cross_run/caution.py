@@ -1,9 +1,9 @@
-"""Runs of a family that was not learnt from: more cautious answers.
+"""More cautious answers for runs of a family that was not trained on.
 
-Three things were chosen on dev runs, each family forecast by networks that had learnt from the
-other: the general network answers (it was trained without absolute sizes and on made-up curves,
-too); where no run of the asked family is there to compare with, the median moves towards the
-run's own power law, the more the longer its past; and bands are wider.
+Three things were chosen on development runs, each family forecast by networks trained on the
+other: the general network answers (it was trained without absolute sizes, and on synthetic curves
+too); without a reference of the same family, the median moves towards the run's own power law,
+the more the longer its context; and intervals are wider.
 Shapes: h targets, Q levels.
 """
 
@@ -19,28 +19,24 @@ from neuneu.forecasters.baselines.power_law import PowerLaw
 from neuneu.forecasters.protocol import Query
 
 LAW_POINTS: Final = 12.0
-"""A past of so many checkpoints counts as much as the network."""
+"""Number of checkpoints at which the power law counts as much as the network."""
 
 SPREAD: Final = 1.6
-"""How much wider bands are."""
+"""Factor by which intervals are wider."""
 
 _NORMAL_80: Final = 2.563
-"""The 0.1 to 0.9 band of a normal distribution, in standard deviations."""
-
-
-def in_company(query: Query, compared: Sequence[Trajectory]) -> bool:
-    """Whether any of the trajectories that a query is compared with is of its family."""
-    return any(t.family == query.context.family for t in compared)
+"""Width of the 0.1 to 0.9 interval of a normal distribution, in standard deviations."""
 
 
 def cautious(
-    query: Query, answer: FloatArray, levels: Sequence[float], *, compared: bool
+    query: Query, answer: FloatArray, levels: Sequence[float], references: Sequence[Trajectory]
 ) -> FloatArray:
-    """The quantiles (h, Q) of an unfamiliar run from those of the general network.
+    """The quantiles (h, Q) of a run of an unseen family from those of the general network.
 
-    The mixture of network and law has the mean of both, by weight, and besides the network's
-    variance that of their disagreement: w (1 - w) d^2.
+    The mixture of network and power law has the weighted mean of both, and, besides the network's
+    variance, that of their disagreement d: w (1 - w) d^2.
     """
+    compared = any(t.family == query.context.family for t in references)
     middle = list(levels).index(MEDIAN)
     median = answer[:, [middle]]
     if compared:

@@ -1,0 +1,151 @@
+"""A question about a mean over tasks: read, narrowed down to common tasks, and sampled."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from neuneu.core.errors import UserError
+from neuneu.data.trajectories import Trajectory
+from neuneu.decisions.answers import Answer, plain, plain_tokens
+from neuneu.decisions.explanation import calibration_fields, explanation_fields, forecast_notes
+from neuneu.decisions.futures import RunFuture, group_by_run, sample_runs
+from neuneu.decisions.options import plain_settings, read_options, task_names
+from neuneu.decisions.selection import (
+    RunName,
+    Selection,
+    TaskKey,
+    find_runs,
+    run_labels,
+    run_name,
+    select,
+    task_key,
+)
+from neuneu.forecasters.protocol import JointForecaster
+
+if TYPE_CHECKING:
+    from neuneu.data.load import Table
+
+INTERVAL: Final = (0.1, 0.5, 0.9)
+"""Levels that rows report."""
+
+
+class AverageForecast:
+    """The runs that have all tasks of a question, and their futures drawn together.
+
+    Runs that have reached the horizon are references; unfinished runs never are.
+    """
+
+    def __init__(
+        self,
+        forecaster: JointForecaster,
+        accuracies: "Table",
+        options: Mapping[str, Any],
+        kind: type,
+        *,
+        min_runs: int = 1,
+    ) -> None:
+        """Reads and samples.
+
+        Args:
+            forecaster: fitted here.
+            accuracies: evaluations so far.
+            options: of the question.
+            kind: the class that declares them.
+            min_runs: how many runs the question needs.
+
+        Raises:
+            UserError: tables that cannot be read, or fewer than `min_runs` runs that have the
+                tasks and a horizon.
+        """
+        self.forecaster, self.options = forecaster, options
+        self.dataset, self.horizon = read_options(accuracies, options, kind)
+        self.seed = options.get("seed", 0)
+        trajectories = self.dataset.trajectories
+        known = sorted({run_name(t) for t in trajectories})
+        names = options.get("runs") or ()
+        chosen = set(find_runs(names, known) if names else known)
+        pool = [t for t in trajectories if run_name(t) in chosen]
+        self.selection = _common(
+            select(
+                pool,
+                tasks=task_names(options),
+                metric=options.get("metric"),
+                num_fewshot=options.get("num_fewshot"),
+            ),
+            pool,
+        )
+        runs = group_by_run(pool, self.selection.keys)
+        forecaster.fit(self.horizon.references(trajectories, self.dataset.references))
+        self.futures = sample_runs(
+            forecaster, runs, self.horizon, seed=self.seed, token_losses=self.dataset.token_losses
+        )
+        if len(self.futures) < min_runs:
+            raise UserError(_too_few_runs(len(runs), len(self.futures), self.selection, min_runs))
+        self.trajectories = {future.run: runs[future.run] for future in self.futures}
+        self.labels = run_labels(list(self.trajectories))
+        queries = [query for future in self.futures for query in future.queries]
+        given = options.get("token_losses") is not None
+        self._notes = forecast_notes(forecaster, queries, token_losses=given)
+
+    def find(self, runs: Sequence[str]) -> list[RunFuture]:
+        """Futures of named runs.
+
+        Raises:
+            UserError: a name that no run has.
+        """
+        names = find_runs(runs, [future.run for future in self.futures])
+        return [future for future in self.futures if future.run in names]
+
+    def row(self, future: RunFuture) -> dict[str, Any]:
+        """The fields that every row about a run has."""
+        low, middle, high = np.quantile(future.final, INTERVAL)
+        row = {
+            "run": self.labels[future.run], "task": self.selection.title,
+            "present": plain(future.present), "seen_tokens": plain_tokens(future.seen_tokens),
+            "tokens": plain_tokens(future.tokens[-1]), "finished": future.finished,
+            "q0.1": plain(low), "q0.5": plain(middle), "q0.9": plain(high),
+            **calibration_fields(self.forecaster, future.queries),
+        }  # fmt: skip
+        if self.options.get("explain"):
+            row |= explanation_fields(self.forecaster, future.queries)
+        return row
+
+    def answer(self, question: str, rows: list[dict[str, Any]], **settings: Any) -> Answer:
+        """An answer with the notes and settings of the question."""
+        tasks = [task for task, _, _ in self.selection.keys]
+        return Answer(
+            question=question,
+            rows=rows,
+            notes=(*self.dataset.notes, *self.selection.notes, *self._notes),
+            settings={**plain_settings(self.options), "tasks": tasks, **settings},
+        )
+
+
+def _common(selection: Selection, pool: Sequence[Trajectory]) -> Selection:
+    """The tasks that every run has, where there are any."""
+    keys: dict[RunName, set[TaskKey]] = {}
+    for t in pool:
+        keys.setdefault(run_name(t), set()).add(task_key(t))
+    shared = tuple(key for key in selection.keys if all(key in of for of in keys.values()))
+    if not shared or len(shared) == len(selection.keys):
+        return selection
+    note = (
+        f"{len(selection.keys) - len(shared)} of {len(selection.keys)} tasks were left out: "
+        "not every run has them"
+    )
+    return replace(selection, keys=shared, notes=(*selection.notes, note))
+
+
+def _too_few_runs(evaluated: int, with_horizon: int, selection: Selection, min_runs: int) -> str:
+    wanted = f"expected at least {min_runs} run{'s' if min_runs > 1 else ''}"
+    if evaluated < min_runs:
+        return (
+            f"{wanted} evaluated on {selection.title}, found {evaluated}; choose tasks that "
+            "they share with --task."
+        )
+    return (
+        f"{wanted} with a known horizon, found {with_horizon}; give --until TOKENS, or a column "
+        "planned_tokens."
+    )

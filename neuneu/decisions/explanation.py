@@ -1,0 +1,135 @@
+"""What an answer rests on: calibration and warnings, reference runs, simple baselines."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+
+from neuneu.core.formatting import tokens
+from neuneu.data.cells import listed, quoted
+from neuneu.data.fingerprints import runs_trained_on
+from neuneu.data.trajectories import NEAR_CHANCE, Trajectory
+from neuneu.decisions.answers import merged, plain
+from neuneu.forecasters.baselines import make_forecaster
+from neuneu.forecasters.protocol import JointForecaster, Query
+from neuneu.forecasters.warnings import Warning
+
+FEW_POINTS: Final = 3
+"""Fewer checkpoints than this raise a warning."""
+
+SIMPLE: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
+"""Baselines shown beside an answer; none of them needs more than the core."""
+
+NAMED: Final = 5
+"""Maximum number of runs to name."""
+
+
+def calibration_fields(
+    forecaster: JointForecaster,
+    queries: Sequence[Query],
+    groups: Sequence[Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """`calibration_group` of the last targets, its fewest runs (`calibrated_on`), `warnings`.
+
+    Args:
+        forecaster: fitted on its references.
+        queries: of one row.
+        groups: `forecaster.calibration_groups(queries)`, where it is at hand.
+    """
+    groups = groups or forecaster.calibration_groups(queries)
+    calibration = forecaster.calibration
+    warnings = [_own_warnings(query.context) for query in queries]
+    group = calibrated_on = None
+    if calibration is not None and groups:
+        last = [names[-1] for names in groups]
+        warnings += [
+            calibration.warnings(family=q.context.family, params=q.context.params, group=name)
+            for q, name in zip(queries, last, strict=True)
+        ]
+        group = Counter(last).most_common(1)[0][0]
+        calibrated_on = min(calibration.groups[name].n_runs for name in last)
+    elif queries:
+        text = "the intervals of this forecaster are not calibrated"
+        warnings.append([Warning("uncalibrated", text)])
+    return {
+        "calibration_group": group,
+        "calibrated_on": calibrated_on,
+        "warnings": [asdict(warning) for warning in merged(warnings)],
+    }
+
+
+def explanation_fields(forecaster: JointForecaster, queries: Sequence[Query]) -> dict[str, Any]:
+    """Reference runs used and left out, the most frequent first, and `baselines` at the horizon."""
+    found = forecaster.reference_runs(queries)
+    used = [t for runs in found for t in runs.used]
+    names = Counter("/".join(t.run_group) for t in used)
+    left_out = Counter("/".join(t.run_group) for runs in found for t in runs.left_out)
+    baselines = {}
+    for name in SIMPLE:
+        baseline = make_forecaster(name)
+        if baseline.sees != "own":
+            baseline.fit(used)
+        middle = baseline.levels.index(0.5)
+        last = [answer[-1, middle] for answer in baseline.predict(queries)] if queries else []
+        baselines[name] = plain(float(np.mean(last))) if last else None
+    return {
+        "compared_with": [name for name, _ in names.most_common(NAMED)],
+        "n_compared_with": len(names),
+        "left_out": [name for name, _ in left_out.most_common(NAMED)],
+        "n_left_out": len(left_out),
+        "baselines": baselines,
+    }
+
+
+def forecast_notes(
+    forecaster: JointForecaster, queries: Sequence[Query], *, token_losses: bool
+) -> list[str]:
+    """Notes on runs that were trained on or left out, and on losses that are not read.
+
+    Args:
+        forecaster: fitted on its references.
+        queries: of the whole question.
+        token_losses: whether the user gave token losses.
+    """
+    notes = []
+    contexts = [query.context for query in queries]
+    trained_on = runs_trained_on(forecaster.seen_share, contexts)
+    if trained_on:
+        names = sorted("/".join(run) for run in trained_on)
+        notes.append(
+            f"the forecaster was trained on {listed(names, NAMED)}, including what came later; "
+            "this answer does not show how good it is"
+        )
+    notes += _left_out_note([runs.left_out for runs in forecaster.reference_runs(queries)])
+    if token_losses:
+        notes.append("token losses are ignored: this forecaster does not read them")
+    return notes
+
+
+def _left_out_note(left_out: Sequence[Sequence[Trajectory]]) -> list[str]:
+    ends: dict[str, float] = {}
+    for t in (t for of in left_out for t in of):
+        name = "/".join(t.run_group)
+        ends[name] = max(ends.get(name, 0.0), float(t.tokens[-1]))
+    if not ends:
+        return []
+    runs = [f"{quoted(name)} (ends at {tokens(ends[name])} tokens)" for name in sorted(ends)]
+    more = f" and {len(runs) - NAMED} more" if len(runs) > NAMED else ""
+    return [
+        f"not used as references: {', '.join(runs[:NAMED])}{more}; they end before the horizon, "
+        "in tokens and in tokens per parameter"
+    ]
+
+
+def _own_warnings(context: Trajectory) -> list[Warning]:
+    found = []
+    if len(context) < FEW_POINTS:
+        text = f"fewer than {FEW_POINTS} checkpoints were evaluated"
+        found.append(Warning("few-checkpoints", text))
+    level = float(context.values[-3:].mean())
+    if context.chance is not None and level <= context.chance + NEAR_CHANCE:
+        text = "some tasks are near chance, where accuracy says little"
+        found.append(Warning("near-chance", text))
+    return found
