@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for `page`
 from page import render
 
 from neuneu.core.files import write_text_atomic
-from neuneu.reports.report import caveats, headline
+from neuneu.reports.backtest.page import caveats, headline
 
 FIGURES = {
     "trajectories": "Forecasts and outcomes",

@@ -51,7 +51,7 @@ from neuneu.evaluation.table import read_evaluation
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.protocol import Forecaster
-from neuneu.reports.figures import write_figures
+from neuneu.reports.backtest.figures import write_figures
 from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig
 from neuneu.training.cross_run.parallel import Training, fit_all
 from neuneu.training.cross_run.pretraining import without

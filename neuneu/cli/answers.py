@@ -86,7 +86,7 @@ def _command(name: str, options: type) -> Callable[..., None]:
         if as_json:
             finish(answer.to_json() | {"output": output}, as_json)
             return
-        from neuneu.reports.answers.text import show
+        from neuneu.reports.answers.terminal import show
 
         show(answer)
         if output is not None:

@@ -274,7 +274,7 @@ def backtest(  # noqa: PLR0917 - options, not positions
     """
     from neuneu.core.config import load_config
     from neuneu.evaluation.backtest import BacktestConfig
-    from neuneu.reports.backtest import backtest as run_backtest
+    from neuneu.reports.backtest.run import backtest as run_backtest
 
     names = None if forecasters is None else forecasters.split(",")
     given = {
@@ -307,7 +307,7 @@ def report(
 
     Example: neuneu report runs/forecast
     """
-    from neuneu.reports.rewrite import rewrite_report
+    from neuneu.reports.report import rewrite_report
 
     finish(rewrite_report(folder, figures=figures), json_)
 

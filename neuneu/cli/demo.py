@@ -18,7 +18,7 @@ from neuneu.core.progress import console
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.evaluation.backtest import BacktestConfig
 from neuneu.ladder.ladder import SuiteConfig, train_suite
-from neuneu.reports.backtest import backtest
+from neuneu.reports.backtest.run import backtest
 from neuneu.scoring.pipeline import ExtractConfig, extract
 from neuneu.scoring.summary import ExtractSummary
 from neuneu.training.config import TrainConfig

@@ -175,7 +175,7 @@ def write_backtest(
 
 
 class Draw(Protocol):
-    """Draws figures and a report of a backtest; see `neuneu.reports.backtest`."""
+    """Draws figures and a report of a backtest; see `neuneu.reports.backtest.run`."""
 
     def __call__(
         self,

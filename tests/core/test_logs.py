@@ -146,7 +146,7 @@ def rewrite_report(folder, figures=False):
     return {"report": folder}
 
 # The true one is slow.
-sys.modules["neuneu.reports.rewrite"] = types.SimpleNamespace(rewrite_report=rewrite_report)
+sys.modules["neuneu.reports.report"] = types.SimpleNamespace(rewrite_report=rewrite_report)
 app(["report", sys.argv[1], "--json"])
 """
 

@@ -16,7 +16,7 @@ import neuneu
 from neuneu.core.errors import UserError
 from neuneu.data.schemas import FORECASTS
 from neuneu.decisions.answers import Answer
-from neuneu.reports.answers.text import show
+from neuneu.reports.answers.terminal import show
 
 LEVELS = [name for name in FORECASTS.names if name.startswith("q")]
 model = functools.cache(neuneu.load)

@@ -27,7 +27,7 @@ from neuneu.evaluation.backtest import (
 from neuneu.evaluation.summary import RunBooks
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.queries import make_queries, with_future_losses
-from neuneu.reports.backtest import backtest
+from neuneu.reports.backtest.run import backtest
 
 ANCHORED = Anchored(fraction=0.2)
 

@@ -18,18 +18,17 @@ from neuneu.core.errors import UserError
 from neuneu.core.formatting import format_count
 from neuneu.data.splits import Anchored
 from neuneu.evaluation.backtest import run_backtest, summarise, write_backtest
-from neuneu.reports.answers.folder import QUESTIONS
-from neuneu.reports.answers.report import MAX_ROWS, write_answer_report
-from neuneu.reports.answers.tables import SORTED_BY
-from neuneu.reports.answers.text import COLUMNS
-from neuneu.reports.figures import write_figures
+from neuneu.reports.answers.page import MAX_ROWS
+from neuneu.reports.backtest.figures import write_figures
+from neuneu.reports.folder import QUESTIONS
+from neuneu.reports.report import write_report
 from neuneu.reports.style import PALETTE
 
 
 @pytest.fixture(scope="session")
 def report(answered: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = Path(shutil.copytree(answered, tmp_path_factory.mktemp("report") / "answers"))
-    return write_answer_report(folder)
+    return write_report(folder)
 
 
 @pytest.fixture
@@ -155,7 +154,7 @@ def test_a_run_opens_with_its_words_and_a_chart_a_task(page: Browser) -> None:
     assert texts(page, "details.run[open] h3") == [SCRIPT]
     words = " ".join(texts(page, "details.run[open] p"))
     assert "at 8 checkpoints up to 8K tokens" in words
-    assert "Do not rely on the bands: family 'f' is not among" in words
+    assert "Intervals may be off: family 'f' is not among" in words
     assert len(texts(page, "details.run[open] .panels h4")) == 4
     assert page.evaluate("document.querySelectorAll('details.run[open] svg .ahead').length") == 4
     assert page.complaints == []
@@ -219,7 +218,7 @@ def test_many_runs_stay_small_and_quick_and_what_is_left_out_is_said(
     folder: Path, browser: Browser
 ) -> None:
     multiply(folder, 300)
-    path = write_answer_report(folder)
+    path = write_report(folder)
     assert path.stat().st_size < 5_000_000
     browser.open(path)
     assert browser.complaints == []
@@ -233,10 +232,10 @@ def test_many_runs_stay_small_and_quick_and_what_is_left_out_is_said(
 
 def test_more_rows_than_a_page_holds_are_counted(folder: Path) -> None:
     multiply(folder, 600)
-    path = write_answer_report(folder)
+    path = write_report(folder)
     text = path.read_text()
     assert f"forecast: {2400 - MAX_ROWS} of 2,400 rows are not in this page" in text
-    assert "curves are drawn with at most 16 points seen and 8 ahead" in text
+    assert "trajectories are drawn with at most 16 observed and 8 forecast points" in text
     assert path.stat().st_size < 5_000_000
 
 
@@ -245,7 +244,7 @@ def test_each_answer_alone_makes_a_page(question: str, folder: Path, browser: Br
     for other in QUESTIONS:
         if other != question:
             (folder / f"{other}.json").unlink()
-    browser.open(write_answer_report(folder))
+    browser.open(write_report(folder))
     assert browser.complaints == []
     assert texts(browser, f"#table-{question} tbody tr")
     assert len(texts(browser, "h2")) == (3 if question == "next-eval" else 4)
@@ -253,9 +252,9 @@ def test_each_answer_alone_makes_a_page(question: str, folder: Path, browser: Br
 
 def test_forecast_without_its_tables_says_so(folder: Path, browser: Browser) -> None:
     (folder / "forecasts.parquet").unlink()
-    browser.open(write_answer_report(folder))
+    browser.open(write_report(folder))
     assert browser.complaints == []
-    assert "The curves of the forecast are not in the folder any more." in browser.evaluate(
+    assert "The trajectories of the forecast are missing from the folder." in browser.evaluate(
         "document.body.textContent"
     )
 
@@ -271,11 +270,11 @@ def test_folder_of_answers_and_of_a_backtest_has_both(folder: Path, browser: Bro
     summary = summarise(table)
     write_backtest(folder, table, summary)
     write_figures(folder, table, summary, targets)
-    browser.open(write_answer_report(folder))
+    browser.open(write_report(folder))
     assert browser.complaints == []
     text = browser.evaluate("document.body.textContent")
-    assert "near missed the later accuracy by" in text
-    assert "The curves of the forecast are not in the folder any more." in text
+    assert "near has a mean absolute error of" in text
+    assert "The trajectories of the forecast are missing from the folder." in text
     assert browser.evaluate("document.querySelectorAll('.plot .wide svg').length") == 2
     browser.open(folder / "backtest.html")
     assert browser.complaints == []
@@ -287,10 +286,6 @@ def test_folder_of_answers_and_of_a_backtest_has_both(folder: Path, browser: Bro
     shown = CliRunner().invoke(app, ["report", str(folder)])
     assert shown.exit_code == 0, shown.output
     assert "<h2>Forecasters</h2>" in (folder / "report.html").read_text()
-
-
-def test_every_column_knows_what_it_is_sorted_by() -> None:
-    assert {name for _, columns in COLUMNS.values() for name, _ in columns} == set(SORTED_BY)
 
 
 def test_command_writes_page_and_figures(folder: Path) -> None:
@@ -310,10 +305,18 @@ def test_command_writes_page_and_figures(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rank.json", "{", "expected what `neuneu rank -o` writes, found JSONDecodeError"),
-        ("rank.json", "[]", "found TypeError"),
-        ("rank.json", '{"question": "rank"}', "found KeyError: 'rows'"),
-        ("stop.json", '{"question": "rank", "rows": [1]}', "found KeyError: 'notes'"),
+        ("rank.json", "{", "expected what `neuneu rank -o` writes, found Invalid JSON"),
+        ("rank.json", "[]", "found Input should be an object"),
+        (
+            "rank.json",
+            '{"question": "rank"}',
+            "found rows: Field required; notes: Field required; settings: Field required",
+        ),
+        (
+            "stop.json",
+            '{"question": "rank", "rows": [1]}',
+            "found question: Input should be 'stop'; rows.0: Input should be an object; ",
+        ),
         ("stop.json", '{"doubts": []}', "found the `doubts` of an older neuneu; run `neuneu stop"),
         ("forecasts.parquet", "x", "expected what `neuneu forecast -o` writes"),
     ],
@@ -330,8 +333,11 @@ def test_a_row_without_its_fields_is_named(folder: Path) -> None:
     record = json.loads((folder / "when.json").read_text())
     record["rows"][2] |= {"never": "often", "run": 7}
     (folder / "when.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match="row 2 without a usable run, never"):
-        write_answer_report(folder)
+    with pytest.raises(
+        UserError,
+        match=r"found rows\.2\.run: Input should be a valid string; rows\.2\.never: Input",
+    ):
+        write_report(folder)
 
 
 def test_missing_packages_are_named_with_their_extra(

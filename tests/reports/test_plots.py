@@ -9,8 +9,13 @@ import pytest
 
 from neuneu.core.errors import UserError
 from neuneu.core.formatting import format_count
-from neuneu.reports.plots import ForecastPanel, plot_coverage, plot_horizon, plot_trajectories
-from neuneu.reports.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
+from neuneu.reports.backtest.plots import (
+    ForecastPanel,
+    plot_coverage,
+    plot_horizon,
+    plot_trajectories,
+)
+from neuneu.reports.backtest.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
 from neuneu.reports.style import (
     MAX_PANELS,
     figure_svg,

@@ -15,8 +15,9 @@ from neuneu.data.trajectories import Trajectory
 from neuneu.evaluation.backtest import run_backtest, summarise, write_backtest
 from neuneu.evaluation.summary import RunBooks
 from neuneu.evaluation.table import read_evaluation
-from neuneu.reports.figures import forecast_panels, leading_forecaster, write_figures
-from neuneu.reports.report import caveats, headline, worst_tasks, write_report
+from neuneu.reports.backtest.figures import forecast_panels, leading_forecaster, write_figures
+from neuneu.reports.backtest.page import caveats, headline, worst_tasks
+from neuneu.reports.report import write_report
 
 EVIL = "<script>alert('x')</script>"
 
@@ -76,7 +77,7 @@ def test_report_escapes_names(page: str) -> None:
 
 
 def test_report_has_its_sections_and_both_layouts(page: str) -> None:
-    for heading in ("Forecasters", "Error by horizon", "Are the bands honest?", "The data"):
+    for heading in ("Forecasters", "Error by horizon", "Interval coverage", "Data"):
         assert f"<h2>{heading}" in page
     assert page.count('class="wide"') == page.count('class="narrow"') >= 3
     assert "prefers-color-scheme: dark" in page
@@ -92,9 +93,8 @@ def test_report_shows_what_each_sees(page: str) -> None:
 def test_report_without_bands_or_figures_says_so(tmp_path: Path) -> None:
     table = run_backtest([Shifted("p", levels=(0.5,))], runs(2), [], Anchored())
     write_backtest(tmp_path, table, summarise(table))
-    text = write_report(tmp_path, tmp_path / "other.html", title="Title <i>").read_text()
-    assert "No forecaster here gives bands" in text
-    assert "Title &lt;i&gt;" in text
+    text = write_report(tmp_path).read_text()
+    assert "No forecaster here has intervals" in text
     assert "80 % coverage" not in text
 
 
@@ -109,23 +109,23 @@ def test_headline_names_the_best_usable_forecaster_and_its_gain() -> None:
     text = " ".join(headline(summary | {"context_fraction": 0.2}))
     mae = {name: entry["overall"]["mae"]["value"] for name, entry in summary["forecasters"].items()}
     assert "first 20 % of each run, 18 trajectories of 6 runs" in text
-    assert f"near missed the later accuracy by {100 * mae['near']:.2f} points" in text
+    assert f"near has a mean absolute error of {100 * mae['near']:.2f} points" in text
     assert f"That is {100 * (mae['far'] - mae['near']):.2f} points less than far" in text
-    assert "a clear win" in text
-    assert f"that no user has, reached {100 * mae['oracle']:.2f} points" in text
+    assert "a clear lead" in text
+    assert f"that no user has, reaches {100 * mae['oracle']:.2f} points" in text
 
 
 def test_headline_few_runs_call_no_winner() -> None:
     _, summary, _ = scored(2)
-    assert "too few runs to call it" in " ".join(headline(summary))
-    assert any("rest on 2 runs only" in note for note in caveats(summary))
+    assert "too few runs to tell" in " ".join(headline(summary))
+    assert any("rest on only 2 runs" in note for note in caveats(summary))
 
 
 def test_caveats_name_seen_runs_and_unanswered_trajectories() -> None:
     _, summary, _ = scored(trained_on=2)
     assert any("trained on 2 of the runs" in note for note in caveats(summary))
     silent = run_backtest([Shifted("s", unknown=("task-0<b>",))], runs(), [], Anchored())
-    assert any("could not answer 6 of 18" in note for note in caveats(summarise(silent)))
+    assert any("could not forecast 6 of 18" in note for note in caveats(summarise(silent)))
 
 
 def test_worst_tasks_are_ordered_by_the_leaders_error() -> None:

@@ -25,7 +25,7 @@ from neuneu.data.schemas import ACCURACIES
 from neuneu.data.store.store import Store
 from neuneu.evaluation.backtest import BacktestConfig
 from neuneu.forecasters.registry import load_forecaster
-from neuneu.reports.backtest import backtest
+from neuneu.reports.backtest.run import backtest
 from neuneu.scoring.corpus import load_corpus
 from neuneu.training.config import TrainConfig
 from neuneu.training.cross_run.pretraining import PretrainConfig, pretrain

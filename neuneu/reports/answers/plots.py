@@ -12,9 +12,10 @@ from matplotlib.patches import Patch
 
 from neuneu.core.formatting import percent
 from neuneu.reports.answers.curves import LEVELS, Curve, read_curves, row_key
-from neuneu.reports.answers.folder import read_answers
+from neuneu.reports.answers.phrasing import task_name
 from neuneu.reports.answers.runs import labels, task_labels
-from neuneu.reports.answers.words import Row, task_words
+from neuneu.reports.answers.tables import Row
+from neuneu.reports.folder import FIGURES_FOLDER, read_folder
 from neuneu.reports.style import (
     INK,
     MAX_PANELS,
@@ -31,8 +32,6 @@ from neuneu.reports.style import (
     token_axis,
 )
 from neuneu.reports.thinning import kept_points
-
-FIGURES_FOLDER: Final = "figures"
 
 MAX_RUNS: Final = 30
 """Runs in the ranking."""
@@ -53,7 +52,7 @@ def write_answer_figures(folder: Path) -> list[Path]:
     Raises:
         UserError: a file that neuneu did not write.
     """
-    found = read_answers(folder)
+    found = read_folder(folder)
     figures: dict[str, Figure] = {}
     if found.forecasts is not None and found.observed is not None:
         curves = read_curves(found.forecasts, found.observed)
@@ -130,7 +129,7 @@ def plot_ranking(rows: Sequence[Row]) -> Figure:
         axes.set_yticks(places, [shorten(row["run"], 40) for row in rows])
         axes.grid(visible=True, axis="x")
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
-        axes.set_xlabel(f"accuracy on {shorten(task_words(rows[0]), 50)}")
+        axes.set_xlabel(f"accuracy on {shorten(task_name(rows[0]), 50)}")
         handles = [
             Line2D([], [], color=PALETTE[0], marker="o", ls="none", label="expected at the end"),
             Patch(color=PALETTE[0], alpha=0.3, lw=0, label="80 % band"),

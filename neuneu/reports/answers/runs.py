@@ -3,59 +3,52 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from neuneu.decisions.answers import row_warnings
+from neuneu.decisions.answers import Answer, row_warnings
 from neuneu.decisions.selection import run_labels
 from neuneu.forecasters.warnings import Warning
-from neuneu.reports.answers.folder import AnswerFolder
-from neuneu.reports.answers.tables import tags
-from neuneu.reports.answers.words import Row, distrust, grounds, said
+from neuneu.reports.answers.phrasing import explanation, findings, warning_sentence
+from neuneu.reports.answers.tables import Row, labels_of_warnings
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunPage:
-    """`rows` of the run by question."""
+class RunSection:
+    """The part of the page about one run: its rows by question, in sentences.
+
+    `findings` is what the answers say of it, `explanation` what that rests on, `warning` why its
+    intervals may be off (empty without warnings), `tags` a label for each warning.
+    """
 
     label: str
     rows: Mapping[str, tuple[Row, ...]]
-
-    @property
-    def words(self) -> list[str]:
-        """Sentences on what is said of it."""
-        return said(self.rows)
-
-    @property
-    def grounds(self) -> list[str]:
-        """Sentences on what that rests on."""
-        return grounds(self.rows.get("forecast") or next(iter(self.rows.values())))
-
-    @property
-    def distrust(self) -> str:
-        """Where not to trust it; empty where there are no warnings."""
-        return distrust(self.rows)
-
-    @property
-    def warnings(self) -> tuple[Warning, ...]:
-        """The warnings of its rows, each once."""
-        return row_warnings(*(row for rows in self.rows.values() for row in rows))
-
-    @property
-    def tags(self) -> list[str]:
-        """The label of each warning, each once."""
-        return list(tags(*(row for rows in self.rows.values() for row in rows)))
+    findings: list[str]
+    explanation: list[str]
+    warning: str
+    warnings: tuple[Warning, ...]
+    tags: tuple[str, ...]
 
 
-def run_pages(found: AnswerFolder) -> list[RunPage]:
+def run_sections(answers: Mapping[str, Answer]) -> list[RunSection]:
     """Every run, in the order of the ranking, else in that of the answers."""
-    rows: dict[str, dict[str, list[Row]]] = {}
+    found: dict[str, dict[str, tuple[Row, ...]]] = {}
     for question in ("rank", "forecast", "stop", "when"):
-        if question in found.answers:
-            answer_rows = found.answers[question].rows
-            for label, row in zip(labels(question, answer_rows), answer_rows, strict=True):
-                rows.setdefault(label, {}).setdefault(question, []).append(row)
-    return [
-        RunPage(label=label, rows={question: tuple(of) for question, of in by.items()})
-        for label, by in rows.items()
-    ]
+        rows = answers[question].rows if question in answers else []
+        for label, row in zip(labels(question, rows), rows, strict=True):
+            of_run = found.setdefault(label, {})
+            of_run[question] = (*of_run.get(question, ()), row)
+    return [_section(label, rows) for label, rows in found.items()]
+
+
+def _section(label: str, rows: Mapping[str, tuple[Row, ...]]) -> RunSection:
+    every = [row for part in rows.values() for row in part]
+    return RunSection(
+        label=label,
+        rows=rows,
+        findings=findings(rows),
+        explanation=explanation(rows.get("forecast") or next(iter(rows.values()))),
+        warning=warning_sentence(rows),
+        warnings=row_warnings(*every),
+        tags=labels_of_warnings(*every),
+    )
 
 
 def labels(question: str, rows: Sequence[Row]) -> list[str]:

@@ -1,87 +1,110 @@
-"""Answers as tables of a page: the columns of the terminal, with what each cell is sorted by."""
+"""Columns of answers, declared once for the terminal and the page."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from neuneu.decisions.answers import Answer, merged, row_warnings
-from neuneu.reports.answers.text import COLUMNS, TEXT
-from neuneu.reports.answers.words import tag
+from neuneu.core.formatting import difference, percent, points, tokens
+from neuneu.decisions.answers import merged, row_warnings
+from neuneu.forecasters.warnings import WarningCode
 
-SORTED_BY: Final = {
-    "": "rank",
-    "run": "run",
-    "task": "task",
-    "metric": "metric",
-    "now": "present",
-    "at tokens": "tokens",
-    "at the end (80 % band)": "q0.5",
-    "is the best": "best",
-    "choosing it loses": "regret",
-    "goal": "goal",
-    "reaches it": "success",
-    "the rest adds": "gain",
-    "tokens left": "remaining_tokens",
-    "advice": "advice",
-    "score": "score",
-    "reached": "reached",
-    "10 % by": "t0.1",
-    "even odds by": "t0.5",
-    "90 % by": "t0.9",
-    "not by the end": "never",
-    "step": "step",
-    "cost": "cost",
-    "final known better by": "narrowing",
-    "choice gains": "value",
+Row = Mapping[str, Any]
+
+TITLES: Final = {
+    "rank": "Which run will be best?",
+    "stop": "Should training continue?",
+    "when": "When will the score be reached?",
+    "next-eval": "What to evaluate next",
+    "forecast": "Forecast accuracy",
 }
-"""Heading -> the field of a row."""
+"""Title of each question, in the order of the page."""
+
+WARNING_LABELS: Final[Mapping[WarningCode, str]] = {
+    "unseen-family": "new family",
+    "larger-model": "larger model",
+    "few-checkpoints": "few checkpoints",
+    "near-chance": "near chance",
+    "uncalibrated": "not calibrated",
+    "few-calibration-runs": "few runs",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Heading:
-    """A column: `name`, whether it holds words and not numbers."""
+@dataclass(frozen=True)
+class Column:
+    """One column: its heading, the field that it sorts by, and the text of a row's cell."""
 
-    name: str
-    is_text: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """`text` as shown and `value` as sorted, empty where it is unknown."""
-
-    text: str
-    value: str
+    heading: str
+    field: str
+    render: Callable[[Row], str]
+    is_text: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
-class PageTable:
-    """A table of a page; `tags` holds, row by row, the labels of its warnings."""
-
-    headings: tuple[Heading, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    tags: tuple[tuple[str, ...], ...]
+def labels_of_warnings(*rows: Row) -> tuple[str, ...]:
+    """The label of each warning of the rows, each once; an unknown code is its own label."""
+    return merged([WARNING_LABELS.get(w.code, w.code)] for w in row_warnings(*rows))
 
 
-def page_table(answer: Answer, *, limit: int) -> PageTable:
-    """The first `limit` rows of an answer."""
-    _, columns = COLUMNS[answer.question]
-    rows = answer.rows[:limit]
-    return PageTable(
-        headings=tuple(Heading(name=name or "#", is_text=name in TEXT) for name, _ in columns),
-        rows=tuple(
-            tuple(
-                Cell(text=show(row), value=_plain(row[SORTED_BY[name]])) for name, show in columns
-            )
-            for row in rows
-        ),
-        tags=tuple(tags(row) for row in rows),
-    )
+def _text(name: str) -> Column:
+    return Column(name, name, lambda row: str(row[name]), is_text=True)
 
 
-def tags(*rows: Mapping[str, Any]) -> tuple[str, ...]:
-    """The labels of the rows' warnings, each once."""
-    return merged([tag(warning)] for warning in row_warnings(*rows))
+def _tokens(heading: str, field: str, missing: str = "-") -> Column:
+    return Column(heading, field, lambda row: missing if row[field] is None else tokens(row[field]))
 
 
-def _plain(value: Any) -> str:
-    return "" if value is None else str(value)
+def _percent(heading: str, field: str) -> Column:
+    return Column(heading, field, lambda row: percent(row[field]))
+
+
+def _number(heading: str, field: str, form: str, factor: float = 1) -> Column:
+    return Column(heading, field, lambda row: format(factor * row[field], form))
+
+
+def _end(row: Row) -> str:
+    width = row["q0.9"] - row["q0.1"]
+    low, middle, high = (points(row[key], width) for key in ("q0.1", "q0.5", "q0.9"))
+    return f"{middle} (final)" if row.get("finished") else f"{middle} ({low} to {high})"
+
+
+def _gain(row: Row) -> str:
+    width = row["gain_high"] - row["gain_low"]
+    gain, low, high = (difference(row[key], width) for key in ("gain", "gain_low", "gain_high"))
+    return f"{gain} ({low} to {high})"
+
+
+def _goal(row: Row) -> str:
+    return f"{100 * row['goal']:g}" if isinstance(row["goal"], float) else str(row["goal"])
+
+
+def _never(row: Row) -> str:
+    return "-" if row["reached"] else percent(row["never"])
+
+
+_RANK: Final = _number("#", "rank", "d")
+_NOW: Final = Column("now", "present", lambda row: points(row["present"], 0.0))
+_END: Final = Column("at the end (80 % interval)", "q0.5", _end)
+
+COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
+    "forecast": (
+        _text("run"), _text("task"), _text("metric"), _NOW, _tokens("at tokens", "tokens"), _END,
+    ),
+    "rank": (
+        _RANK, _text("run"), _NOW, _END, _percent("is best", "best"),
+        _number("expected regret", "regret", ".1f", 100),
+    ),
+    "stop": (
+        _text("run"), _NOW, _END, Column("goal", "goal", _goal), _percent("reaches it", "success"),
+        Column("gain", "gain", _gain), _tokens("tokens left", "remaining_tokens"), _text("advice"),
+    ),
+    "when": (
+        _text("run"), _NOW, _number("score", "score", "g", 100), _tokens("reached", "reached"),
+        _tokens("10 % by", "t0.1", "beyond the end"), _tokens("50 % by", "t0.5", "beyond the end"),
+        _tokens("90 % by", "t0.9", "beyond the end"), Column("never", "never", _never),
+    ),
+    "next-eval": (
+        _RANK, _text("run"), _text("task"), _number("step", "step", ",d"),
+        _tokens("at tokens", "tokens"), _number("cost", "cost", ".2g"),
+        _percent("cuts uncertainty by", "narrowing"),
+        _number("improves choice by", "value", ".2f", 100),
+    ),
+}  # fmt: skip

@@ -20,6 +20,7 @@ from neuneu.core.files import write_text_atomic
 from neuneu.core.storage import Folder
 from neuneu.reports.pages import render_page
 from neuneu.reports.tuning.analysis import Analysis, Scored, analyse
+from neuneu.reports.tuning.figures import draw_figures
 from neuneu.reports.tuning.phrasing import (
     caveats,
     duration,
@@ -28,7 +29,7 @@ from neuneu.reports.tuning.phrasing import (
     parameter,
     verdict,
 )
-from neuneu.reports.tuning.study import draw_figures, labels
+from neuneu.reports.tuning.study import labels
 from neuneu.training.tuning.experiment import STATUS_LABELS, Trial, read_experiment
 from neuneu.training.tuning.space import lay_over
 

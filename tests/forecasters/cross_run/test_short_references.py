@@ -16,7 +16,7 @@ from neuneu.forecasters.cross_run.curves import Codes, build_curves
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.references import far_enough
 from neuneu.forecasters.registry import PRETRAINED
-from neuneu.reports.answers.text import show
+from neuneu.reports.answers.terminal import show
 from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit
 
 model = functools.cache(neuneu.load)
@@ -120,7 +120,7 @@ def test_every_question_leaves_short_references_out_and_names_them(
     assert "and 2 more" in note
     if question != "next_eval":
         show(ask(reference=rows(*others), explain=True))
-        assert "compared with no run; left out f/other" in " ".join(capsys.readouterr().out.split())
+        assert "reference runs none; left out f/other" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_end_of_the_whole_question_counts_not_that_of_a_part() -> None:

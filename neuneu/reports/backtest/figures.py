@@ -12,13 +12,15 @@ from matplotlib.figure import Figure
 from neuneu.core.storage import Folder
 from neuneu.data.trajectories import Trajectory
 from neuneu.evaluation.table import EvaluationTable, read_evaluation
-from neuneu.reports.plots import ForecastPanel, plot_coverage, plot_horizon, plot_trajectories
-from neuneu.reports.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
+from neuneu.reports.backtest.plots import (
+    ForecastPanel,
+    plot_coverage,
+    plot_horizon,
+    plot_trajectories,
+)
+from neuneu.reports.backtest.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
+from neuneu.reports.folder import FIGURE_NAMES, FIGURES_FOLDER
 from neuneu.reports.style import save_figure
-
-FIGURES_FOLDER: Final = "figures"
-FIGURE_NAMES: Final = ("trajectories", "horizon", "coverage", "losses", "above_chance")
-"""Stems of the files in the figures folder; `<name>-narrow.svg` is the phone's layout."""
 
 _PANELS: Final = 9
 _TASK_PANELS: Final = 12

@@ -23,9 +23,9 @@ def backtest(config: BacktestConfig) -> dict[str, Any]:
 def _draw(
     output: Folder, folder: Path, table: pa.Table, summary: dict[str, Any], observed: Dataset
 ) -> str:
-    from neuneu.reports.figures import remove_figures, write_figures
+    from neuneu.reports.backtest.figures import remove_figures, write_figures
     from neuneu.reports.report import write_report
 
     remove_figures(output)
     write_figures(folder, table, summary, observed.trajectories, observed.losses)
-    return f"{output}/{write_report(folder).name}"
+    return f"{output}/{write_report(folder, answers=False).name}"
