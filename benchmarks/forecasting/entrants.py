@@ -24,12 +24,13 @@ from neuneu.forecasters.window.config import preset
 from neuneu.forecasters.window.export import CONFIG, Provenance, save_model
 from neuneu.forecasters.window.forecaster import NeuralForecaster
 from neuneu.training.config import TrainConfig
-from neuneu.training.cross_run.fitting import FitConfig, general_config
-from neuneu.training.cross_run.parallel import Training, fit_all
+from neuneu.training.cross_run.fitting import CrossRunLearner, FitConfig, general_config
+from neuneu.training.cross_run.parallel import fit_all
 from neuneu.training.cross_run.pretraining import calibrate_folds, without
 from neuneu.training.data import prepare
+from neuneu.training.loop import train_here
 from neuneu.training.optimisation import OptimConfig
-from neuneu.training.window_learner import train_here
+from neuneu.training.window_learner import WindowLearner
 
 PAPER_SIZE: Final = {"width": 64, "layers": 2, "heads": 4, "feed_forward": 256}
 """The published design at a size that two cores train in minutes (published: 512 wide, 6 deep)."""
@@ -75,16 +76,15 @@ class Ours:
         self.work.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):  # another process may be training the same
             if not (folder / CONFIG).exists():
-                everything = tuple(range(len(self.learn)))
                 seeds = range(self.config.seed, self.config.seed + self.networks)
-                trainings = [
-                    Training(learn=without(self.learn, fold), config=self.config)
+                learners = [
+                    CrossRunLearner(learn=without(self.learn, fold), config=self.config)
                     for fold in self._dealt
                 ] + [
-                    Training(learn=everything, config=replace(self.config, seed=seed))
+                    CrossRunLearner(learn=self.learn, config=replace(self.config, seed=seed))
                     for seed in seeds
                 ]
-                found = fit_all(self.learn, trainings, title=f"train {self.split}")
+                found = fit_all(learners, title=f"train {self.split}")
                 training = config_to_dict(self.config)
                 if self.folds:
                     save_networks(of_folds, found[: self.folds], training=training)
@@ -100,14 +100,11 @@ class Ours:
         config = general_config(self.config)
         folder = self.work / f"{self.split}-{config_hash(config)}-{self.general}-general"
         if not (folder / CONFIG).exists():
-            trainings = [
-                Training(
-                    learn=tuple(range(len(self.learn))),
-                    config=replace(config, seed=config.seed + index),
-                )
+            learners = [
+                CrossRunLearner(learn=self.learn, config=replace(config, seed=config.seed + index))
                 for index in range(self.general)
             ]
-            found = fit_all(self.learn, trainings, title=f"train {self.split}, general")
+            found = fit_all(learners, title=f"train {self.split}, general")
             save_networks(folder, found, training=config_to_dict(config))
         return load_networks(folder).networks
 
@@ -184,7 +181,9 @@ def _train_paper(config: TrainConfig, learn: Sequence[Trajectory], folder: Path,
         named = [t for t in learn if any(name in t.losses for name in LOSSES)]
     data = prepare(config, named, None)
     with stage(f"train {folder.name}", PAPER_STEPS) as bar:
-        network = train_here(data, config, tick=lambda *_: bar.advance())
+        network = train_here(
+            WindowLearner(data=data, config=config), config.loop, tick=lambda *_: bar.advance()
+        )
     provenance = Provenance(
         identity=folder.name, training_runs={}, validation_runs=[], held_out_runs=[],
         metrics=data.metrics, corpus_hash=None, loss_names=list(config.loss_names),

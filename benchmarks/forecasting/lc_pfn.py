@@ -13,10 +13,12 @@ from neuneu.forecasters.curve_prior import sample_trajectories
 from neuneu.forecasters.window.config import ModelConfig
 from neuneu.forecasters.window.export import Provenance
 from neuneu.forecasters.window.forecaster import NeuralForecaster
+from neuneu.forecasters.window.network import Network
 from neuneu.training.config import TrainConfig
 from neuneu.training.data import prepare
+from neuneu.training.loop import train_here
 from neuneu.training.optimisation import OptimConfig
-from neuneu.training.window_learner import train_here
+from neuneu.training.window_learner import WindowLearner
 
 
 def train_lc_pfn(
@@ -42,7 +44,9 @@ def train_lc_pfn(
         seed=seed,
     )
     data = prepare(config, sample_trajectories(curves, seed=seed), None)
-    network = train_here(data, config, tick=lambda *_: None if tick is None else tick())
+    learner = WindowLearner(data=data, config=config)
+    network = train_here(learner, config.loop, tick=lambda *_: None if tick is None else tick())
+    assert isinstance(network, Network)
     provenance = Provenance(
         identity=f"lc-pfn-{seed}", training_runs={}, validation_runs=[], held_out_runs=[],
         metrics=[], corpus_hash=None, loss_names=[], selection="last", evaluation={}, training={},

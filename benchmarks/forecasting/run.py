@@ -52,8 +52,8 @@ from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.protocol import Forecaster
 from neuneu.reports.backtest.figures import write_figures
-from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig
-from neuneu.training.cross_run.parallel import Training, fit_all
+from neuneu.training.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig
+from neuneu.training.cross_run.parallel import fit_all
 from neuneu.training.cross_run.pretraining import without
 
 MAIN: Final = Anchored()
@@ -232,13 +232,14 @@ class Benchmark:
     def sizes(self) -> dict[str, Any]:
         """All runs of a size held out at a time (a few sizes a fold), for rankings."""
         dealt = deal_by_size(self.trajectories, SIZE_FOLDS, self.config.seed)
-        trainings = [
-            Training(learn=without(self.trajectories, fold), config=self.config) for fold in dealt
+        learners = [
+            CrossRunLearner(learn=without(self.trajectories, fold), config=self.config)
+            for fold in dealt
         ]
         tables = []
-        networks = fit_all(self.trajectories, trainings, title="train sizes")
+        networks = fit_all(learners, title="train sizes")
         for fold, network in zip(dealt, networks, strict=True):
-            rest = [self.trajectories[place] for place in without(self.trajectories, fold)]
+            rest = without(self.trajectories, fold)
             test = [t for t in self.trajectories if t.run_group in set(fold)]
             found = [
                 *(make_forecaster(n) for n in ("recent-mean", "power-law", "nearest-analogue")),

@@ -39,11 +39,13 @@ from neuneu.forecasters.window.config import EncoderConfig, ModelConfig
 from neuneu.forecasters.window.encoders import SetMeans
 from neuneu.forecasters.window.export import Provenance
 from neuneu.forecasters.window.forecaster import NeuralForecaster
+from neuneu.forecasters.window.network import Network
 from neuneu.scoring.corpus import word_spans
 from neuneu.training.config import TrainConfig
 from neuneu.training.data import prepare
+from neuneu.training.loop import train_here
 from neuneu.training.optimisation import OptimConfig
-from neuneu.training.window_learner import train_here
+from neuneu.training.window_learner import WindowLearner
 
 KINDS: Final = ("none", "mean", "sets", "histogram", "quantiles", "cnn")
 CARRIES_OVER: Final = ("sets", "histogram", "quantiles", "cnn")
@@ -155,7 +157,8 @@ def run(job: Job) -> dict[str, Any]:
     )
     words = words_of(ladder, job.kind, "first")
     data = prepare(config, ladder.trajectories, words)
-    network = train_here(data, config)
+    network = train_here(WindowLearner(data=data, config=config), config.loop)
+    assert isinstance(network, Network)
     provenance = Provenance(
         identity="", training_runs={}, validation_runs=[], held_out_runs=[], metrics=[],
         corpus_hash=data.corpus_hash, loss_names=[], selection="last", evaluation={}, training={},

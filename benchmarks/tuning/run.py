@@ -27,8 +27,8 @@ from neuneu.data.load import load_dataset
 from neuneu.evaluation.run_splits import SPLITS
 from neuneu.reports.tuning.analysis import analyse
 from neuneu.reports.tuning.report import summary
-from neuneu.training.cross_run.fitting import FitConfig
-from neuneu.training.cross_run.parallel import Training, fit_all
+from neuneu.training.cross_run.fitting import CrossRunLearner, FitConfig
+from neuneu.training.cross_run.parallel import fit_all
 from neuneu.training.cross_run.validation import validate
 from neuneu.training.tuning.experiment import read_experiment
 
@@ -58,10 +58,9 @@ def main() -> None:
     parts = SPLITS[SPLIT].apply(observed.trajectories)
     raw = yaml.safe_load((arguments.search / "best.yaml").read_text(encoding="utf-8"))
     kinds = {"defaults": FitConfig(), "best": build_config(FitConfig, raw["cross_run"])}
-    everything = tuple(range(len(parts.learn)))
-    trainings = [
-        Training(
-            learn=everything,
+    learners = [
+        CrossRunLearner(
+            learn=parts.learn,
             config=replace(
                 config, seed=seed, optim=replace(config.optim, max_steps=arguments.steps)
             ),
@@ -69,7 +68,7 @@ def main() -> None:
         for seed in range(arguments.seeds)
         for config in kinds.values()
     ]
-    networks = fit_all(parts.learn, trainings, title="defaults and best")
+    networks = fit_all(learners, title="defaults and best")
     results: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
     with stage("judging", len(networks)) as bar:
         for place, network in enumerate(networks):

@@ -228,7 +228,9 @@ def tune(
 
 
 @app.command(rich_help_panel=_JOBS)
-def pretrain(config: Config = None, set_: Sets = None, json_: Json = False) -> None:
+def pretrain(
+    config: Config = None, set_: Sets = None, address: Address = None, json_: Json = False
+) -> None:
     """Train and calibrate a cross-run forecaster, and write it to a folder.
 
     Example: neuneu pretrain --config jobs/configs/pretrain.yaml --set networks=1
@@ -237,7 +239,8 @@ def pretrain(config: Config = None, set_: Sets = None, json_: Json = False) -> N
     from neuneu.training.cross_run.pretraining import PretrainConfig
     from neuneu.training.cross_run.pretraining import pretrain as run_pretrain
 
-    finish(run_pretrain(load_config(PretrainConfig, config, set_ or ())), json_)
+    settings = load_config(PretrainConfig, config, set_ or ())
+    finish(run_pretrain(settings, address=address), json_)
 
 
 @app.command(rich_help_panel=_QUALITY)

@@ -10,7 +10,7 @@ from neuneu.training.cross_run.fitting import FitConfig
 from neuneu.training.loop import Loop
 from neuneu.training.objective import ObjectiveConfig
 from neuneu.training.optimisation import OptimConfig
-from neuneu.training.tracker import TrackingConfig
+from neuneu.training.trackers import TrackingConfig
 
 
 @config_dataclass

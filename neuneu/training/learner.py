@@ -1,10 +1,12 @@
-"""What the training loop asks of the thing that is trained.
+"""Interface between the training loop and a trainable model.
 
-Two are: `WindowLearner` (the published design: one target of one context a sample) and
-`CrossRunLearner` (many targets of one past, with other runs to lean on).
+It has two implementations: `WindowLearner` (the published design: one target of one context per
+sample) and `CrossRunLearner` (many targets of one context, with reference runs).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -14,31 +16,31 @@ from torch import Tensor, nn
 
 @dataclass
 class Ranks:
-    """Where this process stands among the data-parallel ones."""
+    """Rank of this process among the data-parallel ones."""
 
     rank: int = 0
     world: int = 1
     device: torch.device | None = None
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, on every rank, in CPU memory."""
+        """Sum over all ranks, on every rank, in CPU memory."""
         if self.world == 1:
             return values
-        reduced = values.to(self.device)  # NCCL reduces what lies on a GPU only
+        reduced = values.to(self.device)  # NCCL only reduces tensors on a GPU
         torch.distributed.all_reduce(reduced)
         return reduced.cpu()
 
     def share(self, size: int) -> slice:
-        """The samples of a batch of `size` that are this rank's: contiguous, none twice."""
+        """This rank's contiguous share of a batch of `size`; shares do not overlap."""
         return slice(size * self.rank // self.world, size * (self.rank + 1) // self.world)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
-    """What one rank puts through the network in one pass.
+    """Input of one forward pass on one rank.
 
-    `inputs` are the learner's own; the first `count` of their samples count (a rank whose share
-    is empty takes part with one sample that does not).
+    `inputs` are the learner's own; only the first `count` samples count (a rank whose share is
+    empty takes part with one sample that does not).
     """
 
     inputs: Any
@@ -46,22 +48,31 @@ class Part:
 
 
 class Learner(Protocol):
-    """Draws batches, builds the network and judges it; must be safe to pickle."""
+    """Draws batches, builds the network, evaluates and saves it; must be safe to pickle."""
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that change with the training data."""
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Optimiser steps between two evaluations."""
 
     def build(self) -> nn.Module:
-        """A fresh network, drawn from torch's global generator."""
+        """Return a fresh network, drawn from torch's global generator."""
 
     def draw(self, epoch: int, index: int, ranks: Ranks) -> tuple[list[Part], int]:
-        """(this rank's passes of batch `index` of an epoch, samples of the global batch).
+        """Return this rank's passes of batch `index` of an epoch, and the global batch size.
 
-        The same for any number of ranks, taken together.
+        Together, the ranks draw the same samples whatever their number.
         """
 
     def losses(self, network: nn.Module, inputs: Any) -> tuple[Tensor, Tensor]:
-        """(what is minimised, the pinball loss) of each sample, both (n,) float32."""
+        """Return the training loss and the pinball loss of each sample, both (n,) float32."""
 
     def evaluate(self, network: nn.Module, ranks: Ranks) -> dict[str, float]:
-        """Metrics on held-out runs, `pinball` among them; empty without any."""
+        """Return metrics on validation runs, `pinball` among them; empty without any."""
+
+    def save(
+        self, folder: Path, weights: Mapping[str, Tensor], provenance: Mapping[str, Any]
+    ) -> None:
+        """Write a forecaster with these weights into a local folder."""

@@ -1,30 +1,32 @@
-"""The optimisation itself: deterministic, resumable at any step, data-parallel by sharding.
+"""Training loop: deterministic, resumable at any step, data-parallel by sharding.
 
-Nothing here knows Ray, nor what is trained (see `neuneu.training.learner`). Every random draw is a
-function of (seed, epoch, batch), so a state needs no generator, and n ranks take the same
-samples a step as one.
+It depends neither on Ray nor on the model (see `neuneu.training.learner`). Every random draw is a
+function of (seed, epoch, batch), so a state holds no generator, and n ranks together take the same
+samples per step as one.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from neuneu.training.learner import Learner, Part, Ranks
+from neuneu.training.learner import Learner, Ranks
 from neuneu.training.optimisation import (
     OptimConfig,
     add_to_average,
     averages_at,
     learning_rate,
+    load_optimizer,
+    make_optimizer,
     total_steps,
 )
 
 Tick = Callable[[int, int, float, int], None]
-"""Told after each step: steps done, steps in all, and of this rank's samples the pinball loss and
-how many they were."""
+"""Called after each step with steps done, total steps, and this rank's pinball loss and number of
+samples."""
 
 
 class DivergedError(ArithmeticError):
@@ -33,8 +35,7 @@ class DivergedError(ArithmeticError):
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """How a loop runs. `patience`: it stops after so many epochs without a better pinball loss on
-    held-out runs (None: never); `keep`, `checkpoint_steps`, `precision`: see `TrainConfig`."""
+    """Settings of the loop; see `TrainConfig`."""
 
     optim: OptimConfig
     seed: int = 0
@@ -46,11 +47,11 @@ class Loop:
 
 @dataclass
 class FitState:
-    """How far a fit has come, besides weights and optimiser.
+    """Progress of a fit, besides weights and optimiser.
 
-    `history` has one row an epoch. `epoch_loss` is the pinball loss summed over the `epoch_count`
+    `history` has one row per epoch. `epoch_loss` is the pinball loss summed over the `epoch_count`
     samples of the unfinished epoch. `best` holds score, step and weights of the best epoch so
-    far; `average` the mean of `averaged` weights. `stopped`: the fit ended before its time.
+    far, `average` the mean of `averaged` weights. `stopped`: the fit ended early.
     """
 
     step: int = 0
@@ -61,11 +62,6 @@ class FitState:
     average: dict[str, Tensor] | None = None
     averaged: int = 0
     stopped: bool = False
-
-    @property
-    def weights(self) -> dict[str, Tensor] | None:
-        """Weights to keep in place of the last ones, if there are such."""
-        return self.best["weights"] if self.best is not None else self.average
 
 
 def fit(
@@ -79,20 +75,20 @@ def fit(
     tick: Tick = lambda *_: None,
     ranks: Ranks | None = None,
 ) -> None:
-    """Trains `network` in place from `state` to the end.
+    """Train `network` in place from `state` to the end.
 
     Args:
-        network: the learner's, or it wrapped for data-parallel training.
-        optimizer: of its parameters.
-        learner: gives batches and judges.
-        loop: how.
-        state: updated in place.
+        network: the learner's network, possibly wrapped for data-parallel training.
+        optimizer: optimiser of its parameters.
+        learner: draws batches and evaluates.
+        loop: settings.
+        state: where to start; updated in place.
         save: called at the end of each epoch and every `checkpoint_steps` steps.
         tick: called after each step.
-        ranks: this process among several.
+        ranks: rank of this process; None: it is the only one.
 
     Raises:
-        DivergedError: on every rank in the same step, when the gradient is not finite.
+        DivergedError: the gradient is not finite; raised on every rank in the same step.
     """
     ranks = ranks or Ranks()
     device = next(network.parameters()).device
@@ -108,13 +104,13 @@ def fit(
         network.train()
         optimizer.zero_grad(set_to_none=True)
         done = torch.zeros(2, dtype=torch.float64)
-        for part, last in _with_last(parts):
+        for part in parts:
             # Gradients are summed over ranks once, in the last pass.
-            with nullcontext() if last else _without_sync(network):
+            with nullcontext() if part is parts[-1] else _without_sync(network):
                 with torch.autocast(device.type, torch.bfloat16, enabled=loop.precision == "bf16"):
                     loss_B, pinball_B = learner.losses(network, part.inputs)
                 loss = loss_B[: part.count].sum() if part.count else loss_B.sum() * 0.0
-                # Data-parallel training averages gradients over ranks; shares can differ in size.
+                # Data-parallel training averages gradients over ranks; shares differ in size.
                 (loss * (ranks.world / size)).backward()
             done += torch.tensor([float(pinball_B[: part.count].sum()), part.count])
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), loop.optim.clip_norm)
@@ -142,25 +138,82 @@ def fit(
             save(state)
 
 
+def train_from(
+    saved: Mapping[str, Any] | None,
+    learner: Learner,
+    loop: Loop,
+    *,
+    save: Callable[[dict[str, Any]], None] = lambda _: None,
+    tick: Tick = lambda *_: None,
+    ranks: Ranks | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+) -> dict[str, Any]:
+    """Train a learner's network, from a saved state if there is one.
+
+    Args:
+        saved: a state that `save` was given; None starts a training.
+        learner: the learner.
+        loop: settings.
+        save: called with a state at the end of each epoch and every `checkpoint_steps` steps.
+        tick: called after each step.
+        ranks: rank of this process; None: it is the only one.
+        wrap: moves a network to its device, and wraps it for data-parallel training.
+
+    Returns:
+        The final state: the fields of `FitState`, `total` steps, `model` and `optimizer`.
+
+    Raises:
+        DivergedError: see `fit`.
+    """
+    torch.manual_seed(loop.seed)
+    bare = learner.build()
+    if saved is not None:
+        bare.load_state_dict(saved["model"])
+    network = wrap(bare)
+    optimizer = make_optimizer(loop.optim, network)
+    state = FitState()
+    if saved is not None:
+        load_optimizer(optimizer, saved["optimizer"])
+        state = FitState(**{field.name: saved[field.name] for field in fields(FitState)})
+    total = total_steps(loop.optim, learner.steps_per_epoch(loop.optim.batch_size))
+
+    def contents() -> dict[str, Any]:
+        return vars(state) | {
+            "total": total,
+            "model": bare_network(network).state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+
+    fit(
+        network, optimizer, learner, loop, state,
+        save=lambda _: save(contents()), tick=tick, ranks=ranks,
+    )  # fmt: skip
+    return contents()
+
+
+def train_here(learner: Learner, loop: Loop, *, tick: Tick = lambda *_: None) -> nn.Module:
+    """Train a network in this process, without Ray.
+
+    Returns:
+        The network in evaluation mode, with averaged weights if the optimiser averages.
+    """
+    state = train_from(None, learner, loop, tick=tick)
+    network = learner.build()
+    network.load_state_dict(state["average"] or state["model"])
+    return network.eval()
+
+
 def bare_network(network: nn.Module) -> nn.Module:
-    """The network inside a data-parallel wrapper, or itself."""
+    """Return the network inside a data-parallel wrapper, or itself."""
     if isinstance(network, torch.nn.parallel.DistributedDataParallel):
         return cast(nn.Module, network.module)
     return network
 
 
-def _with_last(parts: list[Part]) -> Iterator[tuple[Part, bool]]:
-    for place, part in enumerate(parts):
-        yield part, place == len(parts) - 1
-
-
-@contextmanager
-def _without_sync(network: nn.Module) -> Iterator[None]:
+def _without_sync(network: nn.Module) -> AbstractContextManager[None]:
     if isinstance(network, torch.nn.parallel.DistributedDataParallel):
-        with network.no_sync():
-            yield
-    else:
-        yield
+        return cast(AbstractContextManager[None], network.no_sync())
+    return nullcontext()
 
 
 def _end_epoch(
@@ -191,7 +244,7 @@ def _end_epoch(
 
 @contextmanager
 def _averaged(bare: nn.Module, state: FitState) -> Iterator[None]:
-    """The network with the averaged weights, if there are any: those would be kept now."""
+    """Give the network its averaged weights, if there are any, while the block runs."""
     if state.average is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The optimiser of every training here: AdamW, warm-up, cosine decay, optional averaging."""
+"""Optimiser of all trainings: AdamW, warm-up, cosine decay, optional weight averaging."""
 
 import math
 from typing import Annotated, Any
@@ -14,13 +14,13 @@ Share = Annotated[float, pydantic.Field(ge=0.0, le=1.0)]
 
 @config_dataclass
 class OptimConfig:
-    """AdamW with warm-up and cosine decay; the defaults are the published ones.
+    """AdamW with warm-up and cosine decay, by default with the published settings.
 
-    `epochs` counts passes over the samples, or reports where samples are drawn without end;
-    `max_steps` ends earlier. `micro_batch`: at most so many samples in one pass, gradients
-    accumulate (null: the whole batch). `final_fraction` of the peak rate is left at the end.
-    `average_from`: the share of the steps after which weights are averaged into those that are
-    kept (null: the last weights are kept).
+    `epochs`: passes over the samples, or reports where samples are drawn without end;
+    `max_steps` ends earlier. `micro_batch`: maximum number of samples per pass, gradients
+    accumulate (null: the whole batch). `final_fraction`: fraction of the peak learning rate at the
+    end. `average_from`: fraction of the steps after which weights are averaged and the average is
+    kept (null: keep the last weights).
     """
 
     learning_rate: pydantic.PositiveFloat = 6e-4
@@ -36,13 +36,13 @@ class OptimConfig:
 
 
 def total_steps(config: OptimConfig, steps_per_epoch: int) -> int:
-    """Optimiser steps of a whole training."""
+    """Return the number of optimiser steps of a whole training."""
     steps = config.epochs * steps_per_epoch
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:
-    """Linear warm-up to the peak, then half a cosine to its `final_fraction` at `total`."""
+    """Linear warm-up to the peak, then half a cosine down to `final_fraction` of it at `total`."""
     peak, warmup = config.learning_rate, max(1, round(config.warmup_fraction * total))
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -51,16 +51,16 @@ def learning_rate(config: OptimConfig, step: int, total: int) -> float:
 
 
 def make_optimizer(config: OptimConfig, network: nn.Module) -> torch.optim.AdamW:
-    """AdamW over all parameters, as published."""
+    """Return AdamW over all parameters, as published."""
     return torch.optim.AdamW(
         network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes over an optimiser's moments, and keeps the settings that it was made with.
+    """Load an optimiser's moments, but keep the settings that it was made with.
 
-    They differ where a training goes on from the state of one with another config.
+    They differ when a training resumes from the state of one with another config.
     """
     own = [
         {name: value for name, value in group.items() if name != "params"}
@@ -72,7 +72,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def averages_at(config: OptimConfig, step: int, total: int) -> bool:
-    """Whether the weights after `step` steps go into the average."""
+    """Return whether the weights after `step` steps go into the average."""
     if config.average_from is None:
         return False
     return step > min(config.average_from * total, total - 1)
@@ -81,7 +81,7 @@ def averages_at(config: OptimConfig, step: int, total: int) -> bool:
 def add_to_average(
     average: dict[str, Tensor] | None, count: int, network: nn.Module
 ) -> dict[str, Tensor]:
-    """The mean of the weights so far (`count` of them) and those of `network`."""
+    """Return the mean of `count` averaged weights and those of `network`."""
     weights = {name: value.detach() for name, value in network.state_dict().items()}
     if average is None:
         return {name: value.clone() for name, value in weights.items()}

@@ -1,4 +1,4 @@
-"""Training a forecaster: TrainConfig in, a folder with weights, config and model card out."""
+"""Train a forecaster: TrainConfig in, a folder with weights, config and model card out."""
 
 import csv
 import io
@@ -6,9 +6,9 @@ import json
 import logging
 import signal
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from neuneu.core import logs
@@ -19,30 +19,31 @@ from neuneu.core.progress import stage
 from neuneu.core.storage import Folder, written_to
 from neuneu.forecasters.window.export import CONFIG, WEIGHTS, read_record
 from neuneu.training.config import TrainConfig
-from neuneu.training.data import Source
-from neuneu.training.observer import PROGRESS
-from neuneu.training.subjects import Subject, load_subject
-from neuneu.training.tracker import check_tracking
+from neuneu.training.cross_run.fitting import CrossRunLearner
+from neuneu.training.data import Source, prepare, read_source, split_by_run
+from neuneu.training.learner import Learner
+from neuneu.training.trackers import check_tracking
+from neuneu.training.window_learner import WindowLearner
+from neuneu.training.worker import PROGRESS, load_state, unlisted_state, worker
 
 HISTORY: Final = "history.csv"
 SETTINGS: Final = "train.yaml"
 IDENTITY: Final = "identity.txt"
 STATES: Final = "ray"
 RUN: Final = "state"
-"""What Ray Train calls a training, and its folder in `STATES`."""
+"""Name of a training in Ray Train, and its folder in `STATES`."""
 _log = logging.getLogger(__name__)
-
 
 _NOT_IDENTITY: Final = frozenset(
     {"output", "store", "accuracies", "losses", "tasks", "workers", "cpus_per_worker", "use_gpu"}
     | {"gpus_per_worker", "max_failures", "checkpoint_steps", "tracking"}
 )
-"""Where and on what it runs; the data counts by its contents."""
+"""Where and on what hardware it runs; the data count by their contents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a training left in `folder`; `finished_before` is true when nothing was done."""
+    """Result of a training in `folder`; `finished_before`: it had finished and nothing was done."""
 
     folder: Folder
     metrics: dict[str, float]
@@ -58,14 +59,14 @@ def train(
     source: Source | None = None,
     start: Any = None,
 ) -> TrainResult:
-    """Trains a forecaster on Ray, or returns the finished one; resumes an interrupted one.
+    """Train a forecaster on Ray; resume an interrupted training, return a finished one.
 
     Args:
-        config: what to train.
-        address: a Ray cluster; None: the one there is, else a small one on this machine.
+        config: settings.
+        address: a Ray cluster; None: the current one, else a small one on this machine.
         callbacks: `ray.train.UserCallback`s, such as Ray Tune's report callback.
-        source: what the config's source holds, where it was read before.
-        start: a `ray.train.Checkpoint` of another training of the same network, to go on from.
+        source: the training data, if already read.
+        start: a `ray.train.Checkpoint` of another training of the same network to start from.
 
     Raises:
         UserError: nothing to train on, unknown runs, or an output folder of another training.
@@ -73,8 +74,8 @@ def train(
     """
     if config.tracking is not None:
         check_tracking(config.tracking, Folder(config.output).absolute())
-    subject = load_subject(config, source)
-    identity = training_identity(config, subject.digest)
+    learner = load_learner(config, source)
+    identity = training_identity(config, learner.digest)
     output = Folder(config.output).absolute()
     finished = _finished(output, identity)
     if finished is not None:
@@ -84,13 +85,31 @@ def train(
     _claim(output, config, identity)
     from neuneu.core.ray_session import ray_session
 
-    with ray_session(address), _progress(output):
-        payload = _run_on_ray(config, subject, output, callbacks, start)
-    return _export(output, config, subject, identity, payload)
+    with ray_session(address), progress("Training the forecaster", [output]):
+        payload = _run_on_ray(config, learner, output, callbacks, start)
+    return _export(output, config, learner, identity, payload)
+
+
+def load_learner(config: TrainConfig, source: Source | None = None) -> Learner:
+    """Return the learner that a config describes, with its data.
+
+    Args:
+        config: settings.
+        source: the training data; None reads them.
+
+    Raises:
+        UserError: no source or two of them, unknown runs, or nothing left to train on.
+    """
+    trajectories, words = source or read_source(config)
+    if config.cross_run is None:
+        return WindowLearner(data=prepare(config, trajectories, words), config=config)
+    train_on, validation = split_by_run(config, trajectories)
+    cross_run = replace(config.cross_run, seed=config.seed)
+    return CrossRunLearner(learn=train_on, config=cross_run, validation=validation)
 
 
 def training_identity(config: TrainConfig, digest: str) -> str:
-    """Sixteen hex digits that change with anything the weights depend on, data included."""
+    """Return sixteen hex digits that change with anything the weights depend on, data included."""
     settings = {k: v for k, v in config_to_dict(config).items() if k not in _NOT_IDENTITY}
     return config_hash({"settings": settings, "data": digest})
 
@@ -110,7 +129,7 @@ def _finished(output: Folder, identity: str) -> TrainResult | None:
 
 
 def _claim(output: Folder, config: TrainConfig, identity: str) -> None:
-    """Marks the folder as this training's, so that no other resumes from its state."""
+    """Mark the folder as this training's, so that no other resumes from its state."""
     if output.create(IDENTITY, f"{identity}\n".encode()):
         output.write(SETTINGS, config_text(config).encode())
         return
@@ -126,27 +145,38 @@ def _refuse(output: Folder, found: str, identity: str) -> None:
     )
 
 
-def _run_on_ray(
-    config: TrainConfig, subject: Subject, output: Folder, callbacks: Sequence[Any], start: Any
-) -> dict[str, Any]:
-    """The final state of the worker loop."""
+def fit_on_ray(
+    loop: Callable[[dict[str, Any]], Any],
+    arguments: dict[str, Any],
+    config: TrainConfig,
+    states: Folder,
+    *,
+    name: str = RUN,
+    callbacks: Sequence[Any] = (),
+) -> Any:
+    """Run a function in Ray Train workers.
+
+    Args:
+        loop: the function.
+        arguments: its argument.
+        config: number of workers, their resources, and `max_failures`.
+        states: Ray Train's folder, with all runs by name.
+        name: name of the run; one of an earlier run resumes it.
+        callbacks: see `train`.
+
+    Returns:
+        A `ray.train.Result`.
+
+    Raises:
+        NeuneuError: it was interrupted or failed too often.
+    """
     import ray
     import ray.train
     import ray.train.torch
 
-    from neuneu.training.states import unlisted_state
-    from neuneu.training.worker import load_state, worker
-
-    states = output / STATES
     trainer = ray.train.torch.TorchTrainer(
-        worker,
-        train_loop_config={
-            "config": config,
-            "learner": ray.put(subject.learner),
-            "output": output,
-            "start": unlisted_state(states / RUN) or start,
-            "logs": logs.environment(),
-        },
+        loop,
+        train_loop_config=arguments,
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=config.use_gpu,
@@ -154,7 +184,7 @@ def _run_on_ray(
             | ({"GPU": config.gpus_per_worker} if config.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=RUN,
+            name=name,
             storage_path=str(states),
             failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
@@ -163,7 +193,7 @@ def _run_on_ray(
     )
     try:
         with _interruptible():
-            result = trainer.fit()
+            return trainer.fit()
     except ray.exceptions.RayActorError as error:
         raise NeuneuError(
             f"training was interrupted ({error}). Run it again to resume from the state in "
@@ -174,6 +204,23 @@ def _run_on_ray(
             f"training failed after {config.max_failures} retries: {error}. "
             f"Run it again to resume from the state in {states}."
         ) from error
+
+
+def _run_on_ray(
+    config: TrainConfig, learner: Learner, output: Folder, callbacks: Sequence[Any], start: Any
+) -> dict[str, Any]:
+    """Run the training loop on Ray Train; return its final state."""
+    import ray
+
+    states = output / STATES
+    arguments = {
+        "config": config,
+        "learner": ray.put(learner),
+        "output": output,
+        "start": unlisted_state(states / RUN) or start,
+        "logs": logs.environment(),
+    }
+    result = fit_on_ray(worker, arguments, config, states, callbacks=callbacks)
     if result.return_value:
         raise NeuneuError(str(result.return_value))
     if result.checkpoint is None:
@@ -183,7 +230,7 @@ def _run_on_ray(
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Takes Ctrl-C back afterwards: Ray Train's handler ends the run, and then leaves Python."""
+    """Restore Ctrl-C afterwards: Ray Train's own handler ends the run and then exits Python."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -197,7 +244,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _export(
-    output: Folder, config: TrainConfig, subject: Subject, identity: str, payload: dict[str, Any]
+    output: Folder, config: TrainConfig, learner: Learner, identity: str, payload: dict[str, Any]
 ) -> TrainResult:
     history: list[dict[str, float]] = payload["history"]
     best = payload["best"]
@@ -222,7 +269,7 @@ def _export(
     metrics = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix)}
     with written_to(output, last=CONFIG) as folder:
         write_text_atomic(folder / HISTORY, _history_csv(history))
-        subject.save(
+        learner.save(
             folder, weights,
             {"identity": identity, "selection": selection, "evaluation": metrics,
              "validation_runs": list(config.validation_runs),
@@ -250,19 +297,23 @@ def _read_history(folder: Folder) -> list[dict[str, float]]:
 
 
 @contextmanager
-def _progress(output: Folder) -> Iterator[None]:
-    """Shows what the first worker writes to `progress.json` while the block runs."""
+def progress(title: str, outputs: Sequence[Folder]) -> Iterator[None]:
+    """Show the `progress.json` of trainings while the block runs."""
     stop = threading.Event()
-    seconds = 0.5 if output.is_local else 10.0  # each look at S3 is a request
-    with stage("Training the forecaster") as bar:
+    seconds = 0.5 if outputs[0].is_local else 10.0  # each poll of S3 is a request
+    seen: dict[Folder, dict[str, Any]] = {}
+    with stage(title) as bar:
 
         def poll() -> None:
             while not stop.wait(seconds):
-                try:
-                    now = json.loads(output.read(PROGRESS))
-                except (OSError, json.JSONDecodeError):
-                    continue
-                bar.set(now["step"], now["total"], f"pinball loss {now['loss']:.4f}")
+                for output in outputs:
+                    with suppress(OSError, json.JSONDecodeError):
+                        seen[output] = json.loads(output.read(PROGRESS))
+                if seen:
+                    now = seen.values()
+                    done, total = (sum(each[key] for each in now) for key in ("step", "total"))
+                    loss = sum(each["loss"] for each in now) / len(now)
+                    bar.set(done, total * len(outputs) / len(now), f"pinball loss {loss:.4f}")
 
         watcher = threading.Thread(target=poll, daemon=True)
         watcher.start()

@@ -1,23 +1,112 @@
-"""The trackers, each through its own library: an optional extra, imported when it is asked for."""
+"""Experiment trackers, each through its own library: optional extras, imported on use.
 
+Ray's `setup_mlflow` cannot resume a run, and its `setup_wandb` adds nothing to `wandb.init`.
+"""
+
+import importlib.util
 import os
-import shutil
+import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
 
+import pydantic
 import yaml
 
-from neuneu.core.redaction import cleaned, without_secrets
+from neuneu.core.config import config_dataclass
+from neuneu.core.errors import UserError
+from neuneu.core.redaction import cleaned
 from neuneu.core.storage import Folder
-from neuneu.training.tracker import Tracker, TrackerError, TrackingConfig, mlflow_address
 
-_MLFLOW_PARAMS_AT_ONCE: Final = 100
-_MLFLOW_LONGEST_PARAM: Final = 500
+
+@config_dataclass
+class TrackingConfig:
+    """Where to track a training or a search; credentials come from the tracker's own variables.
+
+    `project`: project of Weights & Biases, or experiment of MLflow. `name`: name of the run (null:
+    the last two parts of the output). `address`: MLflow's tracking URI (null:
+    MLFLOW_TRACKING_URI, else a database in the output). Weights & Biases reads WANDB_BASE_URL and
+    WANDB_MODE; TensorBoard's events are in the output's folder `tensorboard`.
+    """
+
+    kind: Literal["tensorboard", "wandb", "mlflow"]
+    project: str = "neuneu"
+    name: str | None = None
+    address: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> "TrackingConfig":
+        if self.address is None:
+            return self
+        if self.kind != "mlflow":
+            raise ValueError(f"address is MLflow's; leave it out for {self.kind}")
+        if "@" in urlsplit(self.address).netloc:
+            raise ValueError(
+                "credentials do not belong in an address: set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        if re.match("sqlite:///[^/]", self.address):
+            raise ValueError(
+                "address: expected sqlite:////absolute/path, since workers run in other folders"
+            )
+        return self
+
+
+class Tracker(Protocol):
+    """One run of a tracker; `run` is its id there. Methods raise whatever the library raises."""
+
+    run: str
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log metrics after this number of optimiser steps."""
+
+    def close(self, *, finished: bool) -> None:
+        """End the run, for now or for good."""
+
+
+def check_tracking(config: TrackingConfig, output: Folder) -> None:
+    """Check before anything runs that a training can be tracked.
+
+    Raises:
+        UserError: the tracker's package is missing, or it has no place for its data.
+    """
+    require(config.kind, config.kind)
+    if config.kind == "mlflow":
+        mlflow_address(config, output)
+
+
+def require(package: str, extra: str) -> None:
+    """Check that an optional package is installed.
+
+    Raises:
+        UserError: it is not installed; the message names the extra.
+    """
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:  # a folder of that name is no package
+        raise UserError(
+            f"tracking: expected the package {package}, found none: pip install 'neuneu[{extra}]'."
+        )
+
+
+def mlflow_address(config: TrackingConfig, output: Folder) -> str:
+    """Return MLflow's tracking URI.
+
+    Raises:
+        UserError: there is none, and the output cannot hold a database.
+    """
+    named = config.address or os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    if not output.is_local:
+        raise UserError(
+            f"tracking: MLflow cannot keep its database at {output}; set tracking.address or "
+            "MLFLOW_TRACKING_URI to a server."
+        )
+    return f"sqlite:///{output}/mlflow.db"
 
 
 def open_tracker(
@@ -28,32 +117,27 @@ def open_tracker(
     name: str,
     run: str | None,
 ) -> Tracker:
-    """A run of the tracker, told the settings if it is new.
+    """Start a run of the tracker and log the settings, or resume a run.
 
     Args:
-        config: which tracker.
+        config: the tracker.
         output: the training's folder.
-        settings: the resolved config, of which secrets are left out.
-        name: of a new run, for people.
-        run: what an earlier `Tracker.run` was, to go on with it.
-
-    Raises:
-        TrackerError: it cannot be opened.
+        settings: the resolved config; secrets are removed.
+        name: display name of a new run.
+        run: id of the run to resume (`Tracker.run`); None starts one.
     """
     kinds: dict[str, Callable[..., Tracker]] = {
-        "tensorboard": _TensorBoard,
-        "wandb": _WeightsAndBiases,
-        "mlflow": _MLflow,
-    }
+        "tensorboard": _TensorBoard, "wandb": _WeightsAndBiases, "mlflow": _MLflow,
+    }  # fmt: skip
     return kinds[config.kind](config, output, cleaned(dict(settings)), name, run)
 
 
 class _TensorBoard:
-    """Event files in a folder; on S3 they are put there again after each epoch."""
+    """Event files in a folder; on S3 they are uploaded again after each epoch."""
 
     def __init__(
         self,
-        config: TrackingConfig,  # noqa: ARG002 - the folder is project and name
+        config: TrackingConfig,  # noqa: ARG002 - the folder stands for project and name
         output: Folder,
         settings: dict[str, Any],
         name: str,  # noqa: ARG002
@@ -63,31 +147,26 @@ class _TensorBoard:
 
         self._folder = output / "tensorboard"
         self.run = str(self._folder)
-        self._local = Path(self.run)
-        with _answered("TensorBoard's folder", OSError):
-            if not self._folder.is_local:
-                self._local = Path(tempfile.mkdtemp(prefix="neuneu-tensorboard-"))
-            self._writer = SummaryWriter(str(self._local))
-            if run is None:
-                self._writer.add_text("config", f"```\n{yaml.safe_dump(settings)}```")
-            self._flush()
+        self._upload = None if output.is_local else tempfile.TemporaryDirectory(prefix="neuneu-")
+        self._writer = SummaryWriter(self._upload.name if self._upload else self.run)
+        if run is None:
+            self._writer.add_text("config", f"```\n{yaml.safe_dump(settings)}```")
+        self._flush()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        with _answered("TensorBoard's folder", OSError):
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value, step)
-            self._flush()
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+        self._flush()
 
     def close(self, *, finished: bool) -> None:  # noqa: ARG002 - events have no end
-        with _answered("TensorBoard's folder", OSError):
-            self._writer.close()
-            if not self._folder.is_local:
-                shutil.rmtree(self._local)
+        self._writer.close()
+        if self._upload is not None:
+            self._upload.cleanup()
 
     def _flush(self) -> None:
         self._writer.flush()
-        if not self._folder.is_local:
-            for path in self._local.iterdir():
+        if self._upload is not None:
+            for path in Path(self._upload.name).iterdir():
                 self._folder.write(path.name, path.read_bytes())
 
 
@@ -104,29 +183,25 @@ class _WeightsAndBiases:
     ) -> None:
         import wandb
 
-        self._failures = (wandb.Error, OSError)
         self.run = run or uuid.uuid4().hex[:12]
-        with _answered("Weights & Biases", *self._failures):
-            self._run = wandb.init(
-                project=config.project, name=name, id=self.run, resume="allow", config=settings,
-                dir=str(output) if output.is_local else None,
-                # Nothing of the machine: its command lines and git addresses can hold secrets.
-                settings=wandb.Settings(
-                    silent=True, console="off", disable_git=True, x_disable_meta=True
-                ),
-            )  # fmt: skip
+        self._run = wandb.init(
+            project=config.project, name=name, id=self.run, resume="allow", config=settings,
+            dir=str(output) if output.is_local else None,
+            # Nothing about the machine: command lines and git addresses can hold secrets.
+            settings=wandb.Settings(
+                silent=True, console="off", disable_git=True, x_disable_meta=True
+            ),
+        )  # fmt: skip
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        with _answered("Weights & Biases", *self._failures):
-            self._run.log(dict(metrics), step=step)
+        self._run.log(dict(metrics), step=step)
 
     def close(self, *, finished: bool) -> None:
-        with _answered("Weights & Biases", *self._failures):
-            self._run.finish(exit_code=0 if finished else 1)
+        self._run.finish(exit_code=0 if finished else 1)
 
 
 class _MLflow:
-    """A run of an MLflow server or database."""
+    """A run on an MLflow server or in a database."""
 
     def __init__(
         self,
@@ -136,64 +211,43 @@ class _MLflow:
         name: str,
         run: str | None,
     ) -> None:
-        # Else a server that is away is waited for several minutes, every epoch.
+        # By default MLflow would wait for a missing server for minutes, every epoch.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        from mlflow.exceptions import MlflowException
+        from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
-        self._failures = (MlflowException, OSError)
-        with _answered("MLflow", *self._failures):
-            self._client = MlflowClient(mlflow_address(config, output))
-            if run is None:
-                self.run = self._new_run(config.project, name, settings)
-            else:
-                self.run = run
-                self._client.update_run(run, status="RUNNING")
-
-    def _new_run(self, experiment: str, name: str, settings: dict[str, Any]) -> str:
-        from mlflow.entities import Param
-
-        found = self._client.get_experiment_by_name(experiment)
-        number = found.experiment_id if found else self._client.create_experiment(experiment)
-        run = str(self._client.create_run(number, run_name=name).info.run_id)
-        params = [
-            Param(key, str(value)[:_MLFLOW_LONGEST_PARAM]) for key, value in _flat(settings).items()
-        ]
-        for start in range(0, len(params), _MLFLOW_PARAMS_AT_ONCE):
-            some = params[start : start + _MLFLOW_PARAMS_AT_ONCE]
-            self._client.log_batch(run, params=some)
-        return run
+        self._client = MlflowClient(mlflow_address(config, output))
+        if run is not None:
+            self.run = run
+            self._client.update_run(run, status="RUNNING")
+            return
+        found = self._client.get_experiment_by_name(config.project)
+        experiment = (
+            found.experiment_id if found else self._client.create_experiment(config.project)
+        )
+        self.run = str(self._client.create_run(experiment, run_name=name).info.run_id)
+        params = [Param(key, str(value)) for key, value in _flat(settings).items()]
+        self._client.log_batch(self.run, params=params)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        with _answered("MLflow", *self._failures):
-            self._client.log_batch(
-                self.run, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
-            )
+        self._client.log_batch(
+            self.run, metrics=[Metric(key, value, now, step) for key, value in metrics.items()]
+        )
 
     def close(self, *, finished: bool) -> None:
-        with _answered("MLflow", *self._failures):
-            self._client.set_terminated(self.run, "FINISHED" if finished else "FAILED")
+        self._client.set_terminated(self.run, "FINISHED" if finished else "FAILED")
 
 
-@contextmanager
-def _answered(who: str, *failures: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except failures as error:
-        text = without_secrets(f"{type(error).__name__}: {error}")
-        raise TrackerError(f"tracking: {who} did not take it ({text})") from None
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"optim": {"epochs": 2}}` as `{"optim.epochs": 2}`."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Return `{"optim": {"epochs": 2}}` as `{"optim.epochs": 2}`."""
+    if not isinstance(value, dict) or not value:
+        return {key: value}
+    return {
+        flat: leaf
+        for name, part in value.items()
+        for flat, leaf in _flat(part, f"{key}.{name}" if key else name).items()
+    }

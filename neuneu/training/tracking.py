@@ -1,71 +1,81 @@
-"""Following trainings with TensorBoard, Weights & Biases or MLflow.
+"""Track trainings with TensorBoard, Weights & Biases or MLflow.
 
-The tracker gets the resolved config and every epoch's metrics. Which of its runs a training is,
-and how many epochs it has, lies in `tracking.json` of the output: a training that goes on goes on
-in the same run, and no epoch comes twice. A tracker that does not answer holds nothing up: what it
-missed comes with the next epoch.
+The tracker gets the resolved config and every epoch's metrics. `tracking.json` in the output holds
+the id of the tracker's run and the number of epochs logged: a resumed training continues in the
+same run, and no epoch is logged twice. A failing tracker never holds a training up; missed epochs
+are logged with the next one.
 """
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
+from neuneu.core.errors import NeuneuError
+from neuneu.core.redaction import without_secrets
 from neuneu.core.storage import Folder
 from neuneu.training import trackers
-from neuneu.training.tracker import Tracker, TrackerError, TrackingConfig
+from neuneu.training.trackers import Tracker, TrackingConfig
 
 RECORD: Final = "tracking.json"
 _log = logging.getLogger(__name__)
 
 
-class FollowedTraining:
-    """One training in its tracker, for the one process that tells it."""
+class TrackerError(NeuneuError):
+    """A tracker failed."""
+
+
+class TrackedTraining:
+    """One training in its tracker, used by the first worker only."""
 
     def __init__(
         self, config: TrackingConfig, output: Folder, settings: Mapping[str, Any], name: str
     ) -> None:
-        """Opens the tracker's run, or goes on in it.
+        """Start the tracker's run, or resume it.
 
         Args:
             config: the tracker.
             output: the training's folder.
             settings: its resolved config.
-            name: of the run, unless the config has one.
+            name: name of the run, unless the config has one.
 
         Raises:
-            TrackerError: a first run could not be opened.
+            TrackerError: a new run could not be started.
         """
         self._config, self._output, self._settings = config, output, settings
         self._name = config.name or name
         self._run, self._epochs = self._recorded()
         self._tracker: Tracker | None = None
-        try:
+        with self._failing("tried again with the next epoch", fatal=self._run is None):
             self._opened()
-        except TrackerError as error:
-            if self._run is None:
-                raise
-            _log.warning("%s; tried again with the next epoch", error)
 
     def follow(self, history: Sequence[Mapping[str, float]]) -> None:
-        """Logs what the tracker does not have of a training's rows, one an epoch."""
-        try:
+        """Log the rows of a training's history, one per epoch, that the tracker does not have."""
+        with self._failing("tried again with the next epoch"):
             tracker = self._opened()
             for row in history[self._epochs :]:
                 tracker.log(int(row["step"]), row)
                 self._epochs += 1
                 self._write()
-        except TrackerError as error:
-            _log.warning("%s; tried again with the next epoch", error)
 
     def close(self, *, finished: bool) -> None:
-        """Ends the run; it can be gone on with later."""
-        if self._tracker is None:
-            return
+        """End the run; it can be resumed later."""
+        if self._tracker is not None:
+            with self._failing("its run stays open there"):
+                self._tracker.close(finished=finished)
+
+    @contextmanager
+    def _failing(self, consequence: str, *, fatal: bool = False) -> Iterator[None]:
+        """Warn of errors in the block, or raise them if `fatal`."""
         try:
-            self._tracker.close(finished=finished)
-        except TrackerError as error:
-            _log.warning("%s; its run stays open there", error)
+            yield
+        except Exception as error:  # noqa: BLE001 - whatever a tracker's library raises
+            text = without_secrets(f"{type(error).__name__}: {error}")
+            message = f"tracking: {self._config.kind} failed ({text})"
+            if fatal:
+                raise TrackerError(message) from None
+            _log.warning("%s; %s", message, consequence)
 
     def _opened(self) -> Tracker:
         if self._tracker is None:
@@ -77,7 +87,7 @@ class FollowedTraining:
         return self._tracker
 
     def _key(self) -> dict[str, Any]:
-        """What runs are looked up by: in another place there is no such run."""
+        """Identify the tracker: another one has no such run."""
         config = self._config
         return {"kind": config.kind, "project": config.project, "address": config.address}
 

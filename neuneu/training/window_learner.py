@@ -1,13 +1,15 @@
-"""The published design as a learner: a sample is one context and one target of a trajectory.
+"""Learner of the published design: a sample is one context and one target of a trajectory.
 
 Samples of one checkpoint (its tasks and distances) share its loss vector. They are drawn in
-groups, so that a batch holds few vectors, each encoded once and moved once.
+groups, so that a batch holds few vectors, each encoded and moved once.
 Shapes: B samples, Q levels, R loss vectors of W values.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,39 +27,43 @@ from neuneu.forecasters.window.batching import (
     to_device,
 )
 from neuneu.forecasters.window.encoders import READS
+from neuneu.forecasters.window.export import Provenance, save_model
 from neuneu.forecasters.window.network import Network
 from neuneu.forecasters.window.windows import Samples
 from neuneu.training.data import TrainingData
 from neuneu.training.learner import Part, Ranks
-from neuneu.training.loop import FitState, Tick, fit
 from neuneu.training.objective import objective, sample_weights
-from neuneu.training.optimisation import make_optimizer
 
 if TYPE_CHECKING:
     from neuneu.training.config import TrainConfig
 
 EVALUATION_BATCH: Final = 1024
 BANK_SHARE: Final = 0.25
-"""Of a GPU's memory that the loss vectors may take; more stay in main memory."""
+"""Largest share of a GPU's free memory for the loss vectors; else they stay in main memory."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WindowLearner:
-    """Trains a `Network` on the samples of `data`."""
+    """Trains a `Network` on the samples of `data`; see `Learner` for the methods."""
 
     data: TrainingData
     config: "TrainConfig"
+
+    @property
+    def digest(self) -> str:
+        """Digest of the training data."""
+        return self.data.digest
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Optimiser steps of one pass over the training samples."""
         return math.ceil(len(self.data.train) / batch_size)
 
     def build(self) -> nn.Module:
-        """A fresh network."""
+        """Return a fresh network."""
         return Network(self.data.model)
 
     def draw(self, epoch: int, index: int, ranks: Ranks) -> tuple[list[Part], int]:
-        """This rank's part of batch `index`; every random draw is one of (seed, epoch, index)."""
+        """Return this rank's part of a batch; draws depend on (seed, epoch, index) only."""
         data, config = self.data, self.config
         rows = self._rows(epoch, index)
         samples = data.train.take(rows)
@@ -85,7 +91,7 @@ class WindowLearner:
         return parts, len(rows)
 
     def losses(self, network: nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:
-        """(what is minimised, the pinball loss) of each sample."""
+        """Return the training loss and the pinball loss of each sample."""
         device = next(network.parameters()).device
         batch = to_device(inputs, device)
         quantiles_BQ = network(batch).float()
@@ -96,13 +102,25 @@ class WindowLearner:
         return loss_B * batch["weight_B"], pinball_B
 
     def evaluate(self, network: nn.Module, ranks: Ranks) -> dict[str, float]:
-        """Metrics over the validation samples; see `evaluate`."""
+        """Return metrics over the validation samples; see `evaluate`."""
         return evaluate(network, self.data, ranks)
+
+    def save(
+        self, folder: Path, weights: Mapping[str, Tensor], provenance: Mapping[str, Any]
+    ) -> None:
+        """Write a forecaster with these weights."""
+        data: dict[str, Any] = {
+            "training_runs": self.data.runs,
+            "metrics": self.data.metrics,
+            "corpus_hash": self.data.corpus_hash,
+            "loss_names": list(self.config.loss_names),
+        }
+        save_model(folder, self.data.model, weights, Provenance(**{**provenance, **data}))
 
     def _rows(self, epoch: int, index: int) -> IntArray:
         group = self.config.checkpoint_group
         if READS[self.data.model.encoder.kind] != "words":
-            group = 1  # what these read costs nothing to repeat
+            group = 1  # repeating the input of other encoders costs nothing
         order = _epoch_order(self.data, self.config.seed, epoch, group)
         size = self.config.optim.batch_size
         return order[index * size : (index + 1) * size]
@@ -119,29 +137,14 @@ class WindowLearner:
         return _bank_on(self.data, device)
 
 
-def train_here(
-    data: TrainingData,
-    config: "TrainConfig",
-    *,
-    tick: Tick = lambda *_: None,
-) -> Network:
-    """A network trained in this process, without Ray; in evaluation mode, its last weights."""
-    learner = WindowLearner(data=data, config=config)
-    torch.manual_seed(config.seed)
-    network = Network(data.model)
-    optimizer = make_optimizer(config.optim, network)
-    fit(network, optimizer, learner, config.loop, FitState(), tick=tick)
-    return network.eval()
-
-
 def evaluate(
     network: nn.Module, data: TrainingData, ranks: Ranks | None = None
 ) -> dict[str, float]:
-    """Validation metrics over all validation samples; empty without any.
+    """Return metrics over all validation samples; empty without any.
 
-    `pinball` is the mean over samples and the published levels (`common_levels`); `mae` that of
-    the median; `coverage_80` the share of targets within the 0.1 to 0.9 band (absent without
-    those levels). Quantiles are clipped to [0, 1], as they are when forecasting.
+    `pinball` is the mean over samples and the published levels (`common_levels`), `mae` the mean
+    absolute error of the median, `coverage_80` the share of targets inside the 0.1 to 0.9 interval
+    (absent without those levels). Quantiles are clipped to [0, 1], as in forecasts.
     """
     ranks = ranks or Ranks()
     levels = data.model.levels
@@ -176,7 +179,7 @@ def evaluate(
 
 @lru_cache(maxsize=1)
 def _epoch_order(data: TrainingData, seed: int, epoch: int, group: int) -> IntArray:
-    """The order of an epoch's samples; drawn once an epoch, there can be millions."""
+    """Return the order of an epoch's samples; cached, since there can be millions."""
     generator = np.random.default_rng([seed, epoch])
     if group == 1:
         return generator.permutation(len(data.train))
@@ -187,7 +190,7 @@ def _epoch_order(data: TrainingData, seed: int, epoch: int, group: int) -> IntAr
 
 @lru_cache(maxsize=1)
 def _bank_on(data: TrainingData, device: torch.device) -> Tensor | None:
-    """All loss vectors on a GPU, as float16 once, if they fit; batches then move indices only."""
+    """Return all loss vectors on a GPU, if they fit; batches then move indices only."""
     losses: Any = data.series.losses
     free, _ = torch.cuda.mem_get_info(device)
     if losses.nbytes > BANK_SHARE * free:

@@ -1,34 +1,43 @@
-"""The edge between the training loop and Ray Train: one process of a data-parallel training."""
+"""Edge between the training loop and Ray Train: one process of a data-parallel training."""
 
+import json
+import logging
 import tempfile
-from dataclasses import fields
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from neuneu.core import logs
+from neuneu.core import logs, ray_metrics
+from neuneu.core.config import config_to_dict
+from neuneu.core.storage import Folder
 from neuneu.training.learner import Learner, Ranks
-from neuneu.training.loop import DivergedError, FitState, bare_network, fit
-from neuneu.training.observer import TrainingObserver
-from neuneu.training.optimisation import load_optimizer, make_optimizer, total_steps
+from neuneu.training.loop import DivergedError, train_from
+from neuneu.training.tracking import TrackedTraining
 
 if TYPE_CHECKING:
     from neuneu.training.config import TrainConfig
 
-STATE = "state.pt"
+STATE: Final = "state.pt"
+PROGRESS: Final = "progress.json"
+SNAPSHOT: Final = "checkpoint_manager_snapshot.json"
+"""Ray's list of states."""
+DAMAGED: Final = "checkpoint_manager_snapshot.damaged"
+_log = logging.getLogger(__name__)
 
 
 def worker(loop: dict[str, Any]) -> str | None:
-    """What every Ray Train worker runs.
+    """Run the training loop in a Ray Train worker.
 
     Args:
         loop: `config` (TrainConfig), `learner` (a Ray reference to one), `output` (Folder), and
-            optionally `start`, the `ray.train.Checkpoint` to go on from where there is no own,
-            and `logs`, the driver's `logs.environment`.
+            optionally `start`, a `ray.train.Checkpoint` to resume from where the training has none
+            of its own, and `logs`, the driver's `logs.environment`.
 
     Returns:
-        None, or why training cannot go on: a retry would diverge again, so it is no exception.
+        None, or why training diverged. This is no exception, since a retry would diverge again.
     """
     import ray
     import ray.train
@@ -45,46 +54,29 @@ def worker(loop: dict[str, Any]) -> str | None:
     )
     if not config.use_gpu:
         torch.set_num_threads(config.cpus_per_worker)
-    torch.manual_seed(config.seed)
-    bare = learner.build()
     own = ray.train.get_checkpoint()
     checkpoint = own or loop.get("start")
-    payload = load_state(checkpoint) if checkpoint is not None else None
-    if payload is not None:
-        bare.load_state_dict(payload["model"])
-    network = ray.train.torch.prepare_model(bare)
-    settings = config.loop
-    optimizer = make_optimizer(settings.optim, network)
-    state = FitState()
-    if payload is not None:
-        load_optimizer(optimizer, payload["optimizer"])
-        state = FitState(**{field.name: payload[field.name] for field in fields(FitState)})
-    total = total_steps(settings.optim, learner.steps_per_epoch(settings.optim.batch_size))
+    saved = load_state(checkpoint) if checkpoint is not None else None
 
-    def save(state: FitState) -> None:
+    def save(state: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             reported = None
             if ranks.rank == 0:
-                contents = vars(state) | {
-                    "total": total,
-                    "model": bare_network(network).state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                }
-                torch.save(contents, Path(folder) / STATE)
+                torch.save(state, Path(folder) / STATE)
                 reported = ray.train.Checkpoint.from_directory(folder)
-            row = state.history[-1] if state.history else {}
-            ray.train.report(row | {"step": state.step}, checkpoint=reported)
+            row = state["history"][-1] if state["history"] else {}
+            ray.train.report(row | {"step": state["step"]}, checkpoint=reported)
         observer.saved(state)
 
-    observer = TrainingObserver(config, loop["output"], rank=ranks.rank, state=state)
+    observer = TrainingObserver(config, loop["output"], rank=ranks.rank, saved=saved)
     finished = False
     try:
-        fit(
-            network, optimizer, learner, settings, state,
-            save=save, tick=observer.tick, ranks=ranks,
+        state = train_from(
+            saved, learner, config.loop,
+            save=save, tick=observer.tick, ranks=ranks, wrap=ray.train.torch.prepare_model,
         )  # fmt: skip
-        if own is None and payload is not None and state.step == payload["step"]:
-            save(state)  # taken over at its end, as from a trial that had finished
+        if own is None and saved is not None and state["step"] == saved["step"]:
+            save(state)  # resumed at its end, as from a trial that had finished
         finished = True
     except DivergedError as error:
         return str(error)
@@ -93,7 +85,98 @@ def worker(loop: dict[str, Any]) -> str | None:
     return None
 
 
+class TrainingObserver:
+    """Reports progress, Ray metrics, log lines and a tracker's metrics for one worker.
+
+    Workers other than the first report their number of samples only.
+    """
+
+    def __init__(
+        self,
+        config: "TrainConfig",
+        output: Folder,
+        *,
+        rank: int = 0,
+        saved: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Open the tracker, if there is one.
+
+        Args:
+            config: the training.
+            output: its folder.
+            rank: rank of this worker.
+            saved: the state that the training resumes from, if any.
+
+        Raises:
+            TrackerError: the tracker of a new training could not be opened.
+        """
+        self._output, self._first = output, rank == 0
+        self._name = ray_metrics.training_name(str(output))
+        self._progress_at = 0.0
+        self._progress_every_s = 0.5 if output.is_local else 10.0  # each is a request to S3
+        self._tracked: TrackedTraining | None = None
+        if config.tracking is not None and self._first:
+            settings = config_to_dict(config)
+            self._tracked = TrackedTraining(config.tracking, output, settings, self._name)
+            self._tracked.follow(saved["history"] if saved else [])
+        if self._first and saved:
+            _log.info("resumes", extra={"from_step": saved["step"]})
+
+    def tick(self, step: int, total: int, loss: float, samples: int) -> None:
+        """Report a step (see `loop.Tick`)."""
+        ray_metrics.TRAINING_SAMPLES.record(samples, training=self._name)
+        if not self._first:
+            return
+        ray_metrics.TRAINING_LOSS.record(loss, training=self._name)
+        if step == total or time.monotonic() - self._progress_at >= self._progress_every_s:
+            self._progress_at = time.monotonic()
+            now = {"step": step, "total": total, "loss": loss}
+            self._output.write(PROGRESS, json.dumps(now).encode())
+
+    def saved(self, state: Mapping[str, Any]) -> None:
+        """Report a saved state, at the end of an epoch or within one."""
+        history = state["history"]
+        if self._first and history and history[-1]["step"] == state["step"]:
+            _log.info("epoch", extra=history[-1])
+        if self._tracked is not None:
+            self._tracked.follow(history)
+
+    def close(self, *, finished: bool) -> None:
+        """End the tracker's run, for now or for good."""
+        if self._tracked is not None:
+            self._tracked.close(finished=finished)
+
+
 def load_state(checkpoint: Any) -> dict[str, Any]:
-    """The contents of a `ray.train.Checkpoint` that a worker saved (no code is unpickled)."""
+    """Read the `ray.train.Checkpoint` that a worker saved; no code is unpickled."""
     with checkpoint.as_directory() as folder:
         return dict(torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True))
+
+
+def unlisted_state(folder: Folder) -> Any:
+    """Return the newest complete state (`ray.train.Checkpoint`) if Ray's list of them is damaged.
+
+    Ray writes that list in place: a kill or a full disk can truncate it, and Ray then refuses to
+    train in that folder. A damaged list is set aside. None if the list is fine, or without states.
+    """
+    from ray.train import Checkpoint
+
+    if folder.exists(SNAPSHOT):
+        content = folder.read(SNAPSHOT)
+        try:
+            json.loads(content)
+        except ValueError:
+            folder.write(DAMAGED, content)
+            folder.delete(SNAPSHOT)
+            _log.warning("the list of states is damaged, set aside", extra={"folder": str(folder)})
+        else:
+            return None
+    for name in sorted(folder.files(f"/{STATE}"), reverse=True):  # named by their time
+        checkpoint = Checkpoint(str(folder / name.rpartition("/")[0]))
+        try:
+            load_state(checkpoint)
+        except Exception as error:  # noqa: BLE001 - reading a truncated file raises anything
+            _log.warning("incomplete state: %s", error, extra={"state": name})
+            continue
+        return checkpoint
+    return None

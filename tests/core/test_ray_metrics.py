@@ -119,8 +119,7 @@ def test_a_node_of_ray_exports_what_extraction_and_training_did(
     from neuneu.scoring.pipeline import extract
     from neuneu.training.config import TrainConfig
     from neuneu.training.learner import Ranks
-    from neuneu.training.run import train
-    from neuneu.training.subjects import load_subject
+    from neuneu.training.run import load_learner, train
 
     logs.set_up("debug", "json")
     # A gauge of a process that ended is forgotten after two intervals.
@@ -139,7 +138,7 @@ def test_a_node_of_ray_exports_what_extraction_and_training_did(
         "workers": 2,
     }
     training = build_config(TrainConfig, settings)
-    learner = load_subject(training).learner
+    learner = load_learner(training)
     samples = sum(
         learner.draw(epoch, index, Ranks())[1]
         for epoch in (0, 1)

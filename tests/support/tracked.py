@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from neuneu.core.config import build_config
-from neuneu.training.tracker import TrackingConfig
+from neuneu.training.trackers import TrackingConfig
 
 
 def tracked(kind: str, **changes: Any) -> TrackingConfig:

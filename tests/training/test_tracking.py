@@ -16,16 +16,14 @@ from tracked import tracked, wandb_records
 from neuneu.core.config import build_config, config_to_dict
 from neuneu.core.errors import UserError
 from neuneu.core.storage import Folder
-from neuneu.training import tracker, trackers
+from neuneu.training import trackers
 from neuneu.training.config import TrainConfig
 from neuneu.training.learner import Ranks
-from neuneu.training.loop import FitState, fit
-from neuneu.training.observer import TrainingObserver
-from neuneu.training.optimisation import make_optimizer
-from neuneu.training.run import train
-from neuneu.training.subjects import load_subject
-from neuneu.training.tracker import TrackerError, TrackingConfig
-from neuneu.training.tracking import RECORD, FollowedTraining
+from neuneu.training.loop import train_from
+from neuneu.training.run import load_learner, train
+from neuneu.training.trackers import TrackingConfig
+from neuneu.training.tracking import RECORD, TrackedTraining, TrackerError
+from neuneu.training.worker import TrainingObserver
 
 HISTORY = [
     {"epoch": float(n), "step": 10.0 * n, "train_pinball": 0.5 / n, "validation_mae": 0.1 * n}
@@ -42,11 +40,11 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 def in_two_parts(config: TrackingConfig, output: Folder) -> None:
     """A training of three epochs that is interrupted after the second."""
-    first = FollowedTraining(config, output, SETTINGS, "demo/forecaster")
+    first = TrackedTraining(config, output, SETTINGS, "demo/forecaster")
     for epochs in (1, 2):
         first.follow(HISTORY[:epochs])
     first.close(finished=False)
-    second = FollowedTraining(config, output, SETTINGS, "demo/forecaster")
+    second = TrackedTraining(config, output, SETTINGS, "demo/forecaster")
     second.follow(HISTORY[:2])  # as a worker that goes on does first
     second.follow(HISTORY)
     second.close(finished=True)
@@ -74,7 +72,7 @@ def test_missing_package_is_told_before_anything_runs(
     table = write_table(tmp_path / "table.parquet", family(["a"]))
     output = tmp_path / "out"
     settings = {"output": str(output), "accuracies": str(table), "tracking": {"kind": "wandb"}}
-    monkeypatch.setattr(tracker.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(trackers.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"wandb, found none: pip install 'neuneu\[wandb\]'"):
         train(build_config(TrainConfig, settings))
     assert not output.exists()
@@ -86,8 +84,8 @@ def test_folder_of_a_packages_name_is_no_package(
     (tmp_path / "neuneu_none").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="found none"):
-        tracker.require("neuneu_none", "wandb")
-    tracker.require("json", "json")
+        trackers.require("neuneu_none", "wandb")
+    trackers.require("json", "json")
 
 
 def test_tracking_does_not_change_what_a_training_is() -> None:
@@ -134,13 +132,13 @@ def test_epochs_that_were_missed_come_with_the_next(
     scripted: Scripted, tmp_path: Path, log_lines: Lines
 ) -> None:
     output = Folder(tmp_path)
-    followed = FollowedTraining(tracked("mlflow"), output, {}, "n")
+    followed = TrackedTraining(tracked("mlflow"), output, {}, "n")
     followed.follow(HISTORY[:1])
     scripted.away = True
     followed.follow(HISTORY[:2])
     followed.close(finished=False)
     assert [line["level"] for line in log_lines()] == ["warning", "warning"]
-    again = FollowedTraining(tracked("mlflow"), output, {}, "n")
+    again = TrackedTraining(tracked("mlflow"), output, {}, "n")
     again.follow(HISTORY[:2])
     scripted.away = False
     again.follow(HISTORY)
@@ -152,13 +150,13 @@ def test_a_first_run_that_cannot_be_opened_ends_the_training(
 ) -> None:
     scripted.away = True
     with pytest.raises(TrackerError, match="nobody there"):
-        FollowedTraining(tracked("wandb"), Folder(tmp_path), {}, "n")
+        TrackedTraining(tracked("wandb"), Folder(tmp_path), {}, "n")
 
 
 def test_another_tracker_gets_all_epochs(scripted: Scripted, tmp_path: Path) -> None:
     for project in ("one", "other", "other"):
         config = tracked("wandb", project=project)
-        FollowedTraining(config, Folder(tmp_path), {}, "n").follow(HISTORY[:2])
+        TrackedTraining(config, Folder(tmp_path), {}, "n").follow(HISTORY[:2])
     assert scripted.opened == [None, None, "r1"]
     assert scripted.steps == [10, 20, 10, 20]
 
@@ -209,10 +207,9 @@ def test_observer_follows_a_real_training_without_ray(tmp_path: Path, log_lines:
         "tracking": {"kind": "tensorboard"},
     }
     config = build_config(TrainConfig, settings)
-    learner, state = load_subject(config).learner, FitState()
-    network, folder = learner.build(), Folder(config.output)
-    observer = TrainingObserver(config, folder, rank=0, state=state)
-    other = TrainingObserver(config, folder, rank=1, state=state)
+    learner, folder = load_learner(config), Folder(config.output)
+    observer = TrainingObserver(config, folder)
+    other = TrainingObserver(config, folder, rank=1)
     samples = []
 
     def tick(step: int, total: int, loss: float, count: int) -> None:
@@ -220,12 +217,11 @@ def test_observer_follows_a_real_training_without_ray(tmp_path: Path, log_lines:
         observer.tick(step, total, loss, count)
         other.tick(step, total, -1.0, count)
 
-    def save(state: FitState) -> None:
+    def save(state: dict[str, Any]) -> None:
         for each in (observer, other):
             each.saved(state)
 
-    optimizer = make_optimizer(config.optim, network)
-    fit(network, optimizer, learner, config.loop, state, save=save, tick=tick)
+    state = train_from(None, learner, config.loop, save=save, tick=tick)
     for each in (observer, other):
         each.close(finished=True)
     per_epoch = learner.steps_per_epoch(32)
@@ -235,7 +231,7 @@ def test_observer_follows_a_real_training_without_ray(tmp_path: Path, log_lines:
     assert json.loads(folder.read("progress.json"))["loss"] >= 0
     assert [line["epoch"] for line in log_lines() if line["message"] == "epoch"] == [1.0, 2.0]
     found, text = scalars(folder / "tensorboard", tmp_path / "read")
-    expected = [(int(row["step"]), row["validation_pinball"]) for row in state.history]
+    expected = [(int(row["step"]), row["validation_pinball"]) for row in state["history"]]
     assert found["validation_pinball"] == [(step, pytest.approx(v)) for step, v in expected]
     assert config_to_dict(config)["accuracies"] in text
 
@@ -271,15 +267,15 @@ def test_mlflow_server_that_is_away_is_told_of_at_the_start(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
     config = tracked("mlflow", address="http://127.0.0.1:9")
-    with pytest.raises(TrackerError, match="MLflow did not take it") as caught:
-        FollowedTraining(config, Folder(tmp_path), {}, "n")
+    with pytest.raises(TrackerError, match="tracking: mlflow failed") as caught:
+        TrackedTraining(config, Folder(tmp_path), {}, "n")
     assert "hunter2" not in str(caught.value)
 
 
 def test_mlflow_database_cannot_lie_on_s3(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI to a server"):
-        tracker.mlflow_address(tracked("mlflow"), Folder(f"s3://{s3.bucket}/x"))
+        trackers.mlflow_address(tracked("mlflow"), Folder(f"s3://{s3.bucket}/x"))
 
 
 def test_wandb_keeps_one_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,14 @@
-"""Training of the cross-run network: what is drawn for a step, and a loop in one process.
+"""Training of the cross-run network: settings, and the learner that draws its questions.
 
 Shapes: B questions, H targets, Q levels.
 """
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,12 @@ from torch import Tensor, nn
 
 from neuneu.core.config import config_dataclass
 from neuneu.core.errors import DataError
+from neuneu.data.fingerprints import fingerprints
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.cross_run.batching import QueryBatch
+from neuneu.forecasters.cross_run.card import write_card
 from neuneu.forecasters.cross_run.curves import Codes, Curves, build_curves
+from neuneu.forecasters.cross_run.export import save_networks
 from neuneu.forecasters.cross_run.features import make_features
 from neuneu.forecasters.cross_run.network import (
     CrossRunConfig,
@@ -30,19 +35,19 @@ from neuneu.forecasters.cross_run.network import (
 from neuneu.forecasters.cross_run.references import index_references
 from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.forecasters.curve_prior import sample_varied
+from neuneu.training.cross_run.validation import validate
 from neuneu.training.learner import Part, Ranks
-from neuneu.training.loop import FitState, Loop
-from neuneu.training.loop import fit as run_loop
+from neuneu.training.loop import Loop, train_here
 from neuneu.training.objective import ObjectiveConfig, objective, sample_weights
-from neuneu.training.optimisation import OptimConfig, Share, make_optimizer
+from neuneu.training.optimisation import OptimConfig, Share
 
-MADE_UP: Final = 5000
-"""Made-up curves that questions about such are drawn from."""
+SYNTHETIC: Final = 5000
+"""Number of synthetic curves."""
 
 
 @config_dataclass
 class CrossRunOptim(OptimConfig):
-    """The optimiser of the cross-run network; an epoch is `FitConfig.report_steps` steps."""
+    """Optimiser of the cross-run network; an epoch is `FitConfig.report_steps` steps."""
 
     learning_rate: pydantic.PositiveFloat = 2e-3
     weight_decay: pydantic.NonNegativeFloat = 0.05
@@ -58,8 +63,8 @@ class CrossRunOptim(OptimConfig):
 class FitConfig:
     """Network, questions and optimiser of one training.
 
-    `task_dropout` of the questions are asked as if their task were unknown. Every `report_steps`
-    steps held-out runs are forecast, where there are any.
+    `task_dropout`: fraction of the questions whose task is hidden. `report_steps`: steps between
+    two evaluations on validation runs, where there are any.
     """
 
     network: CrossRunConfig = CrossRunConfig()
@@ -72,7 +77,7 @@ class FitConfig:
 
 
 def with_tasks(config: CrossRunConfig, trajectories: Sequence[Trajectory]) -> CrossRunConfig:
-    """The config with every base task and family of the trajectories."""
+    """Return the config with every base task and family of the trajectories."""
     return replace(
         config,
         tasks=tuple(sorted({t.base_task for t in trajectories})),
@@ -81,7 +86,7 @@ def with_tasks(config: CrossRunConfig, trajectories: Sequence[Trajectory]) -> Cr
 
 
 def general_config(config: FitConfig) -> FitConfig:
-    """The general network of a forecaster whose networks are trained by `config`."""
+    """Return the config of the general network of a forecaster trained with `config`."""
     return replace(
         config,
         network=replace(config.network, general=True),
@@ -92,33 +97,56 @@ def general_config(config: FitConfig) -> FitConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CrossRunLearner:
-    """Questions about finished runs; see `neuneu.training.learner.Learner`.
+    """Trains on questions about finished runs; see `Learner` for the methods.
 
-    `validation` trajectories are asked about after a fifth of their checkpoints, beside those
-    learnt from and without them.
+    `validation` trajectories are forecast after a fifth of their checkpoints, with the training
+    runs as references and without.
+
+    Raises:
+        DataError: no trajectory to train on.
     """
 
     learn: Sequence[Trajectory]
     config: FitConfig
     validation: Sequence[Trajectory] = ()
 
-    def check(self) -> None:
-        """Raises DataError where there is nothing to learn from."""
-        _ = self._usable
+    def __post_init__(self) -> None:
+        """Refuse data without a trajectory to train on."""
+        if not self._usable:
+            raise DataError("expected trajectories of at least two checkpoints, found none.")
+
+    @property
+    def digest(self) -> str:
+        """Digest of the trajectories."""
+        digest = hashlib.sha256(str(len(self.learn)).encode())
+        for t in (*self.learn, *self.validation):
+            described = (
+                t.key,
+                t.family,
+                t.group,
+                t.base_task,
+                t.params,
+                t.planned_tokens,
+                t.chance,
+            )
+            digest.update(repr((described, list(t.losses))).encode())
+            for array in (t.steps, t.tokens, t.values, t.stderrs, *t.losses.values()):
+                digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
 
     def steps_per_epoch(self, batch_size: int) -> int:
-        """Steps between two evaluations; questions are drawn without end."""
+        """Return steps between two evaluations; questions are drawn without end."""
         del batch_size
         return self.config.report_steps
 
-    def build(self) -> nn.Module:
-        """A fresh network."""
+    def build(self) -> CrossRunNetwork:
+        """Return a fresh network."""
         first, _ = self._sampler.draw(np.random.default_rng((self.config.seed, 0)), 2)
         features = make_features(first, general=self.config.network.general)
         return CrossRunNetwork(self._network_config, sizes_of(features))
 
     def draw(self, epoch: int, index: int, ranks: Ranks) -> tuple[list[Part], int]:
-        """This rank's share of the questions of a step; all ranks draw all, and keep theirs."""
+        """Return this rank's share of a step; every rank draws all questions and keeps its own."""
         config = self.config
         step = epoch * config.report_steps + index
         generator = np.random.default_rng((config.seed, step))
@@ -139,7 +167,7 @@ class CrossRunLearner:
         return parts, size
 
     def losses(self, network: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(what is minimised, the pinball loss) of each question: means over its targets."""
+        """Return training loss and pinball loss of each question: means over its targets."""
         device = next(network.parameters()).device
         batch = {name: value.to(device) for name, value in inputs.items()}
         predicted_BHQ, _ = network(batch)
@@ -149,10 +177,22 @@ class CrossRunLearner:
         )  # fmt: skip
 
     def evaluate(self, network: nn.Module, ranks: Ranks) -> dict[str, float]:
-        """Of the validation trajectories, with references and (`own_`) without."""
-        from neuneu.training.cross_run.validation import validate
-
+        """Return metrics on validation runs, with references and without (`own_`)."""
         return validate(network, self.validation, self.learn, ranks)
+
+    def save(
+        self, folder: Path, weights: Mapping[str, Tensor], provenance: Mapping[str, Any]
+    ) -> None:
+        """Write a forecaster with these weights."""
+        data = {"data_digest": self.digest, "training_runs": fingerprints(self.learn)}
+        save_networks(folder, [self.load(weights)], provenance={**provenance, **data})
+        write_card(folder)
+
+    def load(self, weights: Mapping[str, Tensor]) -> CrossRunNetwork:
+        """Return a network with these weights, in evaluation mode."""
+        network = self.build()
+        network.load_state_dict(dict(weights))
+        return network.eval()
 
     def _part(
         self,
@@ -168,7 +208,7 @@ class CrossRunLearner:
         return Part(inputs=inputs, count=len(questions))
 
     def _weights(self, questions: QueryBatch, values: npt.NDArray) -> npt.NDArray[np.float32]:
-        """(B, H) what each target weighs in the step."""
+        """Return the weight of each target in the step, (B, H)."""
         now = questions.curves.x[questions.curves.starts[questions.rows] + questions.end]
         return sample_weights(
             self.config.objective,
@@ -183,17 +223,16 @@ class CrossRunLearner:
 
     @cached_property
     def _usable(self) -> list[Trajectory]:
-        usable = [t for t in self.learn if len(t.without_step_zero()) >= 2]
-        if not usable:
-            raise DataError("expected trajectories of at least two checkpoints, found none.")
-        return usable
+        return [t for t in self.learn if len(t.without_step_zero()) >= 2]
 
     @cached_property
     def _curves(self) -> Curves:
-        made_up = (
-            sample_varied(MADE_UP, seed=self.config.seed) if self.config.sampling.synthetic else []
+        synthetic = (
+            sample_varied(SYNTHETIC, seed=self.config.seed)
+            if self.config.sampling.synthetic
+            else []
         )
-        return build_curves([*self._usable, *made_up], Codes())
+        return build_curves([*self._usable, *synthetic], Codes())
 
     @cached_property
     def _sampler(self) -> Sampler:
@@ -207,7 +246,7 @@ class CrossRunLearner:
 def question_losses(
     config: ObjectiveConfig, predicted_BHQ: Tensor, batch: dict[str, Tensor], levels_Q: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(what is minimised, the pinball loss) of B questions: means over levels, then targets."""
+    """Return training loss and pinball loss of B questions: means over levels, then targets."""
     values_BH = batch["values"]
     known_BH = values_BH.isfinite()
     B, H = values_BH.shape
@@ -219,32 +258,13 @@ def question_losses(
     return (loss_BH * known_BH).sum(1) / count_B, (pinball_BH * known_BH).sum(1) / count_B
 
 
-def fit(
-    trajectories: Sequence[Trajectory],
-    config: FitConfig,
-    *,
-    tick: Callable[[int, float], None] | None = None,
-) -> CrossRunNetwork:
-    """A network trained on finished runs, in this process.
-
-    Args:
-        trajectories: of all of them at least one has two checkpoints.
-        config: everything else.
-        tick: called after each step with the steps done and the pinball loss.
+def fit(trajectories: Sequence[Trajectory], config: FitConfig) -> CrossRunNetwork:
+    """Train a network on finished runs in this process.
 
     Raises:
-        DataError: nothing to learn from.
+        DataError: no trajectory has two checkpoints.
     """
     learner = CrossRunLearner(learn=trajectories, config=config)
-    torch.manual_seed(config.seed)
-    network = learner.build()
+    network = train_here(learner, Loop(optim=config.optim, seed=config.seed))
     assert isinstance(network, CrossRunNetwork)
-    state = FitState()
-    run_loop(
-        network, make_optimizer(config.optim, network), learner,
-        Loop(optim=config.optim, seed=config.seed), state,
-        tick=lambda step, _, loss, __: None if tick is None else tick(step, loss),
-    )  # fmt: skip
-    if state.average is not None:
-        network.load_state_dict(state.average)
-    return network.eval()
+    return network

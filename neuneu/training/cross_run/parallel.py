@@ -1,107 +1,148 @@
-"""Several trainings side by side, a process and a thread each.
+"""Several trainings side by side: on Ray Train where Ray is installed, else in this process.
 
-A network this small gains little from a second thread; two trainings use two cores fully.
+Each training has one thread, since a network this small gains little from a second.
 """
 
-import multiprocessing
-import os
-import threading
+import importlib.util
+import io
+import tempfile
+import uuid
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, Final
 
 import torch
 
-from neuneu.core.progress import stage
-from neuneu.data.trajectories import Trajectory
-from neuneu.forecasters.cross_run.network import CrossRunConfig, CrossRunNetwork
-from neuneu.training.cross_run.fitting import FitConfig, fit
+from neuneu.core import logs
+from neuneu.core.config import config_hash, config_to_dict
+from neuneu.core.errors import NeuneuError
+from neuneu.core.storage import Folder
+from neuneu.forecasters.cross_run.network import CrossRunNetwork
+from neuneu.training.config import TrainConfig
+from neuneu.training.cross_run.fitting import CrossRunLearner
+from neuneu.training.loop import DivergedError, train_from
+from neuneu.training.run import STATES, fit_on_ray, progress
+from neuneu.training.worker import STATE, TrainingObserver
 
-_POLL_S: Final = 1.0
-_worker: dict[str, Any] = {}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """One training: `learn` are places in the trajectories that all trainings share."""
-
-    learn: tuple[int, ...]
-    config: FitConfig
+ERROR: Final = "error.txt"
+Trainings = Sequence[tuple[CrossRunLearner, Folder]]
 
 
 def fit_all(
-    trajectories: Sequence[Trajectory],
-    trainings: Sequence[Training],
+    learners: Sequence[CrossRunLearner],
     *,
     title: str = "train",
     workers: int | None = None,
+    folder: Folder | None = None,
+    address: str | None = None,
 ) -> list[CrossRunNetwork]:
-    """The networks of all trainings, in their order, the same whatever the workers.
+    """Train the networks of all learners; the same whatever the number of workers.
 
     Args:
-        trajectories: of all of them.
-        trainings: at least one.
-        title: what progress is called.
-        workers: processes; None takes as many as there are CPUs.
+        learners: at least one.
+        title: title of the progress bar.
+        workers: trainings at a time on Ray; None: as many as there are CPUs.
+        folder: states, for resuming; shared by all machines of a cluster. None: a temporary one.
+        address: a Ray cluster; None: the current one, else a small one on this machine.
 
     Raises:
-        DataError: a training has nothing to learn from.
+        NeuneuError: a training failed; those not yet started are cancelled.
     """
-    workers = min(workers or _cpus(), len(trainings))
-    context = multiprocessing.get_context("spawn")
-    steps = context.Value("q", 0)
-    total = sum(training.config.optim.max_steps or 0 for training in trainings)
-    with (
-        stage(title, total) as bar,
-        ProcessPoolExecutor(workers, context, _start, (list(trajectories), steps)) as pool,
-    ):
-        running = [pool.submit(_train, training) for training in trainings]
-        try:
-            while (state := wait(running, timeout=_POLL_S)).not_done:
-                bar.set(steps.value)
-                for done in state.done:
-                    done.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        bar.set(total)
-        return [_rebuild(*future.result()) for future in running]
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="neuneu-") as path:
+            return fit_all(
+                learners, title=title, workers=workers, folder=Folder(path), address=address
+            )
+    folder = folder.absolute()
+    identities = [{"fit": config_to_dict(one.config), "data": one.digest} for one in learners]
+    outputs = [folder / f"{place}-{config_hash(one)}" for place, one in enumerate(identities)]
+    for output in outputs:
+        output.delete(ERROR)
+    trainings = list(zip(learners, outputs, strict=True))
+    if has_ray():
+        _train_on_ray(trainings, workers, folder, title, address)
+    else:
+        with progress(title, outputs):
+            train_share(trainings, 0, 1)
+    for output in outputs:
+        with suppress(FileNotFoundError):
+            raise NeuneuError(output.read(ERROR).decode())
+    states = [_read_state(output) for output in outputs]
+    return [
+        learner.load(state["average"] or state["model"])
+        for learner, state in zip(learners, states, strict=True)
+        if state
+    ]
 
 
-def _start(trajectories: list[Trajectory], steps: Any) -> None:
-    threading.Thread(target=_end_with_driver, daemon=True).start()
-    torch.set_num_threads(1)
-    _worker.update(trajectories=trajectories, steps=steps)
+def has_ray() -> bool:
+    """Return whether Ray is installed."""
+    return importlib.util.find_spec("ray") is not None
 
 
-def _end_with_driver() -> None:
-    """A killed driver cannot stop its workers; they would train on, and wait for ever then."""
-    driver = multiprocessing.parent_process()
-    assert driver is not None, "a worker has a parent"
-    driver.join()
-    os._exit(1)
+def train_share(trainings: Trainings, rank: int, world: int) -> None:
+    """Train every `world`-th learner, from its last state in its folder to its end.
+
+    A training that diverges leaves `ERROR` there, and no further one is started.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # rounding depends on it
+    try:
+        for learner, output in trainings[rank::world]:
+            if any(other.exists(ERROR) for _, other in trainings):
+                return
+            _train(learner, output)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _train(training: Training) -> tuple[CrossRunConfig, dict[str, int], dict[str, Any]]:
-    learn = [_worker["trajectories"][place] for place in training.learn]
-    network = fit(learn, training.config, tick=_tick)
-    weights = {name: value.numpy() for name, value in network.state_dict().items()}
-    return network.config, network.sizes, weights
+def _train(learner: CrossRunLearner, output: Folder) -> None:
+    config = TrainConfig(output=str(output), cross_run=learner.config, seed=learner.config.seed)
+    saved = _read_state(output)
+    observer = TrainingObserver(config, output, saved=saved)
+
+    def save(state: dict[str, Any]) -> None:
+        content = io.BytesIO()
+        torch.save(state, content)
+        output.write(STATE, content.getvalue())
+        observer.saved(state)
+
+    try:
+        train_from(saved, learner, config.loop, save=save, tick=observer.tick)
+    except DivergedError as error:
+        output.write(ERROR, str(error).encode())
 
 
-def _tick(*_: object) -> None:
-    with _worker["steps"].get_lock():
-        _worker["steps"].value += 1
+def _read_state(output: Folder) -> dict[str, Any] | None:
+    try:
+        content = output.read(STATE)
+    except FileNotFoundError:
+        return None
+    return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
 
 
-def _rebuild(
-    config: CrossRunConfig, sizes: dict[str, int], weights: dict[str, Any]
-) -> CrossRunNetwork:
-    network = CrossRunNetwork(config, sizes)
-    network.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
-    return network.eval()
+def _train_on_ray(
+    trainings: Trainings, workers: int | None, folder: Folder, title: str, address: str | None
+) -> None:
+    import ray
+
+    from neuneu.core.ray_session import ray_session
+
+    with ray_session(address), progress(title, [output for _, output in trainings]):
+        free = int(ray.available_resources().get("CPU", 0))
+        if not free:  # a job whose own process holds all CPUs would wait for ever
+            train_share(trainings, 0, 1)
+            return
+        count = min(workers or free, free, len(trainings))
+        arguments = {"trainings": ray.put(trainings), "logs": logs.environment()}
+        config = TrainConfig(output=str(folder), workers=count)
+        fit_on_ray(_worker, arguments, config, folder / STATES, name=uuid.uuid4().hex)
 
 
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _worker(arguments: dict[str, Any]) -> None:
+    import ray
+    import ray.train
+
+    logs.follow(arguments["logs"])
+    context = ray.train.get_context()
+    train_share(ray.get(arguments["trainings"]), context.get_world_rank(), context.get_world_size())

@@ -1,10 +1,10 @@
-"""The shipped forecaster: networks trained on every run of some tables, calibrated out of fold.
+"""Training of the shipped forecaster: networks trained on all runs, calibrated out of fold.
 
-Each of a few folds of runs is forecast by a network that learnt from the others, as a new run
-would be; from what came of those forecasts the bands are calibrated. The networks that are kept
-learn from all runs.
+Each fold of runs is forecast by a network trained on the others, as a new run would be; intervals
+are calibrated on these forecasts. The networks that are kept are trained on all runs.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
@@ -26,20 +26,22 @@ from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.network import CrossRunNetwork
 from neuneu.forecasters.queries import make_queries
 from neuneu.forecasters.window.export import CONFIG
-from neuneu.training.cross_run.fitting import FitConfig, general_config
-from neuneu.training.cross_run.parallel import Training, fit_all
+from neuneu.training.cross_run.fitting import CrossRunLearner, FitConfig, general_config
+from neuneu.training.cross_run.parallel import fit_all
 
 CALIBRATION_CONTEXTS = (0.1, 0.2, 0.4)
-"""Shares of the checkpoints after which held-out runs are forecast for calibration."""
+"""Fractions of the checkpoints from which held-out runs are forecast for calibration."""
+TRAININGS = "trainings"
+"""Folder of states in the output, while the networks are trained."""
 
 
 @config_dataclass
 class PretrainConfig:
-    """Tables or a store to learn from, and the folder of the result; local or `s3://`.
+    """Tables or a store to train on, and the folder of the result; local or `s3://`.
 
-    `networks` are trained on everything, with seeds from that of `fit` on; their mean answers.
-    `folds` of runs are held out in turn for calibration. `general` networks answer for families
-    that were not learnt from.
+    `networks`: networks trained on all runs, with consecutive seeds from that of `fit`; forecasts
+    are their mean. `folds`: folds of runs, held out in turn for calibration. `general`: networks
+    for families outside the training set.
     """
 
     accuracies: Address
@@ -54,9 +56,9 @@ class PretrainConfig:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pretrained:
-    """Networks that learnt from all runs, their calibration, and what was forecast for it.
+    """Networks trained on all runs, their calibration, and the folds behind it.
 
-    `folds` are the run groups of each fold, `fold_networks` those that did not learn from them.
+    `folds`: run groups of each fold; `fold_networks`: networks trained without that fold.
     """
 
     networks: list[CrossRunNetwork]
@@ -67,22 +69,27 @@ class Pretrained:
     fold_networks: list[CrossRunNetwork]
 
 
-def pretrain(config: PretrainConfig) -> dict[str, Any]:
-    """Trains, calibrates and writes a forecaster.
+def pretrain(config: PretrainConfig, *, address: str | None = None) -> dict[str, Any]:
+    """Train, calibrate and write a forecaster; an interrupted training resumes.
+
+    Args:
+        config: settings.
+        address: a Ray cluster; None: the current one, else a small one on this machine.
 
     Returns:
-        `output`, and the counts of runs and trajectories it learnt from.
+        `output`, and the numbers of runs and trajectories it was trained on.
 
     Raises:
         UserError: tables that cannot be read, or too few runs.
+        NeuneuError: a training failed.
     """
     output = Folder(config.output)
-    output.exists(CONFIG)  # a place that cannot be used is told before the work
+    output.exists(CONFIG)  # report an unusable location before the work
     observed = load_dataset(config.accuracies, losses=config.losses, tasks=config.tasks)
     trajectories = observed.trajectories
     trained = train_calibrated(
         trajectories, config.fit, networks=config.networks, folds=config.folds,
-        general=config.general,
+        general=config.general, folder=output / TRAININGS, address=address,
     )  # fmt: skip
     runs = fingerprints(trajectories)
     with written_to(output, last=CONFIG) as folder:
@@ -100,6 +107,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
             },
         )
         write_card(folder)
+    _delete(output / TRAININGS)
     return {"output": str(output), "runs": len(runs), "trajectories": len(trajectories)}
 
 
@@ -110,32 +118,35 @@ def train_calibrated(
     networks: int,
     folds: int,
     general: int = 0,
-    title: str = "train",
+    folder: Folder | None = None,
+    address: str | None = None,
 ) -> Pretrained:
-    """Networks with seeds from that of `config` on, and a calibration out of fold.
+    """Train networks with consecutive seeds, and calibrate them out of fold.
 
     Args:
-        trajectories: of all runs that may be learnt from.
-        config: of every training.
-        networks: how many learn from everything.
-        folds: of runs, dealt by size; each is forecast by a network that learnt from the others.
-        general: how many are trained for families that nothing is learnt from.
-        title: what progress is called.
+        trajectories: all runs to train on.
+        config: settings of every training.
+        networks: number of networks trained on all runs.
+        folds: number of folds of runs, dealt by size.
+        general: number of networks for families outside the training set.
+        folder: see `fit_all`.
+        address: see `fit_all`.
 
     Raises:
         UserError: fewer runs than folds.
+        NeuneuError: a training failed.
     """
     dealt = deal_by_size(trajectories, folds, config.seed)
-    everything = tuple(range(len(trajectories)))
-    trainings = [Training(learn=without(trajectories, fold), config=config) for fold in dealt] + [
-        Training(learn=everything, config=replace(config, seed=config.seed + index))
-        for index in range(networks)
+    seeded = [replace(config, seed=config.seed + i) for i in range(max(networks, general))]
+    learners = [
+        *(CrossRunLearner(learn=without(trajectories, fold), config=config) for fold in dealt),
+        *(CrossRunLearner(learn=trajectories, config=one) for one in seeded[:networks]),
+        *(
+            CrossRunLearner(learn=trajectories, config=general_config(one))
+            for one in seeded[:general]
+        ),
     ]
-    trainings += [
-        Training(learn=everything, config=general_config(replace(config, seed=config.seed + index)))
-        for index in range(general)
-    ]
-    trained = fit_all(trajectories, trainings, title=title)
+    trained = fit_all(learners, folder=folder, address=address)
     fold_networks, kept = trained[: len(dealt)], trained[len(dealt) :]
     calibration, joint = calibrate_folds(trajectories, dealt, fold_networks)
     return Pretrained(
@@ -148,10 +159,18 @@ def train_calibrated(
     )
 
 
-def without(trajectories: Sequence[Trajectory], held: Sequence[RunGroup]) -> tuple[int, ...]:
-    """Places of the trajectories whose runs are not held out."""
+def without(trajectories: Sequence[Trajectory], held: Sequence[RunGroup]) -> list[Trajectory]:
+    """Return the trajectories whose runs are not held out."""
     groups = set(held)
-    return tuple(p for p, t in enumerate(trajectories) if t.run_group not in groups)
+    return [t for t in trajectories if t.run_group not in groups]
+
+
+def _delete(folder: Folder) -> None:
+    if folder.is_local:
+        shutil.rmtree(folder.address, ignore_errors=True)
+    else:
+        for name in folder.files():
+            folder.delete(name)
 
 
 def calibrate_folds(
@@ -159,7 +178,7 @@ def calibrate_folds(
     folds: Sequence[Sequence[RunGroup]],
     networks: Sequence[CrossRunNetwork],
 ) -> tuple[Calibration, Joint]:
-    """From forecasts of every fold by the network that did not learn from it."""
+    """Calibrate on forecasts of every fold by the network trained without it."""
     collected = OutOfFold.merged(collect_folds(trajectories, folds, networks))
     calibration = collected.calibrate()
     return calibration, collected.joint(calibration)
@@ -170,15 +189,14 @@ def collect_folds(
     folds: Sequence[Sequence[RunGroup]],
     networks: Sequence[CrossRunNetwork],
 ) -> list[OutOfFold]:
-    """Forecasts of every fold by the network that did not learn from it, and what came."""
+    """Collect forecasts of every fold by the network trained without it, and the outcomes."""
     found = []
     for fold, network in zip(folds, networks, strict=True):
         collected = OutOfFold(network.config.levels)
-        held = set(fold)
-        others = [t for t in trajectories if t.run_group not in held]
-        targets = [t for t in trajectories if t.run_group in held]
-        for share in CALIBRATION_CONTEXTS:
-            queries, truths = make_queries(targets, Anchored(fraction=share), None)
+        others = without(trajectories, fold)
+        targets = [t for t in trajectories if t.run_group in set(fold)]
+        for fraction in CALIBRATION_CONTEXTS:
+            queries, truths = make_queries(targets, Anchored(fraction=fraction), None)
             for sees in ("own", "reference"):
                 forecaster = CrossRunForecaster([network], sees=sees)
                 forecaster.fit(others)

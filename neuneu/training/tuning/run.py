@@ -21,7 +21,7 @@ from neuneu.core.storage import Folder
 from neuneu.training.config import TrainConfig
 from neuneu.training.optimisation import total_steps
 from neuneu.training.run import HISTORY, train
-from neuneu.training.tracker import TrackingConfig
+from neuneu.training.trackers import TrackingConfig
 from neuneu.training.tuning.experiment import RERUNS, SETTINGS, TRIALS, read_trials
 from neuneu.training.tuning.search import Scheduler, domain, mutable, scheduler, searcher
 from neuneu.training.tuning.space import Parameter, lay_over, load_space, usable
@@ -114,7 +114,7 @@ def tune(config: TuneConfig, *, address: str | None = None) -> TuneOutcome:
     """
     from neuneu.core.ray_session import ray_session
     from neuneu.training.data import read_source
-    from neuneu.training.subjects import load_subject
+    from neuneu.training.run import load_learner
 
     space = usable(load_space(config.space), config.train)
     if config.scheduler == "pbt":
@@ -123,7 +123,7 @@ def tune(config: TuneConfig, *, address: str | None = None) -> TuneOutcome:
     _settings(config, {p.key: p.default for p in space}, "defaults")
     _callbacks(config)
     source = read_source(base)
-    load_subject(base, source)  # a mistake is told here and not once a trial
+    load_learner(base, source)  # a mistake is told here and not once a trial
     epochs = _epochs(base, source)
     _claim(config, space, epochs)
     with ray_session(address, dashboard=True):
@@ -279,10 +279,10 @@ def _settings(search: TuneConfig, parameters: Mapping[str, Any], trial: str) -> 
 
 def _epochs(base: TrainConfig, source: Any) -> int:
     """Reports of an undisturbed trial."""
-    from neuneu.training.subjects import load_subject
+    from neuneu.training.run import load_learner
 
     optim = base.loop.optim
-    per_epoch = load_subject(base, source).learner.steps_per_epoch(optim.batch_size)
+    per_epoch = load_learner(base, source).steps_per_epoch(optim.batch_size)
     return -(-total_steps(optim, per_epoch) // per_epoch)
 
 

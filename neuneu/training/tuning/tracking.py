@@ -8,7 +8,7 @@ from ray.air.integrations.wandb import WandbLoggerCallback
 
 from neuneu.core.errors import UserError
 from neuneu.core.storage import Folder
-from neuneu.training.tracker import TrackingConfig, mlflow_address, require
+from neuneu.training.trackers import TrackingConfig, mlflow_address, require
 
 _WITHOUT_KEY: Final = frozenset({"offline", "disabled"})
 

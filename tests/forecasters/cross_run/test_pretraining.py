@@ -16,16 +16,19 @@ import torch
 from curves import ask, ladder, write_table
 from test_cross_run import SMALL
 
-from neuneu.core.errors import DataError
+from neuneu.core.errors import DataError, NeuneuError
+from neuneu.core.storage import Folder
 from neuneu.data.splits import deal_by_size
 from neuneu.forecasters.cross_run.calibrating import group_names
 from neuneu.forecasters.cross_run.export import load_networks
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.sampling import SamplingConfig
 from neuneu.forecasters.registry import load_forecaster
-from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit
-from neuneu.training.cross_run.parallel import Training, fit_all
+from neuneu.training.cross_run import parallel
+from neuneu.training.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig, fit
+from neuneu.training.cross_run.parallel import fit_all
 from neuneu.training.cross_run.pretraining import PretrainConfig, pretrain
+from neuneu.training.worker import TrainingObserver
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +45,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         networks=2,
         folds=2,
     )
-    result = pretrain(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "has_ray", lambda: False)  # quicker; the networks are the same
+        result = pretrain(config)
     assert result["runs"] == 5
     assert result["trajectories"] == 20
+    files = {path.name for path in (root / "model").iterdir()}
+    assert files == {"MODEL_CARD.md", "config.json", "model.safetensors"}
     return root / "model"
 
 
@@ -68,14 +75,21 @@ def test_folds_hold_out_sizes_together() -> None:
     assert deal_by_size(runs + few, 3, seed=0) == folds
 
 
-def test_trainings_side_by_side_equal_trainings_in_turn() -> None:
+ON_RAY = pytest.param(True, marks=[pytest.mark.ray, pytest.mark.slow])
+
+
+@pytest.mark.parametrize("ray", [False, ON_RAY])
+def test_trainings_side_by_side_equal_trainings_in_turn(
+    ray: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "has_ray", lambda: ray)
     runs = ladder(4)
     config = FitConfig(network=SMALL, optim=CrossRunOptim(max_steps=5, batch_size=8))
-    trainings = [
-        Training(learn=tuple(range(len(runs))), config=config),
-        Training(learn=tuple(range(8)), config=replace(config, seed=3)),
+    learners = [
+        CrossRunLearner(learn=runs, config=config),
+        CrossRunLearner(learn=runs[:8], config=replace(config, seed=3)),
     ]
-    together = fit_all(runs, trainings, workers=2)
+    together = fit_all(learners, workers=2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = [fit(runs, config), fit(runs[:8], replace(config, seed=3))]
@@ -86,20 +100,21 @@ def test_trainings_side_by_side_equal_trainings_in_turn() -> None:
             torch.testing.assert_close(value, right.state_dict()[name], rtol=0, atol=0)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
 def test_workers_end_with_a_killed_driver() -> None:
     code = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from curves import ladder
 from test_cross_run import SMALL
-from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig
-from neuneu.training.cross_run.parallel import Training, fit_all
+from neuneu.training.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig
+from neuneu.training.cross_run.parallel import fit_all
 if __name__ == "__main__":
     runs = ladder(2)
     optim = CrossRunOptim(max_steps=100_000, batch_size=8)
-    training = Training(learn=tuple(range(len(runs))),
-                        config=FitConfig(network=SMALL, optim=optim))
-    fit_all(runs, [training, training], workers=2)
+    learner = CrossRunLearner(learn=runs, config=FitConfig(network=SMALL, optim=optim))
+    fit_all([learner, learner], workers=2)
 """
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "driver.py"
@@ -124,10 +139,45 @@ if __name__ == "__main__":
         assert not alive
 
 
-def test_a_failed_training_ends_all() -> None:
-    training = Training(learn=(), config=FitConfig(network=SMALL, optim=CrossRunOptim(max_steps=5)))
+@pytest.mark.parametrize("ray", [False, ON_RAY])
+def test_a_failed_training_ends_all(ray: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "has_ray", lambda: ray)
+    wild = CrossRunOptim(max_steps=5, batch_size=8, learning_rate=1e30, clip_norm=1e30)
+    learner = CrossRunLearner(learn=ladder(1), config=FitConfig(network=SMALL, optim=wild))
+    with pytest.raises(NeuneuError, match=r"^training diverged at step"):
+        fit_all([learner, learner], workers=2)
+
+
+def test_an_interrupted_pretraining_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "has_ray", lambda: False)
+    optim = CrossRunOptim(max_steps=6, batch_size=8)
+    config = FitConfig(network=SMALL, optim=optim, report_steps=2)
+    runs, folder = ladder(2), Folder(tmp_path)
+    learners = [CrossRunLearner(learn=runs, config=replace(config, seed=seed)) for seed in (0, 1)]
+    steps: list[int] = []
+
+    def tick(self: TrainingObserver, step: int, *_: float) -> None:
+        steps.append(step)
+        if len(steps) == 9:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingObserver, "tick", tick)
+    with pytest.raises(KeyboardInterrupt):
+        fit_all(learners, folder=folder)
+    resumed = fit_all(learners, folder=folder)
+    assert steps == [1, 2, 3, 4, 5, 6, 1, 2, 3, 3, 4, 5, 6]
+    monkeypatch.undo()
+    for network, learner in zip(resumed, learners, strict=True):
+        whole = fit(runs, learner.config)
+        for name, value in whole.state_dict().items():
+            torch.testing.assert_close(network.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+def test_nothing_to_train_on_is_refused() -> None:
     with pytest.raises(DataError, match="at least two checkpoints"):
-        fit_all(ladder(1), [training, training], workers=2)
+        CrossRunLearner(learn=(), config=FitConfig())
 
 
 def test_loaded_forecaster_answers_and_knows_what_it_saw(folder: Path) -> None:

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from neuneu.core.storage import Folder
-from neuneu.training.states import DAMAGED, SNAPSHOT, unlisted_state
-from neuneu.training.worker import STATE, load_state
+from neuneu.training.worker import DAMAGED, SNAPSHOT, STATE, load_state, unlisted_state
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from curves import ladder
 from neuneu.core.config import build_config
 from neuneu.data.trajectories import Trajectory
 from neuneu.training.config import TrainConfig
-from neuneu.training.subjects import load_subject
+from neuneu.training.run import load_learner
 
 RUNS = [
     replace(t, losses={"pile": np.linspace(4.0, 3.0, len(t)), "c4": np.linspace(4.5, 3.5, len(t))})
@@ -18,7 +18,7 @@ RUNS = [
 
 
 def digest(runs: list[Trajectory]) -> str:
-    return load_subject(
+    return load_learner(
         build_config(TrainConfig, {"output": "x", "cross_run": {}}), (runs, None)
     ).digest
 
