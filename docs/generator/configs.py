@@ -17,8 +17,7 @@ from generator.markdown import attribute_docstrings
 from neuneu.cli.demo import DemoConfig
 from neuneu.evaluation.backtest import BacktestConfig
 from neuneu.forecasters.window.config import PRESETS, ModelConfig
-from neuneu.ladder.ladder import SuiteConfig
-from neuneu.ladder.runs import OptimConfig
+from neuneu.ladder.config import OptimConfig, SuiteConfig
 from neuneu.scoring.checkpoints.suite_file import SuiteFile
 from neuneu.scoring.pipeline import ExtractConfig
 from neuneu.scoring.plan import HardwareProfile

@@ -136,7 +136,8 @@ def suite(
     Example: neuneu suite --config jobs/configs/suite.yaml --set output=runs/ladder
     """
     from neuneu.core.config import load_config
-    from neuneu.ladder.ladder import SuiteConfig, train_suite
+    from neuneu.ladder.config import SuiteConfig
+    from neuneu.ladder.ladder import train_suite
 
     settings = load_config(SuiteConfig, config, set_ or ())
     refs = train_suite(settings, address=address)

@@ -17,7 +17,8 @@ from neuneu.core.errors import UserError
 from neuneu.core.progress import console
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.evaluation.backtest import BacktestConfig
-from neuneu.ladder.ladder import SuiteConfig, train_suite
+from neuneu.ladder.config import SuiteConfig
+from neuneu.ladder.ladder import train_suite
 from neuneu.reports.backtest.run import backtest
 from neuneu.scoring.pipeline import ExtractConfig, extract
 from neuneu.scoring.summary import ExtractSummary

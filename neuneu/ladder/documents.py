@@ -1,10 +1,10 @@
-"""Documents: reading them from what a user has, cutting long ones, dropping repeated ones."""
+"""Documents: read from what a user has, cut to size, without duplicates."""
 
 import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,9 +20,9 @@ _TEXT_SUFFIXES: Final = frozenset({".txt", ".md", ".rst", ".py", ".tex", ".html"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Document:
-    """A piece of text: where it comes from, its name within that source, and the text.
+    """A text, its source and its name within the source.
 
-    `piece` is its number when it was cut out of a longer document, `<whole>#<piece>`.
+    `piece` is set for a piece cut out of a longer document, which is named `<whole>#<piece>`.
     """
 
     source: str
@@ -32,28 +32,24 @@ class Document:
 
     @property
     def whole(self) -> str:
-        """The name of the document it was cut out of, or its own."""
+        """The name of the uncut document."""
         return self.doc_id if self.piece is None else self.doc_id.removesuffix(f"#{self.piece}")
 
     @property
-    def content_hash(self) -> str:
-        """Equal for texts that differ only in white space."""
-        return hashlib.sha256(" ".join(self.text.split()).encode()).hexdigest()
-
-    @property
     def size_bytes(self) -> int:
-        """Bytes of the text in UTF-8."""
+        """Length of the text in UTF-8."""
         return len(self.text.encode())
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Documents of a parquet (source, doc_id, text), a folder of text files, or one text file.
+    """Read a parquet file (source, doc_id, text), a folder of text files, or one text file.
 
-    In a folder the source is the first sub-folder, or the file's stem where there is none.
+    In a folder the source is the first subfolder, or the stem of a file outside subfolders.
 
     Raises:
-        UserError: no such path.
-        DataError: a parquet without these columns, a file that is not UTF-8 text, no text file.
+        UserError: The path does not exist.
+        DataError: A parquet file lacks columns or values, a file is not UTF-8 text, or a folder has
+            no text files.
     """
     if not path.exists():
         raise UserError(
@@ -69,30 +65,25 @@ def read_documents(path: Path) -> Iterator[Document]:
 
 
 def cut_long(documents: Iterable[Document], max_bytes: int) -> Iterator[Document]:
-    """Cuts documents of more than `max_bytes` at line ends into pieces `<doc_id>#<n>`.
+    """Cut documents of more than `max_bytes` at line ends into pieces `<doc_id>#<n>`.
 
-    A single line that is longer still is cut between words, or inside one word if it must be.
+    A line that is longer still is cut between words, or within a word if necessary.
     """
     for document in documents:
         if document.size_bytes <= max_bytes:
             yield document
             continue
-        pieces = _pieces(document.text, max_bytes)
-        for number, text in enumerate(pieces):
-            yield Document(
-                source=document.source,
-                doc_id=f"{document.doc_id}#{number}",
-                text=text,
-                piece=number,
-            )
+        for number, text in enumerate(_pieces(document.text, max_bytes)):
+            yield replace(document, doc_id=f"{document.doc_id}#{number}", text=text, piece=number)
 
 
 def distinct(documents: Iterable[Document]) -> Iterator[Document]:
-    """The documents that are not blank and repeat no earlier one, white space aside."""
+    """Drop blank documents, and those that equal an earlier one up to white space."""
     seen: set[str] = set()
     for document in documents:
-        digest = document.content_hash
-        if digest not in seen and not document.text.isspace() and document.text:
+        words = " ".join(document.text.split())
+        digest = hashlib.sha256(words.encode()).hexdigest()
+        if words and digest not in seen:
             seen.add(digest)
             yield document
 
@@ -100,19 +91,18 @@ def distinct(documents: Iterable[Document]) -> Iterator[Document]:
 def sample_by_source(
     documents: Iterable[Document], max_bytes: int | None, seed: int
 ) -> dict[str, list[Document]]:
-    """Documents by source, at most `max_bytes` a source, chosen by a seeded hash of their names.
+    """Group documents by source, at most `max_bytes` each, chosen by a seeded hash of their names.
 
-    Sources and documents come out sorted, so that the result does not depend on reading order.
+    Sources and documents are sorted, so the result does not depend on the order of reading.
     """
     by_source: dict[str, list[Document]] = defaultdict(list)
     for document in documents:
         by_source[document.source].append(document)
     sampled: dict[str, list[Document]] = {}
-    for source in sorted(by_source):
-        candidates = sorted(by_source[source], key=lambda doc: seeded_hash(doc.doc_id, seed))
+    for source, candidates in sorted(by_source.items()):
         chosen: list[Document] = []
         total = 0
-        for document in candidates:
+        for document in sorted(candidates, key=lambda doc: seeded_hash(doc.doc_id, seed)):
             total += document.size_bytes
             if max_bytes is not None and total > max_bytes and chosen:
                 break
@@ -122,16 +112,14 @@ def sample_by_source(
 
 
 def seeded_hash(name: str, seed: int) -> str:
-    """A hash that orders names in a way that is random, fixed, and different for each seed."""
+    """A sort key that puts names in a random order, fixed for each seed."""
     return hashlib.sha256(f"{seed}:{name}".encode()).hexdigest()
 
 
 def to_table(documents: Iterable[Document]) -> pa.Table:
-    """The documents as a table of `SCHEMA`."""
-    columns = list(zip(*((doc.source, doc.doc_id, doc.text) for doc in documents), strict=True))
-    if not columns:
-        return SCHEMA.empty_table()
-    return pa.table(dict(zip(COLUMNS, columns, strict=True)), schema=SCHEMA)
+    """Return documents as a table of `SCHEMA`."""
+    rows = [{name: getattr(document, name) for name in COLUMNS} for document in documents]
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def _read_parquet(path: Path) -> Iterator[Document]:
@@ -177,21 +165,20 @@ def _read_text(path: Path) -> str:
 
 
 def _pieces(text: str, max_bytes: int) -> Iterator[str]:
-    piece: list[str] = []
-    size = 0
+    piece, size = "", 0
     for line in _short_lines(text, max_bytes):
         length = len(line.encode())
         if piece and size + length > max_bytes:
-            yield "".join(piece)
-            piece, size = [], 0
-        piece.append(line)
+            yield piece
+            piece, size = "", 0
+        piece += line
         size += length
     if piece:
-        yield "".join(piece)
+        yield piece
 
 
 def _short_lines(text: str, max_bytes: int) -> Iterator[str]:
-    # A character has at most 4 bytes in UTF-8, so this many always fit.
+    # A character takes at most 4 bytes in UTF-8.
     characters = max(1, max_bytes // 4)
     for line in text.splitlines(keepends=True):
         if len(line.encode()) <= max_bytes:

@@ -1,64 +1,45 @@
-"""Where things lie in a suite's output folder, and folders written whole or not at all."""
+"""Layout of the output folder of a suite, and folders that are written atomically."""
 
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True)
 class SuiteFolder:
-    """The layout of one suite's output: what readers use on top, training's own under `train`."""
+    """Paths in the output of a suite: results at the top, files of training itself in `train`."""
 
-    root: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        """`<run>/step-<N>/`, ordinary Hugging Face checkpoints."""
-        return self.root / "checkpoints"
-
-    @property
-    def text(self) -> Path:
-        """The prepared text (`neuneu.ladder.text.TextFolder`)."""
-        return self.root / "text"
-
-    @property
-    def tokenizer(self) -> Path:
-        """The tokenizer shared by all runs."""
-        return self.root / "tokenizer"
-
-    @property
-    def training_losses(self) -> Path:
-        """CSV with columns run, step, tokens, loss_nats."""
-        return self.root / "training_losses.csv"
-
-    @property
-    def record(self) -> Path:
-        """JSON that says what the suite was made from, by which a rerun is recognised."""
-        return self.root / "suite.json"
-
-    @property
-    def train(self) -> Path:
-        """Training's own files."""
-        return self.root / "train"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # `<run>/step-<N>/`, ordinary Hugging Face checkpoints.
+        self.checkpoints = root / "checkpoints"
+        # The prepared text (`neuneu.ladder.text.TextFolder`).
+        self.text = root / "text"
+        # The tokenizer that all runs share.
+        self.tokenizer = root / "tokenizer"
+        # CSV with columns run, step, tokens, loss_nats.
+        self.training_losses = root / "training_losses.csv"
+        # JSON that describes what the suite was made from, by which a rerun recognises it.
+        self.record = root / "suite.json"
+        # Files that only training reads.
+        self.train = root / "train"
 
     def tokens(self, recipe: str) -> Path:
         """The token stream of a recipe."""
         return self.train / "tokens" / f"{recipe}.npy"
 
     def checkpoint(self, run: str, step: int) -> Path:
-        """One checkpoint."""
+        """The folder of a checkpoint."""
         return self.checkpoints / run / f"step-{step:06d}"
 
     def state(self, run: str) -> Path:
-        """Step, weights, optimiser and losses at the latest checkpoint of a run."""
+        """Step, weights, optimizer state and losses at the latest checkpoint of a run."""
         return self.train / run / "state.pt"
 
     def progress(self, run: str) -> Path:
-        """JSON with step, tokens and, after step 0, loss_nats: how far a run is now."""
+        """JSON with the current step, tokens and, after step 0, loss_nats of a run."""
         return self.train / run / "progress.json"
 
     def losses(self, run: str) -> Path:
@@ -70,20 +51,20 @@ class SuiteFolder:
         return self.train / run / "failure.txt"
 
     def scratch(self, run: str) -> Path:
-        """Unfinished checkpoints; outside `checkpoints`, so that no reader meets them."""
+        """Unfinished checkpoints, outside `checkpoints` so that no reader sees them."""
         return self.train / run / "unfinished"
 
 
 @contextmanager
 def atomic_folder(target: Path, *, scratch: Path | None = None) -> Iterator[Path]:
-    """Yields an empty temporary folder; renames it to `target` on success.
+    """Yield an empty temporary folder that is renamed to `target` on success.
 
-    A complete folder that another process put at `target` meanwhile is kept.
+    A folder that another process completed in the meantime is kept.
 
     Args:
-        target: the folder to make.
-        scratch: where to put the temporary folder, on the same file system; None means beside
-            the target.
+        target: Folder to create.
+        scratch: Parent of the temporary folder, on the same file system; None uses the parent of
+            `target`.
     """
     scratch = scratch or target.parent
     temporary = scratch / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"

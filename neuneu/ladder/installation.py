@@ -1,4 +1,4 @@
-"""Text that every machine has: the Python sources, docstrings and documents installed here."""
+"""Text that every machine has: Python sources, docstrings and documents of this installation."""
 
 import ast
 import importlib.metadata
@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from neuneu.ladder.documents import Document, seeded_hash
 
 RECIPES: Final = {"code": ("code",), "prose": ("docstrings", "docs")}
-# Each source is read to this size: several times what the demo's ladder trains on, in seconds.
+# Bytes to read per source: several times what the demo trains on, and a matter of seconds.
 MAX_BYTES: Final = 2_500_000
 
 _SKIPPED_FOLDERS: Final = re.compile(
@@ -35,17 +35,17 @@ class _File(NamedTuple):
 
 
 def installation_documents(max_bytes: int, seed: int) -> Iterator[Document]:
-    """Documents of the sources `code`, `docstrings` and `docs`, about `max_bytes` each.
+    """Read documents of the sources `code`, `docstrings` and `docs`, about `max_bytes` each.
 
-    `code` is without its docstrings, so that the two sources share no text. Which files are
-    taken is decided by a hash of their names and the seed.
+    `code` is without docstrings, so that the two sources share no text. Files are chosen by a hash
+    of their names and the seed.
     """
     files = sorted(
         {*_packages(), *_standard_library()}, key=lambda file: seeded_hash(file.name, seed)
     )
-    sources = [file for file in files if file.name.endswith(".py")]
-    small = [file for file in sources if 1_000 <= file.size_bytes <= 60_000]
-    large = [file for file in sources if 5_000 <= file.size_bytes <= 200_000]
+    python = [file for file in files if file.name.endswith(".py")]
+    small = [file for file in python if 1_000 <= file.size_bytes <= 60_000]
+    large = [file for file in python if 5_000 <= file.size_bytes <= 200_000]
     texts = [file for file in files if not file.name.endswith(".py")]
     yield from _take("code", small, _code, max_bytes)
     yield from _take("docstrings", large, _docstrings, max_bytes)
@@ -66,9 +66,9 @@ def _standard_library() -> Iterator[_File]:
         subfolders[:] = [name for name in subfolders if not _SKIPPED_FOLDERS.match(name)]
         for name in names:
             path = Path(folder, name)
-            if _wanted(path.relative_to(root)):
-                name_in_root = path.relative_to(root).as_posix()
-                yield _File(f"stdlib/{name_in_root}", path, path.stat().st_size)
+            relative = path.relative_to(root)
+            if _wanted(relative):
+                yield _File(f"stdlib/{relative.as_posix()}", path, path.stat().st_size)
 
 
 def _wanted(path: PurePath) -> bool:
@@ -90,7 +90,7 @@ def _take(
         try:
             raw = file.path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError):
-            # Recorded but removed since, or in another encoding: there is plenty of other text.
+            # Deleted since installation, or not UTF-8; there is plenty of other text.
             continue
         text = extract(file.name, raw)
         if len(text) >= 400:
@@ -99,45 +99,41 @@ def _take(
 
 
 def _code(_name: str, raw: str) -> str:
-    """Python source with the lines of its docstrings left out."""
+    """Python source without the lines of its docstrings."""
     dropped: set[int] = set()
-    for _, node in _docstring_nodes(raw):
+    for _, node in _parsed_docstrings(raw):
         dropped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     lines = raw.splitlines(keepends=True)
     return "".join(line for number, line in enumerate(lines, 1) if number not in dropped)
 
 
 def _docstrings(_name: str, raw: str) -> str:
-    """The docstrings of a source file, if they are enough of it to be worth parsing."""
+    """The docstrings of a source file, if they are a large enough part of it."""
     if sum(map(len, _TRIPLE_QUOTED.findall(raw))) < 0.3 * len(raw):
         return ""
-    return "\n\n".join(text for text, _ in _docstring_nodes(raw) if len(text) > 40)
+    return "\n\n".join(text for text, _ in _parsed_docstrings(raw) if len(text) > 40)
 
 
-def _docstring_nodes(raw: str) -> list[tuple[str, ast.Expr]]:
+def _parsed_docstrings(raw: str) -> list[tuple[str, ast.Expr]]:
     try:
-        tree = ast.parse(raw)
+        return list(_docstrings_of(ast.parse(raw)))
     except (SyntaxError, ValueError):
         return []
-    found = []
-    for node in _definitions(tree):
-        text = ast.get_docstring(node)
-        # A docstring that is a body's only statement stays: code without it is no code.
-        if text is not None and len(node.body) > 1 and isinstance(node.body[0], ast.Expr):
-            found.append((text, node.body[0]))
-    return found
 
 
-def _definitions(node: _Definition) -> Iterator[_Definition]:
-    """The node, its classes and its functions; only bodies, as walking expressions is slow."""
-    yield node
+def _docstrings_of(node: _Definition) -> Iterator[tuple[str, ast.Expr]]:
+    """Docstrings of a node, its classes and functions; expressions are skipped for speed."""
+    text = ast.get_docstring(node)
+    # Keep a docstring that is the only statement of a body: code without it would not be valid.
+    if text is not None and len(node.body) > 1 and isinstance(node.body[0], ast.Expr):
+        yield text, node.body[0]
     for child in node.body:
         if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _definitions(child)
+            yield from _docstrings_of(child)
 
 
 def _prose(name: str, raw: str) -> str:
-    """A document, or a package's long description; empty for tables, word lists and logs."""
+    """A document or the description of a package; empty for tables, word lists and logs."""
     text = raw.partition("\n\n")[2] if name.endswith("METADATA") else raw
     letters = sum(character.isalpha() or character == " " for character in text)
     return text if letters >= 0.75 * len(text) else ""

@@ -3,67 +3,18 @@
 import csv
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import pydantic
-
-from neuneu.core.config import config_dataclass, config_to_dict, save_config
+from neuneu.core.config import config_to_dict, save_config
 from neuneu.core.errors import DataError, UserError
 from neuneu.core.files import atomic_path, write_text_atomic
 from neuneu.core.progress import stage
 from neuneu.data.checkpoints import CheckpointRef, list_local
+from neuneu.ladder.config import SuiteConfig
 from neuneu.ladder.folders import SuiteFolder
-from neuneu.ladder.language_model import SizeConfig
-from neuneu.ladder.runs import OptimConfig, ResourcesConfig, RunPlan
-from neuneu.ladder.schedule import checkpoint_steps
-from neuneu.ladder.text import SAFE_NAME, TextConfig, TextFolder, prepare_text
-from neuneu.ladder.tokenizer import MIN_VOCAB_SIZE, tokenize_recipe, train_tokenizer
-
-
-def _demo_sizes() -> dict[str, SizeConfig]:
-    return {
-        "xs": SizeConfig(width=64, layers=2, heads=2, tokens=600_000, tied_embeddings=True),
-        "s": SizeConfig(width=96, layers=3, heads=3, tokens=440_000),
-        "m": SizeConfig(width=128, layers=4, heads=4, tokens=380_000, tied_embeddings=True),
-    }
-
-
-@config_dataclass
-class SuiteConfig:
-    """A ladder. The defaults are the demo's: six runs, about four minutes on two CPU cores.
-
-    Each run saves step 0 and `checkpoints` later steps, `early_checkpoints` of them spaced by a
-    constant factor and the rest evenly. Giving `sizes` replaces the default sizes.
-    """
-
-    output: Path = Path("runs/suite")
-    family: str = "neuneu-llama"
-    suite: str = "demo"
-    text: TextConfig = TextConfig()
-    vocab_size: int = pydantic.Field(default=2_048, ge=MIN_VOCAB_SIZE)
-    context_length: pydantic.PositiveInt = 256
-    sizes: dict[str, SizeConfig] = pydantic.Field(default_factory=_demo_sizes, min_length=1)
-    seeds: tuple[pydantic.NonNegativeInt, ...] = pydantic.Field(default=(0,), min_length=1)
-    optim: OptimConfig = OptimConfig()
-    checkpoints: pydantic.PositiveInt = 14
-    early_checkpoints: pydantic.NonNegativeInt = 3
-    resources: ResourcesConfig = ResourcesConfig()
-
-    def __post_init__(self) -> None:
-        for name, size in self.sizes.items():
-            if not SAFE_NAME.fullmatch(name):
-                raise ValueError(f"size {name!r}: expected letters, digits and . _ + - only")
-            if size.batch_tokens % self.context_length:
-                raise ValueError(
-                    f"sizes.{name}.batch_tokens {size.batch_tokens}: expected a multiple of "
-                    f"context_length {self.context_length}"
-                )
-            total_steps = -(-size.tokens // size.batch_tokens)
-            try:
-                checkpoint_steps(total_steps, self.checkpoints, self.early_checkpoints)
-            except ValueError as error:
-                raise ValueError(f"sizes.{name}: {error}") from error
+from neuneu.ladder.runs import RunPlan, plan_runs
+from neuneu.ladder.text import TextFolder, differences, prepare_text
+from neuneu.ladder.tokenizer import tokenize_recipe, train_tokenizer
 
 
 def train_suite(config: SuiteConfig, *, address: str | None = None) -> list[CheckpointRef]:
@@ -99,29 +50,6 @@ def train_suite(config: SuiteConfig, *, address: str | None = None) -> list[Chec
         ) from error
     with lock:
         return _train_suite(config, folder, address)
-
-
-def plan_runs(config: SuiteConfig, recipes: Sequence[str], folder: SuiteFolder) -> list[RunPlan]:
-    """One plan for each size, recipe and seed."""
-    return [
-        RunPlan(
-            family=config.family,
-            suite=config.suite,
-            size_name=size_name,
-            recipe=recipe,
-            seed=seed,
-            size=size,
-            optim=config.optim,
-            vocab_size=config.vocab_size,
-            context_length=config.context_length,
-            checkpoints=config.checkpoints,
-            early_checkpoints=config.early_checkpoints,
-            folder=folder,
-        )
-        for size_name, size in config.sizes.items()
-        for recipe in recipes
-        for seed in config.seeds
-    ]
 
 
 def _train_suite(
@@ -163,20 +91,15 @@ def _claim(config: SuiteConfig, folder: SuiteFolder, plans: Sequence[RunPlan]) -
             known_runs = found.pop("runs")
         except (json.JSONDecodeError, KeyError, AttributeError) as error:
             raise DataError(f"{folder.record}: not readable as a suite's record.") from error
-        differing = [
-            f"{key} was {found.get(key)!r} and is {value!r}"
-            for key, value in wanted.items()
-            if found.get(key) != value
-        ] + [
-            f"run {name}: {key} was {known_runs[name].get(key)!r} and is {value!r}"
-            for name, identity in runs.items()
+        changed = differences(found, wanted) + [
+            f"run {name}: {change}"
+            for name in runs
             if name in known_runs
-            for key, value in identity.items()
-            if known_runs[name].get(key) != value
+            for change in differences(known_runs[name], runs[name])
         ]
-        if differing:
+        if changed:
             raise UserError(
-                f"{folder.root} holds a suite of another config ({'; '.join(differing)}). "
+                f"{folder.root} has a suite of another config ({'; '.join(changed)}). "
                 "Use another output folder, or the config of this one."
             )
     record = wanted | {"runs": known_runs | runs}

@@ -15,8 +15,9 @@ from neuneu.core.errors import NeuneuError, UserError
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
 from neuneu.core.ray_session import TRAIN_ENV
+from neuneu.ladder.config import ResourcesConfig
 from neuneu.ladder.folders import SuiteFolder
-from neuneu.ladder.runs import ResourcesConfig, RunPlan, balanced_shares
+from neuneu.ladder.runs import RunPlan, balanced_shares
 
 _POLL_SECONDS: Final = 0.5
 _RAY_TRAIN_ENV: Final = TRAIN_ENV | {

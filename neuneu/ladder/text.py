@@ -1,4 +1,4 @@
-"""The text of a suite: training recipes, validation text and text for tasks, kept apart."""
+"""The text of a suite, split into training recipes, validation text and text for tasks."""
 
 import json
 import re
@@ -31,14 +31,14 @@ _RECORD: Final = "text.json"
 
 @config_dataclass
 class TextConfig:
-    """Where text comes from and how it is divided.
+    """Where text comes from and how it is split.
 
-    `path` is a parquet with columns source, doc_id, text; or a folder of text files; or one text
-    file; None takes the text of this Python installation. `recipes` maps a recipe's name to its
-    sources; empty chooses: `code` and `prose` for the installation, else two recipes of about
-    equal size (one if there is one source). `max_bytes` bounds each source; None takes all of a
-    given text, and 2.5 MB a source of the installation. Documents longer than `document_bytes`
-    are cut, and a piece counts as a document.
+    `path` is a parquet file with columns source, doc_id, text, or a folder of text files, or one
+    text file; None uses the text of this Python installation. `recipes` maps the name of a recipe
+    to its sources; if empty, the installation gives `code` and `prose`, and other text gives two
+    recipes of similar size (one if there is a single source). `max_bytes` limits each source; None
+    uses all of a given text, and 2.5 MB per source of the installation. Documents longer than
+    `document_bytes` are cut, and a piece counts as a document.
     """
 
     path: Path | None = None
@@ -64,7 +64,7 @@ class TextConfig:
 class TextFolder:
     """Prepared text: parquet files with columns source, doc_id, text.
 
-    No document of `validation` or `tasks` stands in any file of `train`, nor in each other.
+    The files of `train`, `validation` and `tasks` have no document in common.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class TextFolder:
 
     @property
     def validation(self) -> Path:
-        """Text whose token losses are measured."""
+        """Text on which token losses are measured."""
         return self.path / "validation.parquet"
 
     @property
@@ -81,25 +81,18 @@ class TextFolder:
         return self.path / "tasks.parquet"
 
     def train(self, recipe: str) -> Path:
-        """Text that runs of a recipe are trained on."""
+        """Training text of a recipe."""
         return self.path / f"train-{recipe}.parquet"
 
 
-@dataclass(frozen=True)
-class _Split:
-    train: list[Document]
-    validation: list[Document]
-    tasks: list[Document]
-
-
 def prepare_text(config: TextConfig, out: Path) -> TextFolder:
-    """Writes the text of a suite under `out`; does nothing if it stands there already.
+    """Write the text of a suite to `out`, unless it is already there.
 
-    A rerun is recognised by the config, not by the content of `config.path`.
+    A rerun is recognised by the config, not by the contents of `config.path`.
 
     Raises:
-        UserError: missing path, unknown source in a recipe, or `out` holds other text.
-        DataError: unreadable or too little text.
+        UserError: The path does not exist, a recipe has an unknown source, or `out` has other text.
+        DataError: The text cannot be read or is too short.
     """
     done = _already_prepared(config, out)
     if done is not None:
@@ -108,20 +101,17 @@ def prepare_text(config: TextConfig, out: Path) -> TextFolder:
         by_source = _read(config)
         recipes = _resolve_recipes(config, by_source)
         used = {source for sources in recipes.values() for source in sources}
-        splits = {
-            source: _split(by_source[source], config) for source in sorted(by_source.keys() & used)
-        }
+        train, validation, tasks = {}, [], []
+        for source in sorted(by_source.keys() & used):
+            train[source], for_validation, for_tasks = _split(by_source[source], config)
+            validation += for_validation
+            tasks += for_tasks
+        # Shuffled, because a scorer may use only the first words.
+        validation.sort(key=lambda doc: seeded_hash(f"{doc.source}/{doc.doc_id}", config.seed))
         folder = TextFolder(path=out, recipes=tuple(recipes))
-        files = {
-            # Mixed, because a scorer may take only the first words of it.
-            folder.validation: sorted(
-                (doc for split in splits.values() for doc in split.validation),
-                key=lambda doc: seeded_hash(f"{doc.source}/{doc.doc_id}", config.seed),
-            ),
-            folder.tasks: [doc for split in splits.values() for doc in split.tasks],
-        }
+        files = {folder.validation: validation, folder.tasks: tasks}
         for recipe, sources in recipes.items():
-            files[folder.train(recipe)] = [doc for name in sources for doc in splits[name].train]
+            files[folder.train(recipe)] = [doc for name in sources for doc in train[name]]
         for path, documents in files.items():
             with atomic_path(path) as temporary:
                 pq.write_table(to_table(documents), temporary, compression="zstd")
@@ -138,6 +128,15 @@ def prepare_text(config: TextConfig, out: Path) -> TextFolder:
     return folder
 
 
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Describe the values of a recorded config that differ from those wanted."""
+    return [
+        f"{key} was {found.get(key)!r} and is {value!r}"
+        for key, value in wanted.items()
+        if found.get(key) != value
+    ]
+
+
 def _already_prepared(config: TextConfig, out: Path) -> TextFolder | None:
     record_path = out / _RECORD
     if not record_path.exists():
@@ -152,13 +151,10 @@ def _already_prepared(config: TextConfig, out: Path) -> TextFolder | None:
         ) from error
     if record.get("config_hash") != config_hash(config):
         wanted = config_to_dict(config)
-        differing = ", ".join(
-            f"{key} was {found.get(key)!r} and is {wanted.get(key)!r}"
-            for key in sorted(found.keys() | wanted.keys())
-            if found.get(key) != wanted.get(key)
-        )
+        keys = sorted(found.keys() | wanted.keys())
+        changed = differences(found, {key: wanted.get(key) for key in keys})
         raise UserError(
-            f"{out} holds text prepared with another config ({differing}). "
+            f"{out} has text prepared with another config ({', '.join(changed)}). "
             "Use another output folder, or the config of this one."
         )
     return folder if all((out / name).exists() for name in files) else None
@@ -198,7 +194,7 @@ def _resolve_recipes(
 
 
 def _balanced_recipes(source_bytes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
-    """Two recipes of about equal bytes: the largest sources first, each to the smaller one."""
+    """Two recipes of similar size: largest source first, each to the smaller recipe."""
     bins: list[list[str]] = [[] for _ in range(min(2, len(source_bytes)))]
     sizes = [0] * len(bins)
     for source in sorted(source_bytes, key=lambda name: (-source_bytes[name], name)):
@@ -213,25 +209,22 @@ def _balanced_recipes(source_bytes: Mapping[str, int]) -> dict[str, tuple[str, .
     return recipes
 
 
-def _split(documents: list[Document], config: TextConfig) -> _Split:
-    """Divides one source's documents by a seeded hash of their names.
+def _split(documents: list[Document], config: TextConfig) -> tuple[list[Document], ...]:
+    """Split the documents of a source by a seeded hash into train, validation and tasks.
 
-    Pieces of one document stay together, in order: only the two documents in which a boundary
-    falls can stand on both its sides, and a single long document is divided in its course.
+    The pieces of one document stay together, in order: only the two documents at a boundary can be
+    on both sides of it, and a single long document is split in the middle of its text.
     """
     ranked = sorted(
         documents, key=lambda doc: (seeded_hash(doc.whole, config.seed), doc.piece or 0)
     )
     validation = max(1, round(config.validation_fraction * len(ranked)))
     tasks = max(1, round(config.tasks_fraction * len(ranked)))
-    if len(ranked) <= validation + tasks:
+    held_out = validation + tasks
+    if len(ranked) <= held_out:
         raise DataError(
-            f"source {documents[0].source!r}: expected at least {validation + tasks + 1} distinct "
-            f"documents to divide into train, validation and tasks, found {len(ranked)}; give "
-            "more text, or a smaller text.document_bytes so that it is cut into more documents."
+            f"source {documents[0].source!r}: expected at least {held_out + 1} distinct documents "
+            f"to split into train, validation and tasks, found {len(ranked)}; provide more text, "
+            "or a smaller text.document_bytes so that it is cut into more documents."
         )
-    return _Split(
-        train=ranked[validation + tasks :],
-        validation=ranked[:validation],
-        tasks=ranked[validation : validation + tasks],
-    )
+    return ranked[held_out:], ranked[:validation], ranked[validation:held_out]

@@ -1,4 +1,4 @@
-"""A suite's tokenizer (byte-level BPE) and the token stream of each recipe."""
+"""The tokenizer of a suite (byte-level BPE) and the token stream of each recipe."""
 
 import json
 from collections.abc import Iterator
@@ -16,23 +16,23 @@ from neuneu.ladder.folders import atomic_folder
 from neuneu.ladder.text import TextFolder
 
 END_OF_TEXT: Final = "<|endoftext|>"
-# The end-of-text token comes before every document, so that models know it as a prefix.
+# Every document starts with the end-of-text token, so that models learn it as a prefix.
 END_OF_TEXT_ID: Final = 0
 MIN_VOCAB_SIZE: Final = 257
 _SAMPLE_BYTES: Final = 4_000_000
 
 
 def train_tokenizer(text: TextFolder, vocab_size: int, out: Path, *, context_length: int) -> Path:
-    """Trains byte-level BPE on a bounded sample of all recipes; keeps the one in `out` if any.
+    """Train byte-level BPE on a sample of all recipes, unless `out` exists.
 
     Args:
-        text: prepared text; only its train files are read.
-        vocab_size: with the 256 bytes and `<|endoftext|>`.
-        out: the Hugging Face tokenizer folder to write.
-        context_length: recorded as the longest input of the models, in tokens.
+        text: Prepared text, of which only the training files are read.
+        vocab_size: Number of tokens, including the 256 bytes and `<|endoftext|>`.
+        out: Hugging Face tokenizer folder to write.
+        context_length: Maximum input length in tokens, recorded in the tokenizer.
 
     Raises:
-        UserError: `out` has another vocabulary size, or the text is too small for `vocab_size`.
+        UserError: `out` has another vocabulary size, or the text is too short for `vocab_size`.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -58,7 +58,7 @@ def train_tokenizer(text: TextFolder, vocab_size: int, out: Path, *, context_len
     if tokenizer.get_vocab_size() != vocab_size:
         raise UserError(
             f"vocab_size: the text yields {tokenizer.get_vocab_size()} tokens, not {vocab_size}; "
-            "lower vocab_size or give more text."
+            "lower vocab_size or provide more text."
         )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -69,7 +69,7 @@ def train_tokenizer(text: TextFolder, vocab_size: int, out: Path, *, context_len
     )
     with atomic_folder(out) as temporary:
         fast.save_pretrained(str(temporary))
-        # transformers 5 writes the name of a class that earlier readers do not have.
+        # transformers 5 writes a class name that earlier versions do not know.
         config_path = temporary / "tokenizer_config.json"
         config = json.loads(config_path.read_text(encoding="utf-8"))
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -78,20 +78,20 @@ def train_tokenizer(text: TextFolder, vocab_size: int, out: Path, *, context_len
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The fast tokenizer of a folder."""
+    """Load the fast tokenizer of a folder."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
 
 
 def tokenize_recipe(train_text: Path, tokenizer: Path, out: Path) -> Path:
-    """Writes a recipe's documents as one stream of token ids, each after an end-of-text token.
+    """Write the documents of a recipe as one stream of token ids, unless `out` exists.
 
     Args:
-        train_text: parquet with a `text` column.
-        tokenizer: a tokenizer folder.
-        out: the .npy to write, (tokens,) uint16, or uint32 for a vocabulary above 65,536; kept
-            if it exists.
+        train_text: Parquet file with a column `text`.
+        tokenizer: Tokenizer folder.
+        out: .npy file to write, (tokens,) uint16, or uint32 for a vocabulary above 65,536; an
+            end-of-text token precedes each document.
     """
     if out.exists():
         return out
@@ -105,14 +105,14 @@ def tokenize_recipe(train_text: Path, tokenizer: Path, out: Path) -> Path:
             parts.append(np.array([END_OF_TEXT_ID, *encoding.ids], dtype=dtype))
     if not parts:
         raise DataError(f"{train_text}: expected documents to train on, found none.")
-    # np.save appends .npy to other names, so hand it an open file.
+    # np.save appends .npy to other names, so pass an open file.
     with atomic_path(out) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate(parts))
     return out
 
 
 def _sample(text: TextFolder) -> Iterator[str]:
-    """Documents of all recipes in turn, until the sample is large enough."""
+    """Yield documents of all recipes alternately until the sample is large enough."""
     tables = [pq.read_table(text.train(recipe), columns=["text"]) for recipe in text.recipes]
     total = 0
     for row in zip_longest(*(table["text"].to_pylist() for table in tables)):

@@ -1,53 +1,96 @@
-"""One training run: a plain loop whose interruption, at any time, changes no later checkpoint.
+"""One training run: a plain loop that can be interrupted at any time without changing its results.
 
-At each checkpoint the state (step, weights, optimiser, losses) is replaced first, then the
-checkpoint is written. A run that was stopped between the two writes it from the state. Training
-draws no random numbers: the batch of a step is a function of the seed and the step.
+At each checkpoint the state (step, weights, optimizer, losses) is replaced first, then the
+checkpoint is written; a run stopped in between writes it from the state. Training draws no random
+numbers: the batch of a step is a function of the seed and the step.
 """
 
 import json
 import math
 import shutil
 import time
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
 from neuneu.core.errors import DataError, NeuneuError
 from neuneu.core.files import atomic_path, write_text_atomic
 from neuneu.data.checkpoints import CheckpointRef
-from neuneu.ladder.batches import PackedBatches
 from neuneu.ladder.language_model import build_language_model, count_params, save_checkpoint
 from neuneu.ladder.runs import RunPlan
-from neuneu.ladder.schedule import learning_rate
 
 _PROGRESS_SECONDS: Final = 1.0
 
 
-class RunTrainer:
-    """Trains the model of a plan from its latest state to its end."""
+class PackedBatches:
+    """Windows of a memory-mapped token stream, shuffled anew each epoch."""
 
-    def __init__(self, plan: RunPlan, device: torch.device) -> None:
-        """Builds model and optimiser at step 0, and takes up the state if there is one.
+    def __init__(self, tokens: Path, *, sequences: int, context_length: int, seed: int) -> None:
+        """Open a stream.
+
+        Args:
+            tokens: .npy file, (tokens,) unsigned integers.
+            sequences: Number of windows per batch.
+            context_length: Number of inputs per window, which has one more token, the last target.
+            seed: Random seed for the order of windows.
 
         Raises:
-            DataError: a state that cannot be read, or a token stream that is too short.
+            DataError: The stream is shorter than one window.
+        """
+        self._stream: npt.NDArray[Any] = np.load(tokens, mmap_mode="r")
+        self._sequences, self._length, self._seed = sequences, context_length, seed
+        self._windows = (len(self._stream) - 1) // context_length
+        if self._windows < 1:
+            raise DataError(
+                f"{tokens}: expected at least {context_length + 1} tokens to train on, "
+                f"found {len(self._stream)}; provide more text or a smaller context_length."
+            )
+        self._order: tuple[int, npt.NDArray[np.int64]] | None = None
+
+    def batch(self, step: int) -> torch.Tensor:
+        """Return the batch of `step` (0, 1, ...), (sequences, context_length + 1) int64."""
+        rows = []
+        for index in range(step * self._sequences, (step + 1) * self._sequences):
+            epoch, position = divmod(index, self._windows)
+            start = int(self._epoch_order(epoch)[position]) * self._length
+            rows.append(self._stream[start : start + self._length + 1].astype(np.int64))
+        return torch.from_numpy(np.stack(rows))
+
+    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            generator = np.random.default_rng([self._seed, epoch])
+            self._order = (epoch, generator.permutation(self._windows))
+        return self._order[1]
+
+
+class RunTrainer:
+    """Trains the model of a plan from its latest state to the end."""
+
+    def __init__(self, plan: RunPlan, device: torch.device) -> None:
+        """Build the model and optimizer at step 0, and restore the state if there is one.
+
+        Raises:
+            DataError: The state cannot be read, or the token stream is too short.
         """
         self._plan, self._device = plan, device
+        config = plan.config
         self.model = build_language_model(
             plan.size,
-            vocab_size=plan.vocab_size,
-            context_length=plan.context_length,
+            vocab_size=config.vocab_size,
+            context_length=config.context_length,
             seed=plan.seed,
         ).to(device)
         self._params = count_params(self.model)
         self._optimizer = _build_optimizer(self.model, plan)
         self._batches = PackedBatches(
             plan.folder.tokens(plan.recipe),
-            sequences=plan.batch_sequences,
-            context_length=plan.context_length,
+            sequences=plan.size.batch_tokens // config.context_length,
+            context_length=config.context_length,
             seed=plan.seed,
         )
         self.step = 0
@@ -56,10 +99,10 @@ class RunTrainer:
         self._restore()
 
     def train(self) -> None:
-        """Trains to the end, saving checkpoints as planned; existing ones are not rewritten.
+        """Train to the end and save checkpoints as planned; existing ones are not rewritten.
 
         Raises:
-            NeuneuError: the loss is no longer finite.
+            NeuneuError: The loss is not finite.
         """
         shutil.rmtree(self._plan.folder.scratch(self._plan.name), ignore_errors=True)
         self.model.train()
@@ -71,14 +114,14 @@ class RunTrainer:
             self._save()
 
     def _train_step(self) -> None:
-        plan, optim = self._plan, self._plan.optim
+        plan, optim = self._plan, self._plan.config.optim
         tokens = self._batches.batch(self.step).to(self._device)
         self.step += 1
         lr = learning_rate(
             self.step,
-            plan.total_steps,
+            plan.size.total_steps,
             peak=plan.size.lr,
-            warmup_steps=math.ceil(optim.warmup_fraction * plan.total_steps),
+            warmup_steps=math.ceil(optim.warmup_fraction * plan.size.total_steps),
             final_fraction=optim.final_lr_fraction,
         )
         for group in self._optimizer.param_groups:
@@ -118,14 +161,14 @@ class RunTrainer:
         self._write_progress()
 
     def _save_checkpoint(self) -> None:
-        """Saves the model where the plan wants a checkpoint of this step and has none."""
+        """Save a checkpoint if the plan has one at this step and it does not exist yet."""
         plan = self._plan
         if self.step not in plan.checkpoint_steps or plan.has_checkpoint(self.step):
             return
         tokens = float(self.step * plan.size.batch_tokens)
         ref = CheckpointRef(
-            family=plan.family,
-            suite=plan.suite,
+            family=plan.config.family,
+            suite=plan.config.suite,
             run=plan.name,
             params=float(self._params),
             step=self.step,
@@ -142,7 +185,7 @@ class RunTrainer:
         if not path.exists():
             return
         try:
-            # Only tensors and plain types: a state never runs code.
+            # `weights_only` loads tensors and plain types, and never runs code.
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             step, losses = state["step"], state["losses"].tolist()
         except (UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
@@ -156,14 +199,14 @@ class RunTrainer:
             )
         earlier = [saved for saved in self._plan.checkpoint_steps if saved < step]
         if not all(map(self._plan.has_checkpoint, earlier)):
-            # A checkpoint before the state was removed: only training from step 0 brings it back.
+            # An earlier checkpoint was deleted: only training from step 0 can restore it.
             return
         self.step, self._losses = step, losses
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
 
     def metrics(self) -> dict[str, float]:
-        """Step, tokens and, after step 0, the last training loss in nats."""
+        """Return step, tokens and, after step 0, the last training loss in nats."""
         metrics = {"step": self.step, "tokens": self.step * self._plan.size.batch_tokens}
         return metrics | ({"loss_nats": self._losses[-1]} if self._losses else {})
 
@@ -178,10 +221,24 @@ def _build_optimizer(model: torch.nn.Module, plan: RunPlan) -> torch.optim.AdamW
     vectors = [weight for weight in model.parameters() if weight.ndim < 2]
     return torch.optim.AdamW(
         [
-            {"params": matrices, "weight_decay": plan.optim.weight_decay},
+            {"params": matrices, "weight_decay": plan.config.optim.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ],
         lr=plan.size.lr,
-        betas=(plan.optim.beta1, plan.optim.beta2),
+        betas=(plan.config.optim.beta1, plan.config.optim.beta2),
         fused=True,
     )
+
+
+def learning_rate(
+    step: int, total_steps: int, *, peak: float, warmup_steps: int, final_fraction: float
+) -> float:
+    """Learning rate of the update that ends at `step` (1 to total_steps): warm-up, then cosine.
+
+    It is `peak` at `warmup_steps` and `final_fraction` of it at `total_steps`.
+    """
+    if step <= warmup_steps:
+        return peak * step / warmup_steps
+    progress = (step - warmup_steps) / (total_steps - warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * (final_fraction + (1 - final_fraction) * cosine)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from neuneu.core.errors import DataError
-from neuneu.ladder.batches import PackedBatches
+from neuneu.ladder.trainer import PackedBatches
 
 
 def _batches(tmp_path: Path, *, tokens: int = 41, seed: int = 0) -> PackedBatches:

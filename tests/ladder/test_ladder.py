@@ -19,9 +19,10 @@ from neuneu.core.config import build_config, load_config
 from neuneu.core.errors import NeuneuError, UserError
 from neuneu.core.ray_session import ray_session
 from neuneu.data.checkpoints import list_local
+from neuneu.ladder.config import SuiteConfig
 from neuneu.ladder.folders import SuiteFolder
-from neuneu.ladder.ladder import SuiteConfig, plan_runs, train_suite
-from neuneu.ladder.runs import balanced_shares
+from neuneu.ladder.ladder import train_suite
+from neuneu.ladder.runs import balanced_shares, plan_runs
 from neuneu.ladder.trainer import RunTrainer
 
 from .conftest import weight_hashes
@@ -165,7 +166,7 @@ def test_suite_survives_the_death_of_driver_and_worker_bit_for_bit(
     )
     for plan in (first, second):
         losses = rows["loss_nats"][rows["run"] == plan.name]
-        assert len(losses) == plan.total_steps
+        assert len(losses) == plan.size.total_steps
         assert losses[-20:].mean() < losses[:5].mean() - 1
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from neuneu.ladder.schedule import checkpoint_steps, learning_rate
+from neuneu.ladder.config import checkpoint_steps
+from neuneu.ladder.trainer import learning_rate
 
 
 @given(st.integers(1, 20_000), st.integers(1, 60), st.integers(0, 59))

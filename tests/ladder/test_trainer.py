@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from neuneu.core.config import build_config
 from neuneu.core.errors import DataError, NeuneuError
 from neuneu.data.checkpoints import list_local
+from neuneu.ladder.config import SuiteConfig
 from neuneu.ladder.folders import SuiteFolder
-from neuneu.ladder.ladder import SuiteConfig, plan_runs
-from neuneu.ladder.runs import RunPlan
+from neuneu.ladder.runs import RunPlan, plan_runs
 from neuneu.ladder.text import prepare_text
 from neuneu.ladder.tokenizer import tokenize_recipe, train_tokenizer
 from neuneu.ladder.trainer import RunTrainer
@@ -48,7 +48,7 @@ def test_run_saves_checkpoints_that_transformers_loads_and_its_loss_falls(
     refs = list_local(tmp_path / "checkpoints")
     assert [ref.step for ref in refs] == list(plan.checkpoint_steps)
     assert {ref.run for ref in refs} == {f"{size}-all-s0"}
-    assert refs[-1].tokens == refs[-1].planned_tokens == plan.total_steps * 128
+    assert refs[-1].tokens == refs[-1].planned_tokens == plan.size.total_steps * 128
     model = AutoModelForCausalLM.from_pretrained(refs[-1].uri)
     assert model.dtype == torch.float32
     assert model.config.tie_word_embeddings == (size == "tied")
@@ -59,7 +59,7 @@ def test_run_saves_checkpoints_that_transformers_loads_and_its_loss_falls(
     steps, tokens, losses = np.loadtxt(
         plan.folder.losses(plan.name), delimiter=",", skiprows=1, unpack=True
     )
-    assert steps.tolist() == list(range(1, plan.total_steps + 1))
+    assert steps.tolist() == list(range(1, plan.size.total_steps + 1))
     assert (tokens == 128 * steps).all()
     assert losses[0] == pytest.approx(np.log(300), abs=0.3)
     assert losses[-10:].mean() < losses[0] - 2
@@ -109,7 +109,7 @@ def test_run_stopped_between_state_and_checkpoint_writes_it_from_the_state(
     plan = _plans(tiny_suite, tmp_path)["untied"]
     RunTrainer(plan, CPU).train()
     expected = weight_hashes(plan.folder.checkpoints)
-    last = plan.checkpoint(plan.total_steps)
+    last = plan.checkpoint(plan.size.total_steps)
     for file in last.iterdir():
         file.unlink()
     last.rmdir()
@@ -141,10 +141,10 @@ def test_unfinished_saves_of_a_killed_process_are_not_listed(
 ) -> None:
     plan = _plans(tiny_suite, tmp_path)["tied"]
     RunTrainer(plan, CPU).train()
-    last = plan.checkpoint(plan.total_steps)
+    last = plan.checkpoint(plan.size.total_steps)
     leftover = plan.folder.scratch(plan.name) / ".step.tmp"
     last.rename(leftover)
-    assert plan.total_steps not in {ref.step for ref in list_local(plan.folder.checkpoints)}
+    assert plan.size.total_steps not in {ref.step for ref in list_local(plan.folder.checkpoints)}
     RunTrainer(plan, CPU).train()
     assert plan.finished
     assert not leftover.exists()
