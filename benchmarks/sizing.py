@@ -18,8 +18,8 @@ from neuneu.core.config import load_config
 from neuneu.core.errors import UserError
 from neuneu.core.files import write_text_atomic
 from neuneu.scoring.checkpoints.suite_file import ByRun, SuiteFile
+from neuneu.scoring.config import ExtractConfig
 from neuneu.scoring.engines.engine import EngineConfig
-from neuneu.scoring.pipeline import ExtractConfig
 from neuneu.scoring.plan import unit_bytes
 from neuneu.scoring.workers.placement import Placement, need, place
 

@@ -121,8 +121,9 @@ def workload_of(folder: Path, way: str) -> Any:
 def run_ours(folder: Path, *, actors: int, threads: int, device: str) -> dict[str, Any]:
     """Our pipeline; Ray's start is outside the time, as a cluster's would be."""
     from neuneu.core.ray_session import ray_session
+    from neuneu.scoring.config import ExtractConfig
     from neuneu.scoring.engines.engine import EngineConfig
-    from neuneu.scoring.pipeline import ExtractConfig, extract
+    from neuneu.scoring.pipeline import extract
 
     with tempfile.TemporaryDirectory() as store, ray_session():
         summary = extract(

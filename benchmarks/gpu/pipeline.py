@@ -28,8 +28,9 @@ def run_pipeline(context: Context) -> None:
 def _extract(context: Context, kind: Literal["vllm", "hf"]) -> bool:
     """All checkpoints through `extract`, and some again through an engine of this process."""
     from neuneu.core.ray_session import ray_session
+    from neuneu.scoring.config import ExtractConfig
     from neuneu.scoring.engines.engine import EngineConfig
-    from neuneu.scoring.pipeline import ExtractConfig, extract
+    from neuneu.scoring.pipeline import extract
 
     inputs, on_gpu = context.work / "inputs", context.device == "cuda"
     engine = EngineConfig(kind=kind, max_model_len=128 if context.dry_run else 256)

@@ -168,7 +168,7 @@ def extract(  # noqa: PLR0917 - options, not positions
     Example: neuneu extract --config jobs/configs/extract.yaml --set limit=50
     """
     from neuneu.core.config import load_config
-    from neuneu.scoring.pipeline import ExtractConfig
+    from neuneu.scoring.config import ExtractConfig
     from neuneu.scoring.pipeline import extract as run_extract
     from neuneu.scoring.plan import HardwareProfile, extraction_status, plan_extraction
 

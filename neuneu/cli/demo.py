@@ -20,7 +20,8 @@ from neuneu.evaluation.backtest import BacktestConfig
 from neuneu.ladder.config import SuiteConfig
 from neuneu.ladder.ladder import train_suite
 from neuneu.reports.backtest.run import backtest
-from neuneu.scoring.pipeline import ExtractConfig, extract
+from neuneu.scoring.config import ExtractConfig
+from neuneu.scoring.pipeline import extract
 from neuneu.scoring.summary import ExtractSummary
 from neuneu.training.config import TrainConfig
 from neuneu.training.run import train

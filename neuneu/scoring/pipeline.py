@@ -7,18 +7,15 @@ run loses at most the checkpoints that were in flight, and the next run goes on 
 import json
 import logging
 import math
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any, Final
-
-from pydantic import Field
+from typing import Any, Final
 
 from neuneu.core import logs
-from neuneu.core.config import Address, config_dataclass, config_to_dict
+from neuneu.core.config import config_to_dict
 from neuneu.core.errors import UserError
 from neuneu.core.progress import Bar, stage
 from neuneu.core.ray_metrics import CHECKPOINTS_QUARANTINED
@@ -28,62 +25,19 @@ from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
 from neuneu.data.store.store import META, Store
 from neuneu.scoring.checkpoints.grouping import Groups, Pending, group, is_named, with_tokenizers
 from neuneu.scoring.checkpoints.sources import list_checkpoints
+from neuneu.scoring.config import ExtractConfig
 from neuneu.scoring.corpus import Corpus, load_corpus
-from neuneu.scoring.engines.engine import EngineConfig, engine_version, local_gpu, with_dtype
+from neuneu.scoring.engines.engine import engine_version, local_gpu, with_dtype
 from neuneu.scoring.evaluation import quarantined
 from neuneu.scoring.multiple_choice import Task
 from neuneu.scoring.summary import ExtractSummary, repeated_weights
 from neuneu.scoring.tasks import load_tasks, task_rows, tasks_hash
 from neuneu.scoring.workers.fan_out import cluster_has_gpus, fan_out, slots
 from neuneu.scoring.workers.placement import Placement, need, place
-from neuneu.scoring.workers.worker import Outcome, WorkerConfig
+from neuneu.scoring.workers.worker import Outcome
 
 SUMMARY_FILE: Final = "extraction.json"
 _log = logging.getLogger(__name__)
-
-
-@config_dataclass
-class ExtractConfig:
-    """What to score and how.
-
-    `checkpoints` is a folder of checkpoints, local or `s3://`, or a suite file
-    (`checkpoints.sources.list_checkpoints`); `store` is the output, local or `s3://`. `task_text`
-    is text for generated tasks; `limit` the most documents a task. Both texts may lie on `s3://`.
-
-    `actors` of None means as many as the cluster holds now: on one that grows with its work say
-    how many. `gpus_per_actor` of None takes what the model needs of GPUs of `gpu_memory_gb`, and
-    none where neither the cluster nor its autoscaler's config has any; 2, 4 or 8 split one model.
-    `staging` is where each node keeps remote checkpoints while they are scored, at most
-    `staging_gb` of them. A checkpoint fails that takes longer than `checkpoint_timeout_s`, the
-    start of an engine included, or than `inspect_timeout_s` to be inspected; both limits are for
-    models of up to 1e9 parameters and grow in proportion. The extraction ends early when more than
-    `max_failures` checkpoints have failed on workers; None never stops early.
-    Checkpoints of a run must have one tokenizer, but for the runs that `mixed_tokenizers` names
-    (`run` or `suite/run`).
-    """
-
-    checkpoints: Address
-    store: Address
-    corpus: Address
-    corpus_words: Annotated[int, Field(ge=1)] = 256_000
-    tasks: tuple[str, ...] = ("generated",)
-    task_text: Address | None = None
-    limit: Annotated[int, Field(ge=1)] | None = None
-    seed: int = 0
-    engine: EngineConfig = EngineConfig()
-    actors: Annotated[int, Field(ge=1)] | None = None
-    cpus_per_actor: Annotated[int, Field(ge=1)] = 1
-    gpus_per_actor: Annotated[float, Field(ge=0)] | None = None
-    gpu_memory_gb: Annotated[float, Field(gt=0)] = 80.0
-    staging: Path = Path(tempfile.gettempdir()) / "neuneu-staging"
-    staging_gb: Annotated[float, Field(gt=0)] = 100.0
-    allow_pickle: bool = False
-    checkpoint_timeout_s: Annotated[float, Field(gt=0)] = 1800.0
-    inspect_timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    max_attempts: Annotated[int, Field(ge=1)] = 2
-    max_failures: Annotated[int, Field(ge=0)] | None = 50
-    retry_quarantined: bool = False
-    mixed_tokenizers: tuple[str, ...] = ()
 
 
 def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSummary:
@@ -109,7 +63,7 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
 
     rows = store.checkpoints().to_pylist()
     status = {(row["suite"], row["run"], row["step"]): row["status"] for row in rows}
-    todo = [ref for ref in refs if is_due(status.get(ref.key), config)]
+    todo = [ref for ref in refs if config.is_due(status.get(ref.key))]
     summary.listed = len(refs)
     summary.skipped_done = sum(status.get(ref.key) == "done" for ref in refs)
     summary.skipped_quarantined = len(refs) - len(todo) - summary.skipped_done
@@ -166,11 +120,6 @@ def fingerprint(
         "dtype": config.engine.dtype,
         "engine": engine,
     }
-
-
-def is_due(status: str | None, config: ExtractConfig) -> bool:
-    """Whether a checkpoint of this status in the store is to be scored."""
-    return status is None or (status == "quarantined" and config.retry_quarantined)
 
 
 def _check_runs(names: Sequence[str], refs: Sequence[CheckpointRef]) -> None:
@@ -292,9 +241,13 @@ def _outcomes(
             count = slots(nodes, cpus=config.cpus_per_actor, gpus=placement.gpus)
         actors = min(len(items), count, config.actors or count)
         summary.actors = max(summary.actors, actors)
-        worker = _worker_config(config, placement, peers=actors > 1)
         yield from fan_out(
-            items, worker, actors=actors, gpus=placement.gpus, tasks=tasks, corpus=corpus
+            items,
+            _with_placement(config, placement),
+            actors=actors,
+            gpus=placement.gpus,
+            tasks=tasks,
+            corpus=corpus,
         )
 
 
@@ -321,7 +274,8 @@ def _placed(
     return [(key, list(items)) for key, items in groupby(ordered, key=placement)]
 
 
-def _worker_config(config: ExtractConfig, placement: Placement, *, peers: bool) -> WorkerConfig:
+def _with_placement(config: ExtractConfig, placement: Placement) -> ExtractConfig:
+    """The config for workers of a placement, which may run in another working directory."""
     engine = config.engine
     if placement.gpus:
         engine = replace(
@@ -329,18 +283,8 @@ def _worker_config(config: ExtractConfig, placement: Placement, *, peers: bool) 
             tensor_parallel=placement.tensor_parallel,
             gpu_memory_utilization=placement.utilization(engine.gpu_memory_utilization),
         )
-    return WorkerConfig(
-        engine=engine,
-        store=config.store if "://" in config.store else str(Path(config.store).resolve()),
-        staging=config.staging,
-        staging_bytes=int(config.staging_gb * 1e9),
-        allow_pickle=config.allow_pickle,
-        threads=config.cpus_per_actor,
-        checkpoint_timeout_s=config.checkpoint_timeout_s,
-        inspect_timeout_s=config.inspect_timeout_s,
-        max_attempts=config.max_attempts,
-        peers=peers,
-    )
+    store = config.store if "://" in config.store else str(Path(config.store).resolve())
+    return replace(config, engine=engine, store=store)
 
 
 def _tell(outcome: Outcome) -> None:

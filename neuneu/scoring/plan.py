@@ -31,12 +31,12 @@ from neuneu.scoring.checkpoints import hf_olmo
 from neuneu.scoring.checkpoints.grouping import Groups, Pending, group
 from neuneu.scoring.checkpoints.sources import list_checkpoints, list_files, read_small
 from neuneu.scoring.checkpoints.tokenizer_files import check_vocabulary
+from neuneu.scoring.config import ExtractConfig
 from neuneu.scoring.corpus import Corpus, load_corpus
 from neuneu.scoring.engines.engine import EngineConfig, read_tokenizer, window
 from neuneu.scoring.engines.prefixes import computed_tokens
 from neuneu.scoring.evaluation import Workload, make_workload
 from neuneu.scoring.multiple_choice import METRICS, Task
-from neuneu.scoring.pipeline import ExtractConfig, is_due
 from neuneu.scoring.tasks import load_tasks
 
 # The blocks of vLLM's cache on GPU; on CPU ours are twice as long.
@@ -173,7 +173,7 @@ def plan_extraction(config: ExtractConfig, profile: HardwareProfile | None) -> P
     tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
     corpus = load_corpus(config.corpus, max_words=config.corpus_words)
     status = store.status() if store.folder.exists(META) else {}
-    todo = [ref for ref in refs if is_due(status.get(ref.key), config)]
+    todo = [ref for ref in refs if config.is_due(status.get(ref.key))]
     with stage("read configs", len(todo)) as bar:
         groups = group(todo, advance=bar.advance)
     return make_plan(

@@ -26,7 +26,7 @@ from schemas import Schemas
 
 from neuneu.core.config import load_config
 from neuneu.evaluation.backtest import BacktestConfig
-from neuneu.scoring.pipeline import ExtractConfig
+from neuneu.scoring.config import ExtractConfig
 from neuneu.training.config import TrainConfig
 from neuneu.training.tuning.run import TuneConfig
 

@@ -21,8 +21,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the workers were asked for, on a cluster that has nothing; nothing is scored."""
     calls: list[dict[str, Any]] = []
 
-    def fan_out(items: Any, worker: Any, **settings: Any) -> list[Any]:
-        calls.append({"threads": worker.threads, "dtype": worker.engine.dtype, **settings})
+    def fan_out(items: Any, config: Any, **settings: Any) -> list[Any]:
+        calls.append({"threads": config.cpus_per_actor, "dtype": config.engine.dtype, **settings})
         raise UserError("asked for enough.")
 
     monkeypatch.setattr(pipeline, "fan_out", fan_out)

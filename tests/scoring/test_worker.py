@@ -22,7 +22,7 @@ from neuneu.scoring.engines.engine import EngineConfig
 from neuneu.scoring.tasks import load_tasks
 from neuneu.scoring.workers import engine, inspection
 from neuneu.scoring.workers.processes import ProcessError
-from neuneu.scoring.workers.worker import Worker, WorkerConfig
+from neuneu.scoring.workers.worker import Worker
 
 pytest.importorskip("transformers")
 
@@ -130,20 +130,17 @@ def _worker(suite: Path, tmp_path: Path, script: Script, *, peers: bool = False)
     store = Store(tmp_path / "store")
     store.bind({"test": 1})
     return Worker(
-        WorkerConfig(
-            engine=config.engine,
+        replace(
+            config,
             store=str(tmp_path / "store"),
             staging=tmp_path / "staging",
-            staging_bytes=10**9,
-            allow_pickle=False,
-            threads=1,
+            staging_gb=1,
             checkpoint_timeout_s=100,
             inspect_timeout_s=50,
-            max_attempts=2,
-            peers=peers,
         ),
         load_tasks(config.tasks, limit=None, seed=0, text=None),
         load_corpus(config.corpus, max_words=50),
+        peers=peers,
         host=partial(Here, script),
         sleep=script.rests.append,
     )

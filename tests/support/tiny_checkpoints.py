@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from neuneu.data.checkpoints import CheckpointRef, write_metadata
-from neuneu.scoring.pipeline import ExtractConfig
+from neuneu.scoring.config import ExtractConfig
 
 VOCAB_SIZE = 320
 WINDOW = 128

@@ -10,14 +10,15 @@ import numpy as np
 from neuneu.core import logs, ray_metrics
 from neuneu.core.errors import UserError
 from neuneu.scoring.checkpoints.grouping import Pending
+from neuneu.scoring.config import ExtractConfig
 from neuneu.scoring.corpus import Corpus
 from neuneu.scoring.multiple_choice import Task
-from neuneu.scoring.workers.worker import PHASES, Outcome, Worker, WorkerConfig
+from neuneu.scoring.workers.worker import PHASES, Outcome, Worker
 
 
 def fan_out(
     pending: Sequence[Pending],
-    worker: WorkerConfig,
+    config: ExtractConfig,
     *,
     actors: int,
     gpus: float,
@@ -32,7 +33,7 @@ def fan_out(
 
     Args:
         pending: sorted by architecture.
-        worker: settings of each worker.
+        config: settings of each worker.
         actors: how many workers.
         gpus: of one worker.
         tasks: what is scored.
@@ -45,7 +46,7 @@ def fan_out(
     context.print_on_execution_start = False
     for name in ("execution.streaming_executor", "progress"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)
-    shared = ray.put((worker, list(tasks), corpus, list(pending)))
+    shared = ray.put((config, list(tasks), corpus, list(pending), actors > 1))
     dataset = ray.data.from_items(
         [{"index": index} for index in range(len(pending))], override_num_blocks=len(pending)
     ).map_batches(
@@ -58,9 +59,11 @@ def fan_out(
             max_concurrent_calls_per_actor=2,
             enable_true_multi_threading=True,
         ),
-        num_cpus=worker.threads,
+        num_cpus=config.cpus_per_actor,
         num_gpus=gpus or None,
-        runtime_env={"env_vars": logs.environment() | {"OMP_NUM_THREADS": str(worker.threads)}},
+        runtime_env={
+            "env_vars": logs.environment() | {"OMP_NUM_THREADS": str(config.cpus_per_actor)}
+        },
     )
     for row in dataset.iter_rows():
         seconds = {phase: row.pop(f"{phase}_s") for phase in PHASES}
@@ -74,8 +77,8 @@ class _ScoringActor:
         import ray
 
         logs.set_up()
-        worker, tasks, corpus, self._pending = ray.get(shared[0])
-        self._worker = Worker(worker, tasks, corpus)
+        config, tasks, corpus, self._pending, peers = ray.get(shared[0])
+        self._worker = Worker(config, tasks, corpus, peers=peers)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Scores one checkpoint."""

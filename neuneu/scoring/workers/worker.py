@@ -16,8 +16,9 @@ from neuneu.data.store.store import CheckpointRows, Store
 from neuneu.scoring.checkpoints.grouping import Pending
 from neuneu.scoring.checkpoints.preflight import Preflight, check_tokenizer
 from neuneu.scoring.checkpoints.staging import Stager
+from neuneu.scoring.config import ExtractConfig
 from neuneu.scoring.corpus import Corpus
-from neuneu.scoring.engines.engine import EngineConfig, window
+from neuneu.scoring.engines.engine import window
 from neuneu.scoring.evaluation import Workload, quarantined
 from neuneu.scoring.multiple_choice import Task
 from neuneu.scoring.workers.breaker import Breaker
@@ -29,26 +30,6 @@ _log = logging.getLogger(__name__)
 PHASES: Final = ("stage", "inspect", "tokenise", "engine_start", "swap", "score", "write")
 LIMIT_IS_FOR_PARAMS: Final = 1e9
 """Time limits are for models of up to so many parameters, and grow in proportion beyond."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerConfig:
-    """Settings of a worker; `threads` are the CPU threads of its engine.
-
-    `staging` is a local folder that the workers of a node share, of at most `staging_bytes`.
-    `peers` tells whether other workers take from the same queue.
-    """
-
-    engine: EngineConfig
-    store: str
-    staging: Path
-    staging_bytes: int
-    allow_pickle: bool
-    threads: int
-    checkpoint_timeout_s: float
-    inspect_timeout_s: float
-    max_attempts: int
-    peers: bool = False
 
 
 @dataclass(kw_only=True)
@@ -108,14 +89,6 @@ class _Ready:
     workload: Workload
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    """The `number`-th try at a checkpoint, to end by `deadline` on the monotonic clock."""
-
-    number: int
-    deadline: float
-
-
 class TicketLock:
     """Serves callers in the order in which they took a ticket, even if a later one is ready first.
 
@@ -163,10 +136,11 @@ class Worker:
 
     def __init__(
         self,
-        config: WorkerConfig,
+        config: ExtractConfig,
         tasks: Sequence[Task],
         corpus: Corpus,
         *,
+        peers: bool = False,
         host: Callable[..., Host] = Remote,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -183,7 +157,7 @@ class Worker:
         self._store = Store(config.store)
         self._stager = Stager(
             config.staging,
-            budget_bytes=config.staging_bytes,
+            budget_bytes=int(config.staging_gb * 1e9),
             allow_pickle=config.allow_pickle,
             run=self._convert,
         )
@@ -191,8 +165,8 @@ class Worker:
             self._store.folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s
         )
         self._inspection = Inspection(host, tasks, corpus)
-        self._engine = EngineSlot(lambda: host(EngineHost, config.engine, config.threads))
-        self._breaker = Breaker(peers=config.peers, sleep=sleep)
+        self._engine = EngineSlot(lambda: host(EngineHost, config.engine, config.cpus_per_actor))
+        self._breaker = Breaker(peers=peers, sleep=sleep)
         self._order = TicketLock()
 
     def run(self, pending: Pending) -> Outcome:
@@ -248,7 +222,8 @@ class Worker:
                 with outcome.timed("inspect"):
                     checked = self._checked(pending, staged.folder)
                 with outcome.timed("tokenise"):
-                    key = self._workload_key(checked)
+                    longest = window(self._config.engine, checked.max_positions) - 1
+                    key = (checked.tokenizer_hash, longest)
                     workload = self._inspection.tokenise(
                         key, staged.folder, timeout_s=self._config.checkpoint_timeout_s
                     )
@@ -278,12 +253,6 @@ class Worker:
             )
         check_tokenizer(checked, pending.tokenizer_hash)
         return checked
-
-    def _workload_key(self, checked: Preflight) -> WorkloadKey:
-        return (
-            checked.tokenizer_hash,
-            window(self._config.engine, checked.max_positions) - 1,
-        )
 
     def _convert(self, function: Callable[..., Any], *args: Any) -> None:
         limit = self._config.checkpoint_timeout_s
@@ -316,12 +285,8 @@ class Worker:
                 return quarantined(ref, error, attempts=number, checked=checked)
             tried += 1
             number = earlier + attempt.number
-            attempting = _Attempt(
-                number=number,
-                deadline=time.monotonic() + self._limit(self._config.checkpoint_timeout_s, pending),
-            )
             try:
-                scored = self._attempt(ready, attempting, outcome)
+                scored = self._attempt(ready, number, outcome)
             except CheckpointError as failure:
                 return quarantined(ref, str(failure), attempts=number, checked=checked)
             except (EngineError, ProcessError) as failure:
@@ -338,11 +303,13 @@ class Worker:
             outcome.rss_mb = scored.rss_mb
             return scored.unit
 
-    def _attempt(self, ready: _Ready, attempt: _Attempt, outcome: Outcome) -> Scored:
+    def _attempt(self, ready: _Ready, number: int, outcome: Outcome) -> Scored:
+        limit = self._limit(self._config.checkpoint_timeout_s, ready.pending)
+        deadline = time.monotonic() + limit
         engine = self._engine.take(ready.checked.config_hash)
 
         def call(method: str, *args: Any) -> Any:
-            left = max(attempt.deadline - time.monotonic(), 0.001)
+            left = max(deadline - time.monotonic(), 0.001)
             return engine.host.call(method, *args, timeout_s=left)
 
         if engine.started:
@@ -362,6 +329,6 @@ class Worker:
         with outcome.timed("score"):
             if not call("knows", ready.key):
                 call("learn", ready.key, ready.workload)
-            scored: Scored = call("score", ready.checked, ready.key, attempt.number)
+            scored: Scored = call("score", ready.checked, ready.key, number)
         outcome.tokens = ready.workload.n_tokens
         return scored
