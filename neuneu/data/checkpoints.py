@@ -17,6 +17,7 @@ from typing import Final
 from neuneu.core.errors import CheckpointError, DataError
 from neuneu.core.files import parse_mapping, write_text_atomic
 from neuneu.core.storage import THREADS, Folder
+from neuneu.data.cells import quoted
 from neuneu.data.checks import LARGEST
 
 METADATA_FILE: Final = "neuneu.json"
@@ -24,7 +25,6 @@ _NAMES: Final = ("family", "suite", "run")
 _NUMBERS: Final = ("params", "tokens", "flops", "planned_tokens")
 # Steps are twelve digits of a file's name in a store.
 _STEPS: Final = 10**12
-_LONGEST_SHOWN: Final = 60
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,12 +119,12 @@ def check(ref: CheckpointRef, *, where: str) -> CheckpointRef:
         value: object = getattr(ref, name)
         if not isinstance(value, str) or not value.strip() or not value.isprintable():
             raise DataError(
-                f"{where}: {name} = {_shown(value)}; expected a name of printable characters."
+                f"{where}: {name} = {quoted(value)}; expected a name of printable characters."
             )
     # bool is an int, and 1.0 is none: a step names a file.
     if type(ref.step) is not int or not 0 <= ref.step < _STEPS:
         raise DataError(
-            f"{where}: step = {_shown(ref.step)}; expected a whole number from 0 to {_STEPS - 1}."
+            f"{where}: step = {quoted(ref.step)}; expected a whole number from 0 to {_STEPS - 1}."
         )
     for name in _NUMBERS:
         value = getattr(ref, name)
@@ -136,7 +136,7 @@ def check(ref: CheckpointRef, *, where: str) -> CheckpointRef:
             least = "a number of at least 0" if from_zero else "a positive number"
             optional = ", or null" if name == "planned_tokens" else ""
             raise DataError(
-                f"{where}: {name} = {_shown(value)}; expected {least} of at most "
+                f"{where}: {name} = {quoted(value)}; expected {least} of at most "
                 f"{LARGEST:g}{optional}."
             )
     return ref
@@ -152,13 +152,8 @@ def _read_metadata(root: Folder, name: str) -> CheckpointRef:
     for unknown in sorted(record.keys() - set(fields)):
         near = difflib.get_close_matches(unknown, fields, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}."
-        raise DataError(f"{where}: unknown key {_shown(unknown)}; {hint}")
+        raise DataError(f"{where}: unknown key {quoted(unknown)}; {hint}")
     for missing in (field for field in fields if field not in record):
         raise DataError(f"{where}: {missing} is missing; expected {', '.join(fields)}.")
     ref = CheckpointRef(**record, uri=where.removesuffix(f"/{METADATA_FILE}"))
     return check(ref, where=where)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

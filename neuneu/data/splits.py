@@ -1,8 +1,11 @@
 """Splits: where a context ends, and which runs are held out together."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from operator import itemgetter
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -13,98 +16,81 @@ MIN_CHECKPOINTS = 10
 """Shorter trajectories (step 0 excluded) are not scored, as in the paper."""
 
 
-class SplitRule(Protocol):
-    """A rule for where contexts end."""
+@dataclass(frozen=True, kw_only=True)
+class SplitRule(ABC):
+    """A rule for where contexts end; `fraction` is the share of a run that is context."""
+
+    fraction: float = 0.2
+    prefix: ClassVar[str]
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name of the protocol in tables."""
+        return f"{self.prefix}-{self.fraction:g}"
 
     def split(self, trajectory: Trajectory) -> tuple[Trajectory, Trajectory] | None:
-        """(context, targets), both without step 0; None where the trajectory is too short."""
+        """Return (context, targets) without step 0; None if either is empty or n is too small."""
+        trained = trajectory.without_step_zero()
+        n = len(trained)
+        if n < MIN_CHECKPOINTS or not 0 < (end := self._end(trained)) < n:
+            return None
+        return trained.slice(0, end), trained.slice(end, n)
+
+    @abstractmethod
+    def _end(self, trained: Trajectory) -> int:
+        """Return the number of checkpoints in the context."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Anchored:
+class Anchored(SplitRule):
     """The paper's protocol: a fixed context of the first checkpoints, every later one a target.
 
     The context is checkpoints 0 .. int(fraction x n) inclusive of the n without step 0
     (arXiv 2601.19831; DESIGN.md of the project states it).
     """
 
-    fraction: float = 0.2
+    prefix = "anchored"
 
-    @property
-    def name(self) -> str:
-        """What tables call this protocol."""
-        return f"anchored-{self.fraction:g}"
-
-    def split(self, trajectory: Trajectory) -> tuple[Trajectory, Trajectory] | None:
-        """(context, targets), both without step 0; None where the trajectory is too short."""
-        trained = trajectory.without_step_zero()
-        n = len(trained)
-        end = int(self.fraction * n) + 1
-        if n < MIN_CHECKPOINTS or end >= n:
-            return None
-        return trained.slice(0, end), trained.slice(end, n)
+    def _end(self, trained: Trajectory) -> int:
+        return int(self.fraction * len(trained)) + 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class ByCompute:
-    """Context is what was evaluated within the first share of the run's tokens.
+class ByCompute(SplitRule):
+    """The context is what was evaluated within the first share of the run's tokens.
 
     Unlike shares of checkpoints it does not depend on where checkpoints were saved. The run's
-    tokens are those it is planned for, else those of its last checkpoint.
+    tokens are its planned tokens, else those of its last checkpoint.
     """
 
-    fraction: float = 0.2
+    prefix = "by-compute"
 
-    @property
-    def name(self) -> str:
-        """What tables call this protocol."""
-        return f"by-compute-{self.fraction:g}"
-
-    def split(self, trajectory: Trajectory) -> tuple[Trajectory, Trajectory] | None:
-        """(context, targets), both without step 0; None where either would be empty."""
-        trained = trajectory.without_step_zero()
-        n = len(trained)
-        if n < MIN_CHECKPOINTS:
-            return None
+    def _end(self, trained: Trajectory) -> int:
         whole = trained.planned_tokens or trained.tokens[-1]
-        end = int(np.searchsorted(trained.tokens, self.fraction * whole, side="right"))
-        if end == 0 or end >= n:
-            return None
-        return trained.slice(0, end), trained.slice(end, n)
+        return int(np.searchsorted(trained.tokens, self.fraction * whole, side="right"))
 
 
-PROTOCOLS: Final[dict[str, Callable[..., SplitRule]]] = {
-    "anchored": Anchored,
-    "by-compute": ByCompute,
-}
-"""Rules by the name that configs call them."""
+PROTOCOLS: Final[dict[str, type[SplitRule]]] = {rule.prefix: rule for rule in (Anchored, ByCompute)}
+"""Rules by the names that configs use."""
 
 
 def hold_out(
     trajectories: Sequence[Trajectory], runs: Sequence[str]
 ) -> tuple[list[Trajectory], list[Trajectory]]:
-    """Splits by run name: (the others, those held out). A run is never on both sides.
+    """Split by run name: (the others, the held-out ones). A run is never on both sides.
 
     Raises:
         DataError: a name that no trajectory has.
     """
     known = {trajectory.run for trajectory in trajectories}
-    missing = sorted(set(runs) - known)
-    if missing:
+    if missing := sorted(set(runs) - known):
         raise DataError(f"held-out runs {missing} are not in the table; it has {sorted(known)}.")
     kept = [trajectory for trajectory in trajectories if trajectory.run not in runs]
-    held = [trajectory for trajectory in trajectories if trajectory.run in runs]
-    return kept, held
+    return kept, [trajectory for trajectory in trajectories if trajectory.run in runs]
 
 
 def deal_by_size(
     trajectories: Sequence[Trajectory], n_folds: int, seed: int
 ) -> tuple[tuple[RunGroup, ...], ...]:
-    """Folds that hold out all runs of a size together, as the next size up will be new.
+    """Make folds that hold out all runs of a size together, as the next size up will be new.
 
     The sizes of each family (parameters to two digits), in order, are dealt round-robin. Where a
     family has fewer sizes than there are folds, its runs are dealt as by `deal_folds`.
@@ -121,7 +107,7 @@ def deal_by_size(
         if len(sizes) < n_folds:
             rest += members
             continue
-        for group, params in sorted(size.items()):
+        for group, params in size.items():
             folds[sizes.index(params) % n_folds].append(group)
     if rest:
         for fold, groups in zip(folds, deal_folds(rest, n_folds, seed), strict=True):
@@ -132,9 +118,9 @@ def deal_by_size(
 def deal_folds(
     trajectories: Sequence[Trajectory], n_folds: int, seed: int
 ) -> tuple[tuple[RunGroup, ...], ...]:
-    """Deals run groups round-robin from a seeded shuffle of each family.
+    """Deal run groups round-robin from a seeded shuffle of each family.
 
-    Every fold holds runs of every family that has at least as many runs as there are folds.
+    Every fold has runs of every family with at least as many runs as there are folds.
 
     Raises:
         UserError: fewer run groups than folds.
@@ -147,7 +133,7 @@ def deal_folds(
         )
     generator = np.random.default_rng(seed)
     dealt: list[RunGroup] = []
-    for family in sorted({family for family, _ in groups}):
-        members = [group for group in groups if group[0] == family]
+    for _, family in itertools.groupby(groups, key=itemgetter(0)):
+        members = list(family)
         dealt += [members[index] for index in generator.permutation(len(members))]
     return tuple(tuple(sorted(dealt[fold::n_folds])) for fold in range(n_folds))

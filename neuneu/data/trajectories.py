@@ -1,5 +1,6 @@
 """Trajectories: the accuracies of one run on one task, ordered by training tokens."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -7,12 +8,17 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
 from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+_ARRAYS: Final = {
+    "steps": "step", "tokens": "tokens", "flops": "flops", "values": "value", "stderrs": "stderr",
+}  # fmt: skip
+
 RunGroup = tuple[str, str]
 """(family, run): all trajectories of one training run; the unit of splits and of calibration."""
 
@@ -64,16 +70,9 @@ class Trajectory:
 
     def slice(self, start: int, stop: int) -> "Trajectory":
         """The checkpoints start .. stop - 1, with everything else unchanged."""
-        part = slice(start, stop)
-        return replace(
-            self,
-            steps=self.steps[part],
-            tokens=self.tokens[part],
-            flops=self.flops[part],
-            values=self.values[part],
-            stderrs=self.stderrs[part],
-            losses={name: values[part] for name, values in self.losses.items()},
-        )
+        arrays: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _ARRAYS}
+        losses = {name: values[start:stop] for name, values in self.losses.items()}
+        return replace(self, **arrays, losses=losses)
 
     def without_step_zero(self) -> "Trajectory":
         """Drops the untrained checkpoint, which no protocol uses."""
@@ -85,10 +84,10 @@ def build_trajectories(
     losses: pa.Table | None = None,
     tasks: pa.Table | None = None,
 ) -> list[Trajectory]:
-    """Turns tidy tables into trajectories, sorted by key.
+    """Turn tidy tables into trajectories, sorted by key.
 
-    `acc_bytes` of what has `acc_norm` too is left out: for ASCII text they are the same curve,
-    and to learn from or to score both would count it twice.
+    `acc_bytes` is left out beside `acc_norm`: for ASCII text they are the same trajectory, and
+    training on or scoring both would count it twice.
 
     Args:
         accuracies: `schemas.ACCURACIES`, checked and sorted (`schemas.validate`).
@@ -98,10 +97,8 @@ def build_trajectories(
     """
     starts = trajectory_starts(accuracies)
     stops = np.append(starts[1:], accuracies.num_rows)
-    columns = {
-        key: accuracies.column(key).to_numpy(zero_copy_only=False)
-        for key in ("step", "tokens", "flops", "value", "stderr", "params", "planned_tokens")
-    }
+    arrays = {field: accuracies.column(name).to_numpy() for field, name in _ARRAYS.items()}
+    params, planned = (accuracies.column(c).to_numpy() for c in ("params", "planned_tokens"))
     identity = accuracies.take(pa.array(starts)).select(["family", *TRAJECTORY_KEY]).to_pylist()
     loss_index = _index_losses(losses)
     task_index = {} if tasks is None else {(t["task"], t["metric"]): t for t in tasks.to_pylist()}
@@ -111,21 +108,16 @@ def build_trajectories(
     for who, start, stop in zip(identity, starts, stops, strict=True):
         if who["metric"] == "acc_bytes" and _without_metric(who) in normalised:
             continue
-        part = slice(start, stop)
-        steps = columns["step"][part].astype(np.int64)
-        planned = float(columns["planned_tokens"][stop - 1])
+        # Copies: slices of pyarrow's memory are not writable.
+        own: dict[str, Any] = {name: array[start:stop].copy() for name, array in arrays.items()}
         info = task_index.get((who["task"], who["metric"])) or task_names.get(who["task"], {})
         result.append(
             Trajectory(
                 **who,
-                params=float(columns["params"][start]),
-                steps=steps,
-                tokens=columns["tokens"][part].astype(np.float64),
-                flops=columns["flops"][part].astype(np.float64),
-                values=columns["value"][part].astype(np.float64),
-                stderrs=columns["stderr"][part].astype(np.float64),
-                losses=_join_losses(loss_index, who, steps),
-                planned_tokens=None if np.isnan(planned) else planned,
+                **own,
+                params=float(params[start]),
+                losses=_join_losses(loss_index[who["suite"], who["run"]], who, own["steps"]),
+                planned_tokens=None if np.isnan(planned[stop - 1]) else float(planned[stop - 1]),
                 chance=info.get("chance"),
                 base_task=info.get("base_task") or who["task"],
                 group=info.get("group") or "",
@@ -134,36 +126,32 @@ def build_trajectories(
     return result
 
 
-_LossIndex = dict[tuple[str, str], dict[str, dict[int, dict[int, float]]]]
+_Losses = dict[str, list[tuple[int, int, float]]]
 
 
-def _without_metric(who: dict[str, Any]) -> tuple[Any, ...]:
+def _without_metric(who: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(value for key, value in who.items() if key != "metric")
 
 
-def _index_losses(losses: pa.Table | None) -> _LossIndex:
-    """(suite, run) -> validation set -> num_fewshot -> step -> nats a token."""
-    index: _LossIndex = {}
-    if losses is None:
-        return index
-    keys = ("suite", "run", "name", "num_fewshot", "step", "metric", "value")
-    for suite, run, name, shots, step, metric, value in zip(
-        *(losses.column(key).to_pylist() for key in keys), strict=True
-    ):
-        if metric == "cross_entropy_loss" and value is not None:
-            by_name = index.setdefault((suite, run), {})
-            by_name.setdefault(name, {}).setdefault(shots or 0, {})[step] = value
+def _index_losses(losses: pa.Table | None) -> dict[tuple[str, str], _Losses]:
+    """(suite, run) -> validation set -> (num_fewshot, step, nats per token)."""
+    index: dict[tuple[str, str], _Losses] = defaultdict(lambda: defaultdict(list))
+    if losses is not None:
+        is_loss = pc.field("metric") == "cross_entropy_loss"
+        for row in losses.filter(is_loss & pc.field("value").is_valid()).to_pylist():
+            found = (row["num_fewshot"] or 0, row["step"], row["value"])
+            index[row["suite"], row["run"]][row["name"]].append(found)
     return index
 
 
 def _join_losses(
-    index: _LossIndex, who: dict[str, object], steps: IntArray
+    losses: _Losses, who: Mapping[str, object], steps: IntArray
 ) -> dict[str, FloatArray]:
     joined = {}
-    for name, by_shots in index.get((str(who["suite"]), str(who["run"])), {}).items():
-        by_step: dict[int, float] = {}
-        for shots in sorted(by_shots, key=lambda s: s == who["num_fewshot"]):
-            by_step |= by_shots[shots]
+    for name, rows in losses.items():
+        # Losses logged for the same shots come last and so take precedence.
+        ordered = sorted(rows, key=lambda row: row[0] == who["num_fewshot"])
+        by_step = {step: value for _, step, value in ordered}
         values = np.array([by_step.get(int(step), np.nan) for step in steps])
         if not np.isnan(values).all():
             joined[name] = values
@@ -218,7 +206,7 @@ class TokenLossTable:
 def merge_token_losses(
     first: TokenLossTable | None, second: TokenLossTable | None
 ) -> TokenLossTable | None:
-    """Rows of both tables; the first wins where both have a checkpoint.
+    """Concatenate two tables; the first takes precedence where both have a checkpoint.
 
     Raises:
         DataError: losses of different texts or units.

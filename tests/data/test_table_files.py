@@ -20,7 +20,7 @@ from neuneu.data.cells import LinedName, as_type
 from neuneu.data.defaults import fill_defaults
 from neuneu.data.load import load_dataset, load_table
 from neuneu.data.schemas import ACCURACIES, TASKS, validate
-from neuneu.data.table_files import read_csv, read_file
+from neuneu.data.table_files import read_file, read_local
 from neuneu.decisions.predictor import Predictor
 
 PLAIN = "run,task,step,value\na,t,1,0.3\na,t,2,0.35\na,u v,1,0.5\n"
@@ -152,7 +152,7 @@ def test_any_bytes_are_a_table_or_one_line(content: bytes) -> None:
         path.write_bytes(content)
         refusal, found = "", None
         try:
-            found = read_csv(path, name="a.csv")
+            found = read_local(path, name="a.csv")
         except DataError as error:
             refusal = str(error)
     if found is None:

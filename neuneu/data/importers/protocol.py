@@ -1,4 +1,4 @@
-"""What an importer is given, and what it returns."""
+"""Interface of an importer: its options and its result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,11 +12,12 @@ from neuneu.core.config import config_dataclass
 
 @config_dataclass
 class ImportOptions:
-    """What a user says of the source.
+    """What a user specifies about the source.
 
-    `run`, `family` and `params` hold for all of it. `columns` maps our column names to theirs.
-    `step_from` is a regular expression with named groups run, step or tokens. `percent` divides
-    all values by 100. `wide` says that a table has one column a task.
+    `run`, `family` and `params` (distinct weights) apply to all of it. `columns` maps our column
+    names to theirs, for tables. `step_from` is a regular expression with groups named run, step or
+    tokens, searched in names. `tokens_per_step` gives tokens as steps times this. `percent`
+    divides all values by 100. `wide` means that a table has one column per task.
     """
 
     run: str | None = None
@@ -33,8 +34,8 @@ class ImportOptions:
 class Imported:
     """Tables of `neuneu.data.schemas`: accuracies, and losses and tasks where the source has them.
 
-    An importer may leave out columns that `neuneu.data.importers.completion` fills in. `notes` say
-    what was assumed or left out, a line each.
+    An importer may leave out columns that `neuneu.data.importers.completion` fills in. `notes` list
+    what was assumed or left out.
     """
 
     accuracies: pa.Table
@@ -47,16 +48,16 @@ class Importer(Protocol):
     """One format of evaluation results."""
 
     name: str
-    """As `--format` takes it."""
+    """Name for `--format`."""
 
     expects: str
-    """What is looked for, as a message says it."""
+    """What messages say is expected."""
 
     def recognises(self, path: Path) -> str | None:
-        """Why a file or folder seems to be of this format, in words; None if it does not."""
+        """Say why a file or folder seems to be of this format; None if it does not."""
 
     def read(self, path: Path, options: ImportOptions) -> Imported:
-        """Reads all of it.
+        """Read all of it.
 
         Raises:
             UserError: there is nothing to be read, or it cannot be.
