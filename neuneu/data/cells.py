@@ -73,7 +73,7 @@ def as_type(
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if str(array.type) in _TEXT:
+    if is_text(array.type):
         array = _text(array, title, name)
         if kind != pa.string():
             trimmed = pc.utf8_trim_whitespace(array)
@@ -89,6 +89,11 @@ def as_type(
         f"{name}: {row_name(name, row)}: {title} is {shown}; expected "
         f"{_EXPECTED.get(kind, 'a whole number')}. {_remedy(value, title)}"
     )
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column of this type holds text, marked as such or as bytes."""
+    return str(kind) in _TEXT
 
 
 def _text(array: pa.Array, title: str, name: str) -> pa.Array:
@@ -137,7 +142,7 @@ def _remedy(value: object, title: str) -> str:
     if not isinstance(value, str):
         return f"Give {title} as numbers or text."
     if text.endswith("%"):
-        return "Write a fraction: 45 % is 0.45."
+        return "Write a fraction: 45 % is 0.45, or use `neuneu import --percent`."
     if re.fullmatch(r"[+-]?\d*,[\d,]*\.?\d*(e[+-]?\d+)?", text, re.IGNORECASE):
         if text.startswith("0,") or (text.count(",") == 1 and len(text.split(",")[1]) != 3):
             return f"Write a decimal point: {text.replace(',', '.')}."

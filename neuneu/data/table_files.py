@@ -108,11 +108,47 @@ def _read_file(path: Path, name: str) -> TableFile:
             f"{name}: expected a store folder or a file {', '.join(_SUFFIXES)}, found "
             f"{suffix or 'none of these'!r}; {remedy}."
         )
+    return read_local(path, name=name)
+
+
+def read_local(path: Path, *, name: str, limited: bool = True) -> TableFile:
+    """Reads a local parquet or CSV file, whatever its suffix.
+
+    Args:
+        path: the file.
+        name: what messages call it.
+        limited: whether to refuse files beyond `MAX_ROWS`, `MAX_COLUMNS` and `MAX_BYTES`.
+
+    Raises:
+        DataError: too large, damaged, binary, not UTF-8, or rows of different lengths; with the
+            line.
+        OSError: it cannot be read.
+    """
+    if _is_parquet(path, name):
+        return TableFile(table=_read_parquet(path, name, limited=limited), name=name)
+    return _read_csv(path, name, limited=limited)
+
+
+def read_header(path: Path) -> list[str]:
+    """Return the columns of a local parquet or CSV file without reading its rows.
+
+    Raises:
+        DataError: not readable as a table.
+    """
+    try:
+        if _is_parquet(path, path.name):
+            return list(pq.read_schema(path).names)
+        with pa.input_stream(path) as stream:
+            text = stream.read(1 << 20).decode("utf-8-sig", errors="replace")
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not readable as a table ({error}).") from error
+    lines = text.lstrip("\r\n").splitlines() or [""]
+    return _split_header(lines[0])[1]
+
+
+def _is_parquet(path: Path, name: str) -> bool:
     with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
-    if is_parquet or suffix in {".parquet", ".pq"}:
-        return TableFile(table=_read_parquet(path, name), name=name)
-    return read_csv(path, name=name)
+        return file.read(4) == b"PAR1" or _suffix(name) in {".parquet", ".pq"}
 
 
 def _suffix(name: str) -> str:
@@ -126,13 +162,13 @@ def _no_store(path: Path) -> str:
     return f"{path}: expected a file or a store ({META}), found another folder; {remedy}."
 
 
-def _read_parquet(path: Path, name: str) -> pa.Table:
+def _read_parquet(path: Path, name: str, *, limited: bool) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             check_version(file.schema_arrow, name=name)
-            if file.metadata.num_columns > MAX_COLUMNS:
+            if limited and file.metadata.num_columns > MAX_COLUMNS:
                 raise DataError(_too_wide(name, file.metadata.num_columns))
-            if file.metadata.num_rows > MAX_ROWS:
+            if limited and file.metadata.num_rows > MAX_ROWS:
                 raise DataError(
                     f"{name}: expected at most {format_count(MAX_ROWS)} rows, found "
                     f"{format_count(file.metadata.num_rows)}; ask about fewer runs at a time."
@@ -155,18 +191,8 @@ def _too_wide(name: str, count: int) -> str:
     )
 
 
-def read_csv(path: Path, *, name: str) -> TableFile:
-    """Reads a text file as a table of text cells, null where they are empty.
-
-    Args:
-        path: a local file.
-        name: what messages call it.
-
-    Raises:
-        DataError: too large, binary, not UTF-8, or rows of different lengths; with the line.
-        OSError: it cannot be read.
-    """
-    body = _content(path, name)
+def _read_csv(path: Path, name: str, *, limited: bool) -> TableFile:
+    body = _content(path, name, limited=limited)
     for magic, kind in _OTHER_KINDS.items():
         if body.startswith(magic):
             raise DataError(f"{name}: expected CSV in UTF-8, found {kind}.")
@@ -191,7 +217,7 @@ def read_csv(path: Path, *, name: str) -> TableFile:
         lines = range(first_line, first_line + count * bool(rows))
     named = LinedName(name, lines)
     try:
-        delimiter, columns = _header(head.decode(), name)
+        delimiter, columns = _header(head.decode(), name, limited=limited)
         table = _parse(rows, columns, delimiter, named)
     except UnicodeDecodeError as error:
         before = -1 if error.object == head else rows.count(b"\n", 0, error.start)
@@ -204,8 +230,8 @@ def read_csv(path: Path, *, name: str) -> TableFile:
     return TableFile(table=table, name=named, notes=() if delimiter == "," else notes)
 
 
-def _content(path: Path, name: str) -> bytes:
-    """Return the unzipped bytes of a file, at most `MAX_BYTES` of them."""
+def _content(path: Path, name: str, *, limited: bool) -> bytes:
+    """Return the unzipped bytes of a file, at most `MAX_BYTES` if they are `limited`."""
     with path.open("rb") as file:
         is_gzip = file.read(2) == b"\x1f\x8b"
     size = path.stat().st_size
@@ -213,13 +239,13 @@ def _content(path: Path, name: str) -> bytes:
     if is_gzip:
         try:
             with gzip.open(path) as unzipped:
-                body = unzipped.read(MAX_BYTES + 1)
+                body = unzipped.read(MAX_BYTES + 1 if limited else -1)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DataError(
                 f"{name}: expected a whole gzip file, found a damaged one ({error}); copy it again."
             ) from error
         size, found = len(body), "more"
-    if size > MAX_BYTES:
+    if limited and size > MAX_BYTES:
         raise DataError(
             f"{name}: expected at most {MAX_BYTES / 1e9:g} GB of text, found {found}; write it as "
             "parquet, or leave out rows and columns."
@@ -227,21 +253,26 @@ def _content(path: Path, name: str) -> bytes:
     return body if is_gzip else path.read_bytes()
 
 
-def _header(line: str, name: str) -> tuple[str, list[str]]:
-    """Return the delimiter that makes the most known columns of a header, and its columns."""
+def _header(line: str, name: str, *, limited: bool) -> tuple[str, list[str]]:
     count = 1 + max(line.count(mark) for mark in DELIMITERS)
-    if count > MAX_COLUMNS:
+    if limited and count > MAX_COLUMNS:
         raise DataError(_too_wide(f"{name}: line 1", count))
+    mark, columns = _split_header(line)
+    if len(columns) == 1 and columns[0] not in _KNOWN:
+        raise DataError(
+            f"{name}: line 1: expected a header of columns separated by commas, semicolons or tabs,"
+            f" found {quoted(line)}; write the table as CSV."
+        )
+    return mark, columns
+
+
+def _split_header(line: str) -> tuple[str, list[str]]:
+    """Return the delimiter that makes the most known columns of a header, and its columns."""
     try:
         rows = {mark: _split(line, mark) for mark in DELIMITERS}
     except csv.Error:
         rows = {",": [line]}
     mark = max(rows, key=lambda m: (len(_KNOWN.intersection(rows[m])), len(rows[m]), m == ","))
-    if len(rows[mark]) == 1 and rows[mark][0] not in _KNOWN:
-        raise DataError(
-            f"{name}: line 1: expected a header of columns separated by commas, semicolons or tabs,"
-            f" found {quoted(line)}; write the table as CSV."
-        )
     return mark, rows[mark]
 
 

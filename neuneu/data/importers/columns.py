@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError, UserError
-from neuneu.data.importers.delimited import is_delimited, read_delimited, read_header
-from neuneu.data.importers.places import find_place
+from neuneu.data.cells import as_type, is_text
+from neuneu.data.importers.checkpoint_names import parse_checkpoint
 from neuneu.data.importers.protocol import Imported, ImportOptions
-from neuneu.data.importers.tags import read_tag
+from neuneu.data.importers.series import read_tag
 from neuneu.data.importers.wandb import is_export
 from neuneu.data.schemas import ACCURACIES
+from neuneu.data.table_files import read_header, read_local
 
 _SYNONYMS: Final = {
     "run": ("run", "model", "model_name", "run_name", "name"),
@@ -35,9 +36,6 @@ _SYNONYMS: Final = {
     "planned_tokens": ("planned_tokens",),
 }  # fmt: skip
 """Ours, and theirs: spelt in any case, with spaces or hyphens for underscores."""
-_NUMBERS: Final = (
-    "step", "tokens", "flops", "params", "value", "stderr", "num_fewshot", "planned_tokens",
-)  # fmt: skip
 _NO_SCORES: Final = re.compile(
     r"|lr|learning_rate|epochs?|seed|index|unnamed.*|time|runtime|wall_time|batch_size|grad_norm|rank"
     r"|.*(?:loss|perplexity|ppl|stderr|_se)",
@@ -45,6 +43,7 @@ _NO_SCORES: Final = re.compile(
 )
 """Columns of a wide table that are no tasks."""
 _POSITIONS: Final = ("step", "tokens", "flops")
+_SUFFIXES: Final = (".csv", ".tsv", ".parquet")
 
 
 class Columns:
@@ -54,14 +53,16 @@ class Columns:
     expects = "a .csv, .tsv or .parquet table"
 
     def recognises(self, path: Path) -> str | None:
-        """A table that is no export of another known program."""
-        if not is_delimited(path) or is_export(header := read_header(path)):
+        """Look for a table that no other known program exported."""
+        suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+        if not path.is_file() or suffix not in _SUFFIXES or is_export(header := read_header(path)):
             return None
         return f"a table with columns {', '.join(header[:6])}{', ...' if len(header) > 6 else ''}"
 
     def read(self, path: Path, options: ImportOptions) -> Imported:
-        """All rows; columns are found by `--column` and by their usual names."""
-        theirs = read_delimited(path)
+        """Read all rows; columns are found by `--column` and by their usual names."""
+        file = read_local(path, name=str(path), limited=False)
+        theirs = file.table
         if not theirs.num_rows:
             raise DataError(f"{path}: expected rows of scores, found none.")
         found = _matched(theirs.column_names, options.columns, path)
@@ -70,11 +71,11 @@ class Columns:
             for column in ("value", "task", "metric"):
                 if column not in options.columns:
                     found.pop(column, None)
-        table = _renamed(theirs, found, options, path)
-        table, notes = _with_places(table, path)
+        table = _renamed(theirs, found, options, path, file.name)
+        table, notes = _with_positions(table, path)
         others = [name for name in theirs.column_names if name not in found.values()]
         if wide:
-            table, said = _melted(table, theirs, others, options, path)
+            table, said = _melted(table, theirs, others, options, file.name)
             return Imported(accuracies=table, notes=(*_renaming(found), *notes, *said))
         if "task" not in table.column_names:
             raise UserError(
@@ -138,52 +139,50 @@ def _matched(names: Sequence[str], given: Mapping[str, str], path: Path) -> dict
 
 
 def _renamed(
-    theirs: pa.Table, found: Mapping[str, str], options: ImportOptions, path: Path
+    theirs: pa.Table, found: Mapping[str, str], options: ImportOptions, path: Path, name: str
 ) -> pa.Table:
     columns: dict[str, Any] = {}
-    for ours, name in found.items():
-        column = theirs.column(name)
-        if ours in _NUMBERS and not (ours == "step" and _is_text(column)):
-            columns[ours] = _numbers(column, name, path, percent=options.percent)
-        elif ours != "step":
-            columns[ours] = column.cast(pa.string())
-        else:
+    for ours, title in found.items():
+        column, kind = theirs.column(title), ACCURACIES.field(ours).type
+        if ours in {"value", "stderr"} and options.percent:
+            column = _without_percent(column)
+        try:
+            columns[ours] = as_type(column, kind, title=title, name=name)
+        except DataError:
+            if ours != "step" or not is_text(column.type):
+                raise
             columns[ours] = column
     if "run" not in columns:
-        run = options.run or path.name.split(".")[0]
-        columns["run"] = pa.array([run] * theirs.num_rows)
-    for column in ("step", "num_fewshot"):
-        if column in columns and not _is_text(columns[column]):
-            columns[column] = _whole(columns[column], found[column], path)
+        columns["run"] = pa.repeat(options.run or path.name.split(".")[0], theirs.num_rows)
     return pa.table(columns)
 
 
-def _with_places(table: pa.Table, path: Path) -> tuple[pa.Table, list[str]]:
-    """Steps out of text such as checkpoint-500, else out of the names of runs."""
+def _with_positions(table: pa.Table, path: Path) -> tuple[pa.Table, list[str]]:
+    """Parse steps from text such as checkpoint-500, else from the names of runs."""
     names = table.column("run").to_pylist()
-    if "step" in table.column_names and _is_text(table.column("step")):
+    if "step" in table.column_names and is_text(table.schema.field("step").type):
         texts = [str(text or "") for text in table.column("step").to_pylist()]
-        places = [find_place(revision=_as_step(text)) for text in texts]
-        if any(place.step is None for place in places):
-            bad = next(
-                text for text, place in zip(texts, places, strict=True) if place.step is None
-            )
-            raise DataError(f"{path}: column step: expected a number or step1000, found {bad!r}.")
+        parsed = [parse_checkpoint(revision=_as_step(text)) for text in texts]
+        for text, checkpoint in zip(texts, parsed, strict=True):
+            if checkpoint.step is None:
+                raise DataError(
+                    f"{path}: column step: expected a number or step1000, found {text!r}."
+                )
         table = table.drop_columns(["step"])
     elif any(column in table.column_names for column in _POSITIONS):
         return table, []
     else:
-        places = [find_place(model=str(name)) for name in names]
-        if any(place.step is None for place in places):
+        parsed = [parse_checkpoint(model=str(name)) for name in names]
+        if any(checkpoint.step is None for checkpoint in parsed):
             raise UserError(
                 f"{path}: expected a column step, tokens or flops, or steps in the names of runs, "
                 f"found {table.column_names}; give --column step=NAME."
             )
-        names = [place.run for place in places]
+        names = [checkpoint.run for checkpoint in parsed]
     columns = {name: table.column(name) for name in table.column_names}
-    columns |= {"run": pa.array(names), "step": pa.array([place.step for place in places])}
-    if "tokens" not in columns and all(place.tokens is not None for place in places):
-        columns["tokens"] = pa.array([place.tokens for place in places])
+    columns |= {"run": pa.array(names), "step": pa.array([c.step for c in parsed])}
+    if "tokens" not in columns and all(c.tokens is not None for c in parsed):
+        columns["tokens"] = pa.array([c.tokens for c in parsed])
     return pa.table(columns), ["steps are taken out of names"]
 
 
@@ -192,34 +191,38 @@ def _as_step(text: str) -> str:
 
 
 def _melted(
-    table: pa.Table, theirs: pa.Table, others: Sequence[str], options: ImportOptions, path: Path
+    table: pa.Table, theirs: pa.Table, others: Sequence[str], options: ImportOptions, name: str
 ) -> tuple[pa.Table, list[str]]:
-    """A row a score of a table that has a column a task; empty cells are left out."""
+    """Make a row per score of a table with one column per task; empty cells are left out."""
     parts, skipped = [], []
     top = 100.0 if options.percent else 1.0
-    for name in others:
-        tag, column = read_tag(name), theirs.column(name)
-        if _NO_SCORES.fullmatch(name) or (_is_text(column) and not options.percent):
-            skipped.append(name)
-            continue
-        values = _numbers(column, name, path, percent=options.percent)
+    for title in others:
+        column = theirs.column(title)
+        try:
+            column = _without_percent(column) if options.percent else column
+            values = as_type(column, pa.float64(), title=title, name=name)
+        except DataError:
+            values = pa.nulls(0, pa.float64())
         numbers = values.to_numpy(zero_copy_only=False)
-        if np.nanmax(numbers, initial=0.0) > 100.0 or np.nanmin(numbers, initial=0.0) < 0.0:
-            skipped.append(name)
+        largest = np.nanmax(numbers, initial=0.0)
+        no_score = _NO_SCORES.fullmatch(title) or len(numbers) < theirs.num_rows
+        if no_score or largest > 100.0 or np.nanmin(numbers, initial=0.0) < 0.0:
+            skipped.append(title)
             continue
-        if np.nanmax(numbers, initial=0.0) > top:
+        if largest > top:
             raise DataError(
-                f"{path}: column {name!r}: expected accuracies in [0, 1], found "
-                f"{np.nanmax(numbers):g}; give --percent, or take the column out."
+                f"{name}: column {title!r}: expected accuracies in [0, 1], found {largest:g}; give "
+                "--percent, or take the column out."
             )
-        rows = np.flatnonzero(np.isfinite(numbers))
-        part = table.take(pa.array(rows))
-        part = part.append_column("task", pa.array([tag.subject if tag else name] * len(rows)))
-        part = part.append_column("metric", pa.array([tag.metric if tag else "acc"] * len(rows)))
-        parts.append(part.append_column("value", values.take(pa.array(rows))))
+        rows = pa.array(np.flatnonzero(np.isfinite(numbers)))
+        tag = read_tag(title)
+        task, metric = (tag.subject, tag.metric) if tag else (title, "acc")
+        part = table.take(rows).append_column("task", pa.repeat(task, len(rows)))
+        part = part.append_column("metric", pa.repeat(metric, len(rows)))
+        parts.append(part.append_column("value", values.take(rows)))
     if not any(part.num_rows for part in parts):
         raise UserError(
-            f"{path}: expected a column value (--column value=NAME) or one column of numbers a "
+            f"{name}: expected a column value (--column value=NAME) or one column of numbers a "
             f"task, found {theirs.column_names}."
         )
     notes = [f"one column a task: {', '.join(n for n in others if n not in skipped)}"]
@@ -228,35 +231,5 @@ def _melted(
     return pa.concat_tables(parts), notes
 
 
-def _is_text(column: Any) -> bool:
-    return pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-
-
-def _numbers(column: Any, name: str, path: Path, *, percent: bool) -> pa.Array:
-    """Floats; text is read as numbers, with a percent sign only where percentages are expected."""
-    if not _is_text(column):
-        if pa.types.is_boolean(column.type):
-            raise DataError(f"{path}: column {name!r}: expected numbers, found true and false.")
-        try:
-            values = column.cast(pa.float64())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise DataError(f"{path}: column {name!r}: expected numbers, found {error}.") from error
-        return values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    numbers = []
-    for row, text in enumerate(column.to_pylist(), start=1):
-        plain = (text or "").strip()
-        try:
-            numbers.append(float(plain.removesuffix("%") if percent else plain) if plain else None)
-        except ValueError as error:
-            hint = "; give --percent" if plain.endswith("%") else ""
-            raise DataError(
-                f"{path}: column {name!r}, row {row}: expected a number, found {text!r}{hint}."
-            ) from error
-    return pa.array(numbers, pa.float64())
-
-
-def _whole(column: pa.Array, name: str, path: Path) -> pa.Array:
-    try:
-        return column.cast(pa.int64())
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path}: column {name!r}: expected whole numbers ({error}).") from error
+def _without_percent(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.utf8_rtrim(column, "%") if pa.types.is_string(column.type) else column

@@ -1,53 +1,55 @@
-"""From what a source says to whole tables: what the user adds, defaults, validation."""
+"""Completes what a source contains to whole tables: options, defaults, validation."""
 
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError, UserError
+from neuneu.data.cells import as_type
 from neuneu.data.defaults import fill_defaults
 from neuneu.data.importers.protocol import Imported, ImportOptions
-from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, conform, validate_accuracies
+from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, conform, validate
 
 _SUITE: Final = "import"
 
 
 def complete(imported: Imported, options: ImportOptions, *, name: str) -> Imported:
-    """Adds what the options say and what defaults fill in, and validates everything.
+    """Add what the options specify, fill in defaults, and validate everything.
 
     Args:
-        imported: of an importer.
-        options: of the import.
-        name: what to call the source in messages.
+        imported: result of an importer.
+        options: options of the import.
+        name: what messages call the source.
 
     Raises:
         DataError: tables that break the contract.
     """
-    notes = list(imported.notes)
-    table = _checked_values(imported.accuracies, options, name)
-    table, said = _whole(table, options, name)
-    notes += said
-    accuracies = validate_accuracies(table, name=name)
+    table = _fractions(imported.accuracies, options, name)
+    table, notes = _whole(table, options, name)
     losses = imported.losses
     if losses is not None:
         losses = conform(_whole(losses, options, f"{name} (losses)", LOSSES)[0], LOSSES, name=name)
-    tasks = None if imported.tasks is None else conform(imported.tasks, TASKS, name=name)
     return Imported(
-        accuracies=accuracies, losses=losses, tasks=tasks, notes=tuple(dict.fromkeys(notes))
+        accuracies=validate(table, ACCURACIES, name=name),
+        losses=losses,
+        tasks=None if imported.tasks is None else conform(imported.tasks, TASKS, name=name),
+        notes=tuple(dict.fromkeys((*imported.notes, *notes))),
     )
 
 
-def _checked_values(table: pa.Table, options: ImportOptions, name: str) -> pa.Table:
-    """Values as fractions.
+def _fractions(table: pa.Table, options: ImportOptions, name: str) -> pa.Table:
+    """Return the table with values as fractions.
 
     Raises:
-        DataError: no numbers, or percentages although `percent` is not set, or the reverse.
+        DataError: no numbers, percentages without `percent`, or `percent` without percentages.
     """
     value = _numbers(table, "value", name)
     if not np.isfinite(value).any():
         raise DataError(f"{name}: expected accuracies, found no number among the values.")
+    top = 100.0 if options.percent else 1.0
     if options.percent:
         if np.nanmax(value, initial=0.0) <= 1.0:
             raise UserError(
@@ -55,21 +57,18 @@ def _checked_values(table: pa.Table, options: ImportOptions, name: str) -> pa.Ta
             )
         for column in ("value", "stderr"):
             if column in table.column_names:
-                at = table.column_names.index(column)
-                scaled = pa.array(_numbers(table, column, name) / 100.0, from_pandas=True)
-                table = table.set_column(at, column, scaled)
-        value = value / 100.0
-    bad = np.flatnonzero((value > 1.0) | (value < 0.0))
+                table = _with(table, column, _numbers(table, column, name) / 100.0)
+    bad = np.flatnonzero((value > top) | (value < 0.0))
     if len(bad):
         row = int(bad[0])
-        hint = "" if value.min() < 0 or value.max() > 100 else "; give --percent if they are of 100"
-        shown = value[row] * (100.0 if options.percent else 1.0)
+        is_percent = not options.percent and np.nanmin(value) >= 0 and np.nanmax(value) <= 100
+        hint = "; give --percent if they are percentages" if is_percent else ""
         where = {
-            k: table.column(k)[row].as_py() for k in ("run", "task") if k in table.schema.names
+            k: table.column(k)[row].as_py() for k in ("run", "task") if k in table.column_names
         }
         raise DataError(
-            f"{name}: row {row + 1} {where}: value is {shown:g}; "
-            f"expected accuracies in [0, 1]{hint}."
+            f"{name}: row {row + 1} {where}: value is {value[row]:g}; "
+            f"expected accuracies in [0, {top:g}]{hint}."
         )
     return table
 
@@ -77,15 +76,17 @@ def _checked_values(table: pa.Table, options: ImportOptions, name: str) -> pa.Ta
 def _whole(
     table: pa.Table, options: ImportOptions, name: str, schema: pa.Schema = ACCURACIES
 ) -> tuple[pa.Table, list[str]]:
-    notes: list[str] = []
-    for column, value in _given(options).items():
-        table = _with(table, column, pa.array([value] * table.num_rows))
+    specified = {"run": options.run, "family": options.family, "params": options.params}
     if "suite" not in table.column_names:
-        table = _with(table, "suite", pa.array([_SUITE] * table.num_rows))
+        specified["suite"] = _SUITE
+    for column, value in specified.items():
+        if value is not None:
+            table = _with(table, column, pa.repeat(value, table.num_rows))
     if options.tokens_per_step is not None:
-        table = _with_tokens(table, options.tokens_per_step, name)
-    table, said = _told_apart(table, name)
-    notes += said
+        if "step" not in table.column_names or table.column("step").null_count == table.num_rows:
+            raise UserError(f"{name}: --tokens-per-step: expected steps, found none.")
+        table = _with(table, "tokens", _numbers(table, "step", name) * options.tokens_per_step)
+    table, notes = _distinct_tokens(table, name)
     for column in ("tokens", "step"):
         if column in table.column_names and 0 < table.column(column).null_count < table.num_rows:
             row = pc.index(pc.is_null(table.column(column)), True).as_py()
@@ -94,32 +95,14 @@ def _whole(
                 f"{name}: {column} of run {run!r} are not known at every checkpoint; give "
                 "--tokens-per-step, or --step-from for all runs."
             )
-    table, said = fill_defaults(table, name=name, schema=schema)
-    return table, [*notes, *said]
+    table, assumed = fill_defaults(table, name=name, schema=schema)
+    return table, [*notes, *assumed]
 
 
-def _given(options: ImportOptions) -> dict[str, Any]:
-    given = {"run": options.run, "family": options.family, "params": options.params}
-    return {column: value for column, value in given.items() if value is not None}
+def _distinct_tokens(table: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
+    """Make tokens proportional to steps where they are missing or equal at different steps.
 
-
-def _with_tokens(table: pa.Table, per_step: float, name: str) -> pa.Table:
-    """Tokens as steps times a number, in place of any others.
-
-    Raises:
-        UserError: no steps to multiply.
-    """
-    if "step" not in table.column_names or table.column("step").null_count == table.num_rows:
-        raise UserError(f"{name}: --tokens-per-step: expected steps, found none.")
-    return _with(
-        table, "tokens", pa.array(_numbers(table, "step", name) * per_step, from_pandas=True)
-    )
-
-
-def _told_apart(table: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
-    """Tokens in proportion to steps, where they are missing or do not tell checkpoints apart.
-
-    Tokens of names are rounded (4B), and a log may begin before the first of them.
+    Tokens in names are rounded (4B), and a log may begin before the first of them.
     """
     if not {"step", "tokens", "run"} <= set(table.column_names):
         return table, []
@@ -133,25 +116,22 @@ def _told_apart(table: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
         at_step = tokens[known][first]
         rises = np.diff(at_step)
         # Tokens that fall are neither rounded nor missing: the validation names the row.
-        whole = (rises > 0).all() and len(known) == len(mine)
-        if whole or (rises < 0).any() or not len(step) or not step[-1] or not at_step[-1]:
+        is_whole = (rises > 0).all() and len(known) == len(mine)
+        if is_whole or (rises < 0).any() or not len(step) or not step[-1] or not at_step[-1]:
             continue
         tokens[mine] = steps[mine] * (at_step[-1] / step[-1])
         repaired.append(str(run))
     if not repaired:
         return table, []
     note = f"tokens do not tell all checkpoints apart, taken in proportion to steps: {repaired}"
-    return _with(table, "tokens", pa.array(tokens, from_pandas=True)), [note]
+    return _with(table, "tokens", tokens), [note]
 
 
-def _with(table: pa.Table, column: str, values: pa.Array) -> pa.Table:
-    if column in table.column_names:
-        return table.set_column(table.column_names.index(column), column, values)
-    return table.append_column(column, values)
+def _with(table: pa.Table, column: str, values: Any) -> pa.Table:
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    return pa.table(columns | {column: pa.array(values, from_pandas=True)})
 
 
-def _numbers(table: pa.Table, column: str, name: str) -> np.ndarray:
-    try:
-        return np.asarray(table.column(column).cast(pa.float64()).to_numpy(), dtype=np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"{name}: column {column!r}: expected numbers, found {error}.") from error
+def _numbers(table: pa.Table, column: str, name: str) -> npt.NDArray[np.float64]:
+    found = as_type(table.column(column), pa.float64(), title=column, name=name)
+    return np.asarray(found.to_numpy(zero_copy_only=False), dtype=np.float64)

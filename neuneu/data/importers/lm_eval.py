@@ -8,35 +8,38 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core.errors import DataError
-from neuneu.data.base_tasks import base_task_of, group_of, split_name
-from neuneu.data.importers.json_files import files_under, names_around, read_json
-from neuneu.data.importers.places import Place, compile_step_from, find_place
+from neuneu.data.importers.checkpoint_names import (
+    CheckpointName,
+    compile_step_from,
+    parse_checkpoint,
+)
+from neuneu.data.importers.files import files_under, names_around, number, read_json
 from neuneu.data.importers.protocol import Imported, ImportOptions
-from neuneu.data.importers.scores import Score, as_imported
+from neuneu.data.importers.scores import Score, as_imported, task_row
 
 _NO_METRICS: Final = frozenset({"alias", "name", "sample_len", "sample_count", "samples"})
 _LOSSES: Final = {"bits_per_byte": ("bpb", False), "word_perplexity": ("nll_per_word", True)}
-"""Ours for theirs, and whether it is the logarithm of theirs."""
+"""Our name for theirs, and whether ours is the logarithm."""
 _MODEL_KEYS: Final = ("peft", "delta", "pretrained", "model", "path", "engine")
-"""Of `model_args`, the first that is there names the model, as in the harness itself."""
+"""The first of these in `model_args` names the model, as in the harness itself."""
 _DATE: Final = re.compile(r"_?\d{4}-\d\d-\d\dT[\d.-]+$")
 
 
 class LmEvalResults:
-    """A file or a folder, at any depth, that `lm_eval --output_path` wrote."""
+    """A file or folder that `lm_eval --output_path` wrote, at any depth."""
 
     name = "lm-eval"
     expects = "results_*.json of lm-evaluation-harness"
 
     def recognises(self, path: Path) -> str | None:
-        """A JSON file with results by task."""
+        """Look for a JSON file with results by task."""
         for found in files_under(path, ".json"):
             if _is_candidate(found, path) and _is_results(_read_or_none(found)):
                 return f"{found.name} has results by task as lm-evaluation-harness writes them"
         return None
 
     def read(self, path: Path, options: ImportOptions) -> Imported:
-        """All results files; sample files and other JSON files are passed over."""
+        """Read all results files; sample files and other JSON files are skipped."""
         pattern = compile_step_from(options.step_from)
         scores: list[Score] = []
         losses: list[Score] = []
@@ -46,13 +49,13 @@ class LmEvalResults:
         for found in files_under(path, ".json"):
             if not _is_candidate(found, path):
                 continue
-            # A results file that is cut off must not go unnoticed; of others nothing is expected.
+            # A truncated results file must not go unnoticed; other JSON files may be anything.
             named = found.name.startswith("results") or found == path
             record = read_json(found) if named else _read_or_none(found)
             if not _is_results(record):
                 continue
             names = names_around(found, path)
-            place = find_place(
+            checkpoint = parse_checkpoint(
                 model=_model(record),
                 revision=_revision(record),
                 folders=[_DATE.sub("", names[0]).removeprefix("results").strip("_-"), *names[1:]],
@@ -62,7 +65,7 @@ class LmEvalResults:
                 if _is_group(record, task):
                     groups.add(task)
                     continue
-                for score in _scores(record, task, metrics, place, found):
+                for score in _scores(record, task, metrics, checkpoint, found):
                     loss = _LOSSES.get(score.metric)
                     if loss is not None:
                         losses.append(_as_loss(score, *loss))
@@ -102,9 +105,8 @@ def _is_results(record: Any) -> bool:
 
 
 def _arguments(record: Mapping[str, Any]) -> dict[str, str]:
-    """`config.model_args`, which is a mapping or text such as pretrained=a/b,revision=step1."""
-    config = record.get("config")
-    given = config.get("model_args") if isinstance(config, dict) else None
+    """Parse `config.model_args`: a mapping, or text such as pretrained=a/b,revision=step1."""
+    given = _config(record).get("model_args")
     if isinstance(given, dict):
         return {key: str(value) for key, value in given.items() if value is not None}
     pairs = (part.partition("=") for part in given.split(",")) if isinstance(given, str) else ()
@@ -118,61 +120,66 @@ def _model(record: Mapping[str, Any]) -> str:
 
 
 def _revision(record: Mapping[str, Any]) -> str:
-    config = record.get("config")
-    stored = config.get("model_revision") if isinstance(config, dict) else None
+    stored = _config(record).get("model_revision")
     return _arguments(record).get("revision") or str(stored or "")
 
 
+def _config(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    config = record.get("config")
+    return config if isinstance(config, dict) else {}
+
+
 def _is_group(record: Mapping[str, Any], task: str) -> bool:
-    members = (record.get("group_subtasks") or {}).get(task) or task in (record.get("groups") or {})
+    members = _entry(record, "group_subtasks", task) or task in (record.get("groups") or {})
     return bool(members) and task not in (record.get("configs") or {})
 
 
 def _scores(
-    record: Mapping[str, Any], task: str, metrics: Mapping[str, Any], place: Place, source: Path
+    record: Mapping[str, Any],
+    task: str,
+    metrics: Mapping[str, Any],
+    checkpoint: CheckpointName,
+    source: Path,
 ) -> Iterator[Score]:
-    shots = _shots(record, task)
-    params = (record.get("config") or {}).get("model_num_parameters")
-    date = record.get("date")
+    params = number(_config(record).get("model_num_parameters"))
+    date = number(record.get("date"))
     for key, value in metrics.items():
         metric, _, filter_ = key.partition(",")
         if metric in _NO_METRICS or metric.endswith("_stderr"):
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        found = number(value)
+        if found is None:
             if isinstance(value, str) and value not in {"N/A", ""}:
                 raise DataError(
                     f"{source}: {key} of {task}: expected a number, found {value!r}; "
                     "mend or remove the file."
                 )
             continue
-        error = metrics.get(f"{metric}_stderr" + (f",{filter_}" if filter_ else ""))
         yield Score(
-            place=place,
+            checkpoint=checkpoint,
             task=task,
             metric=metric if filter_ in {"", "none"} else f"{metric}:{filter_}",
-            value=float(value),
-            stderr=float(error) if isinstance(error, int | float) else None,
-            shots=shots,
-            params=float(params) if isinstance(params, int | float) and params > 0 else None,
-            written=float(date) if isinstance(date, int | float) else source.stat().st_mtime,
+            value=found,
+            stderr=number(metrics.get(f"{metric}_stderr" + (f",{filter_}" if filter_ else ""))),
+            shots=_shots(record, task),
+            params=params if params is not None and params > 0 else None,
+            written=source.stat().st_mtime if date is None else date,
             source=str(source),
         )
 
 
 def _shots(record: Mapping[str, Any], task: str) -> int:
-    config = record.get("config")
-    places = (
-        (record.get("n-shot") or {}).get(task),
-        ((record.get("configs") or {}).get(task) or {}).get("num_fewshot"),
-        config.get("num_fewshot") if isinstance(config, dict) else None,
+    candidates = (
+        _entry(record, "n-shot", task),
+        (_entry(record, "configs", task) or {}).get("num_fewshot"),
+        _config(record).get("num_fewshot"),
     )
-    return next((int(number) for number in places if isinstance(number, int)), 0)
+    return next((int(count) for count in candidates if isinstance(count, int)), 0)
 
 
 def _lower_is_better(record: Mapping[str, Any], task: str, metric: str) -> bool:
-    higher = (record.get("higher_is_better") or {}).get(task)
-    plain = metric.partition(":")[0]
-    return isinstance(higher, dict) and higher.get(plain) is False
+    higher = _entry(record, "higher_is_better", task)
+    return isinstance(higher, dict) and higher.get(metric.partition(":")[0]) is False
 
 
 def _as_loss(score: Score, metric: str, logarithm: bool) -> Score:
@@ -181,16 +188,12 @@ def _as_loss(score: Score, metric: str, logarithm: bool) -> Score:
 
 
 def _task_row(record: Mapping[str, Any], task: str, metric: str) -> dict[str, Any]:
-    config = (record.get("configs") or {}).get(task) or {}
-    samples = (record.get("n-samples") or {}).get(task) or {}
+    config = _entry(record, "configs", task) or {}
+    samples = _entry(record, "n-samples", task)
+    count = samples.get("effective") if isinstance(samples, dict) else None
     split = config.get("test_split") or config.get("validation_split")
-    base_task = base_task_of(task)
-    return {
-        "task": task,
-        "metric": metric,
-        "base_task": base_task,
-        "split": split_name(str(split)) if split else None,
-        "group": group_of(base_task),
-        "n_items": samples.get("effective") if isinstance(samples, dict) else None,
-        "higher_is_better": True,
-    }
+    return task_row(task, metric, split=split, n_items=count)
+
+
+def _entry(record: Mapping[str, Any], section: str, task: str) -> Any:
+    return (record.get(section) or {}).get(task)

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core.errors import DataError
-from neuneu.data.base_tasks import base_task_of, group_of, split_name
-from neuneu.data.importers.json_files import files_under, names_around, read_json, read_json_lines
-from neuneu.data.importers.places import compile_step_from, find_place
+from neuneu.data.importers.checkpoint_names import compile_step_from, parse_checkpoint
+from neuneu.data.importers.files import (
+    files_under,
+    names_around,
+    number,
+    read_json,
+    read_json_lines,
+)
 from neuneu.data.importers.protocol import Imported, ImportOptions
-from neuneu.data.importers.scores import Score, as_imported
+from neuneu.data.importers.scores import Score, as_imported, task_row
 
 _TASK_FILE: Final = re.compile(r"task-\d+-.*-metrics\.json")
 _OURS: Final = {"acc_raw": "acc", "acc_per_char": "acc_norm", "acc_per_byte": "acc_bytes"}
@@ -26,7 +31,7 @@ class OlmesResults:
     expects = "task-*-metrics.json, metrics-all.jsonl or metrics.json of oe-eval"
 
     def recognises(self, path: Path) -> str | None:
-        """A metrics file with tasks and their configs."""
+        """Look for a metrics file with tasks and their configs."""
         for found in _metric_files(path):
             try:
                 if any(True for _ in _records(found)):
@@ -36,7 +41,7 @@ class OlmesResults:
         return None
 
     def read(self, path: Path, options: ImportOptions) -> Imported:
-        """All metrics files; of a folder, those of single tasks go before those of all."""
+        """Read all metrics files; in a folder, files of single tasks take precedence."""
         pattern = compile_step_from(options.step_from)
         scores: list[Score] = []
         tasks: list[dict[str, Any]] = []
@@ -44,7 +49,7 @@ class OlmesResults:
             names = names_around(found, path)
             for record in _records(found):
                 model = record.get("model_config") or {}
-                place = find_place(
+                checkpoint = parse_checkpoint(
                     model=str(model.get("model_path") or model.get("model") or ""),
                     revision=str(model.get("revision") or ""),
                     folders=names[1:],
@@ -55,7 +60,7 @@ class OlmesResults:
                 for metric, value in _accuracies(record, found):
                     scores.append(
                         Score(
-                            place=place,
+                            checkpoint=checkpoint,
                             task=record["task_name"],
                             metric=metric,
                             value=value,
@@ -64,7 +69,14 @@ class OlmesResults:
                             source=str(found),
                         )
                     )
-                    tasks.append(_task_row(record, metric))
+                    plain, _, variant = record["task_name"].partition(":")
+                    is_mc = variant.split(":")[0] == "mc"
+                    rc = "rc" if "acc_per_char" in record["metrics"] else None
+                    row = task_row(
+                        record["task_name"], metric, plain=plain, split=config.get("split"),
+                        format="mc" if is_mc else rc, n_items=record.get("num_instances"),
+                    )  # fmt: skip
+                    tasks.append(row)
         notes = []
         if {score.metric for score in scores} & set(_OURS.values()):
             notes.append("acc_raw, acc_per_char and acc_per_byte are acc, acc_norm and acc_bytes")
@@ -72,7 +84,7 @@ class OlmesResults:
 
 
 def _metric_files(path: Path) -> Iterator[Path]:
-    """One kind of file a folder: they repeat each other."""
+    """Yield one kind of file per folder: they repeat each other."""
     if path.is_file():
         yield path
         return
@@ -86,7 +98,7 @@ def _metric_files(path: Path) -> Iterator[Path]:
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """Objects with task_name, task_config, metrics and model_config.
+    """Yield objects with task_name, task_config, metrics and model_config.
 
     `metrics.json` has them in a list, with the metrics among the other keys.
 
@@ -117,7 +129,7 @@ def _accuracies(record: Mapping[str, Any], source: Path) -> Iterator[tuple[str, 
     primary = (record.get("task_config") or {}).get("primary_metric")
     for key, value in metrics.items():
         if key == _PRIMARY:
-            # It repeats the metric that it is made of, where that is there.
+            # It repeats the metric it is made of, where that is present.
             if primary in metrics:
                 continue
             metric = str(primary or key)
@@ -125,27 +137,9 @@ def _accuracies(record: Mapping[str, Any], source: Path) -> Iterator[tuple[str, 
             metric = key
         else:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if number(value) is None:
             raise DataError(
                 f"{source}: {key} of {record['task_name']}: expected a number, found {value!r}; "
                 "mend or remove the file."
             )
         yield _OURS.get(metric, metric), float(value)
-
-
-def _task_row(record: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    name = record["task_name"]
-    plain, _, variant = name.partition(":")
-    base_task = base_task_of(plain)
-    split = record["task_config"].get("split")
-    format_ = "rc" if "acc_per_char" in record["metrics"] else None
-    return {
-        "task": name,
-        "metric": metric,
-        "base_task": base_task,
-        "format": "mc" if variant.split(":")[0] == "mc" else format_,
-        "split": split_name(str(split)) if split else None,
-        "group": group_of(base_task),
-        "n_items": record.get("num_instances"),
-        "higher_is_better": True,
-    }

@@ -1,4 +1,4 @@
-"""The published code's layout: <run>/<task>.npy, steps above accuracies."""
+"""Arrays of the paper's code: <run>/<task>.npy, steps above accuracies."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,14 +7,13 @@ from typing import Final
 import numpy as np
 
 from neuneu.core.errors import DataError
-from neuneu.data.base_tasks import base_task_of, group_of
-from neuneu.data.importers.places import Place
+from neuneu.data.importers.checkpoint_names import CheckpointName
 from neuneu.data.importers.protocol import Imported, ImportOptions
-from neuneu.data.importers.scores import Score, as_imported
+from neuneu.data.importers.scores import Score, as_imported, task_row
 
 _LOSSES: Final = "avg_losses_by_step"
 _MEAN_LOSS: Final = "mean_loss"
-"""That code averages whatever losses a checkpoint's folder holds, of tokens or of words."""
+"""That code averages any losses in a checkpoint's folder, of tokens or of words."""
 
 
 class PaperArrays:
@@ -24,7 +23,7 @@ class PaperArrays:
     expects = "<run>/<task>.npy with steps and accuracies, of the paper's code"
 
     def recognises(self, path: Path) -> str | None:
-        """An array of two rows, the first of whole numbers that grow."""
+        """Look for an array of two rows, the first of whole numbers."""
         for found in _arrays(path):
             try:
                 _read(found)
@@ -34,39 +33,33 @@ class PaperArrays:
         return None
 
     def read(self, path: Path, options: ImportOptions) -> Imported:
-        """All tasks of all runs; the untrained model (step 0) too."""
+        """Read all tasks of all runs, including the untrained model (step 0)."""
         scores: list[Score] = []
         losses: list[Score] = []
         tasks = []
         for found in _arrays(path):
             steps, values = _read(found)
-            run = found.resolve().parent.name
-            loss = found.stem == _LOSSES
-            for step, value in zip(steps, values, strict=True):
-                score = Score(
-                    place=Place(run=run, identity=str(found.resolve().parent), step=int(step)),
+            folder = found.resolve().parent
+            is_loss = found.stem == _LOSSES
+            (losses if is_loss else scores).extend(
+                Score(
+                    checkpoint=CheckpointName(
+                        run=folder.name, identity=str(folder), step=int(step)
+                    ),
                     task=found.stem,
-                    metric=_MEAN_LOSS if loss else "acc",
+                    metric=_MEAN_LOSS if is_loss else "acc",
                     value=float(value),
                     written=found.stat().st_mtime,
                     source=str(found),
                 )
-                (losses if loss else scores).append(score)
-            base_task = base_task_of(found.stem)
-            tasks.append(
-                {
-                    "task": found.stem,
-                    "metric": "acc",
-                    "base_task": base_task,
-                    "group": group_of(base_task),
-                    "higher_is_better": True,
-                }
+                for step, value in zip(steps, values, strict=True)
             )
+            tasks.append(task_row(found.stem, "acc"))
         return as_imported(scores, options, name=str(path), losses=losses, tasks=tasks)
 
 
 def _arrays(path: Path) -> Iterator[Path]:
-    """Arrays of runs; those in a checkpoint's folder hold losses word by word."""
+    """Yield the arrays of runs; those in a checkpoint's folder hold losses word by word."""
     if path.is_file():
         if path.suffix == ".npy":
             yield path

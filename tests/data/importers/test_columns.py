@@ -77,7 +77,10 @@ def test_columns_that_are_no_tasks_are_left_out_of_a_wide_table(tmp_path: Path) 
     text = ",step,lr,samples,eval_loss,piqa,acc_stderr\n0,5,0.1,4096,0.9,0.5,0.01\n"
     path = write(tmp_path / "m.csv", text)
     assert values(path) == [("m", "piqa", "acc", 5, 0.5)]
-    assert any("left out: , lr, samples, eval_loss" in note for note in import_results(path).notes)
+    assert any(
+        "left out: Unnamed: 0, lr, samples, eval_loss" in note
+        for note in import_results(path).notes
+    )
     path = write(tmp_path / "p.csv", "step,boolq,piqa\n5,62.5,0.5\n")
     with pytest.raises(UserError, match=r"column 'boolq': .* found 62\.5; give --percent"):
         import_results(path)
@@ -114,7 +117,7 @@ def test_percentages_are_asked_about_and_divided(tmp_path: Path) -> None:
     assert table.column("value").to_pylist() == [0.5, 0.625]
     assert table.column("stderr").to_pylist() == [0.02, 0.01]
     path = write(tmp_path / "b.csv", "run,step,task,value\nm,1,t,50%\nm,2,t,62.5%\n")
-    with pytest.raises(UserError, match=r"row 1: expected a number, found '50%'; give --percent"):
+    with pytest.raises(UserError, match=r"line 2: value is '50%'; expected a number.* --percent"):
         import_results(path)
     assert [r[4] for r in values(path, percent=True)] == [0.5, 0.625]
     path = write(tmp_path / "c.csv", "run,step,task,value\nm,1,t,0.5\n")
@@ -125,11 +128,11 @@ def test_percentages_are_asked_about_and_divided(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("run,step,task,value\nm,1,t,high\n", r"column 'value', row 1: expected a number"),
+        ("run,step,task,value\nm,1,t,high\n", r"line 2: value is 'high'; expected a number"),
         ("run,step,task,value\nm,soon,t,0.5\n", r"column step: expected a number or step1000"),
         ("run,step,task,value\nm,1,t,-0.5\n", r"value is -0\.5; expected accuracies in \[0, 1\]\."),
         ("run,task,value\nm,t,0.5\n", r"expected a column step, tokens or flops"),
-        ("run,step,task,value\nm,1,t,true\n", "expected numbers, found true and false"),
+        ("run,step,task,value\nm,1,t,true\n", "line 2: value is 'true'; expected a number"),
         ("run,step,task,value\nm,1,t,\nm,2,t,\n", "found no number among the values"),
         ("run,step,task,value,seed\nm,1,t,0.5,0\nm,1,t,0.6,1\n", r"left out \(seed\) may tell"),
         ("run,step,value\nm,1,0.5\n", r"expected a column task .*--wide"),

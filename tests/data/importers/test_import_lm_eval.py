@@ -254,5 +254,5 @@ def test_numbers_that_are_none_are_said(tmp_path: Path) -> None:
 
 def test_nothing_but_perplexities_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "step1" / "results.json", results(**{"perplexity,none": 9.0}))
-    with pytest.raises(UserError, match=r"found none; not within 0 and 1.*perplexity of piqa"):
+    with pytest.raises(UserError, match=r"found none; not between 0 and 1.*perplexity of piqa"):
         import_results(path)

@@ -7,7 +7,7 @@ import pytest
 
 from neuneu.core.errors import UserError
 from neuneu.data.importers import import_results
-from neuneu.data.importers.tags import Tag, read_tag
+from neuneu.data.importers.series import Tag, read_tag
 
 EXPORT = """"Step","big - eval/piqa/acc","big - eval/piqa/acc__MIN","big - eval/piqa/acc__MAX",\
 "a - b - eval/piqa/acc","big - train/loss","big - eval/loss"

@@ -1,4 +1,4 @@
-"""Which run, step and tokens a checkpoint has, by the names it goes by."""
+"""Runs, steps and tokens of checkpoints, parsed from the names they go by."""
 
 import re
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ _TOKENS: Final = re.compile(
 )
 _SCALES: Final = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 _FORMATS: Final = frozenset({"", "hf", "unsharded", "vllm", "safetensors", "converted", "model"})
-"""Parts of names that say how a checkpoint is stored, and not which it is."""
+"""Parts of names that say how a checkpoint is stored, not which it is."""
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _GROUPS: Final = frozenset({"run", "step", "tokens"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A checkpoint: `identity` is all that is known of its run, `run` the short name of that."""
+class CheckpointName:
+    """A parsed name: `identity` is all that is known of the run, `run` its short name."""
 
     run: str
     identity: str
@@ -36,16 +36,16 @@ class Place:
     tokens: float | None = None
 
     @property
-    def known(self) -> bool:
-        """Whether it can be put on a curve."""
+    def has_position(self) -> bool:
+        """Whether it says where in training the checkpoint is."""
         return self.step is not None or self.tokens is not None
 
 
 def compile_step_from(text: str | None) -> re.Pattern[str] | None:
-    """The regular expression of `--step-from`.
+    """Compile the regular expression of `--step-from`.
 
     Raises:
-        UserError: it is none, or names neither step nor tokens nor run.
+        UserError: not a regular expression, or none of the groups step, tokens and run.
     """
     if text is None:
         return None
@@ -63,45 +63,45 @@ def compile_step_from(text: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
-def find_place(
+def parse_checkpoint(
     *,
     model: str = "",
     revision: str = "",
     folders: Sequence[str] = (),
     step_from: re.Pattern[str] | None = None,
-) -> Place:
-    """Reads run, step and tokens out of names; the first name that has a step tells it.
+) -> CheckpointName:
+    """Parse run, step and tokens; the first name that has a step decides.
 
     Args:
         model: a name on a hub, or a path.
-        revision: of the model, such as step1000-tokens4B; main and commits say nothing.
-        folders: names of folders and file around the results, the nearest first.
-        step_from: goes before the known patterns; tried on revision, model, then the path.
+        revision: revision of the model, such as step1000-tokens4B; `main` and commits are ignored.
+        folders: names of the file and the folders around the results, nearest first.
+        step_from: takes precedence over the known patterns; searched in revision, model, then path.
 
     Returns:
-        The place; its run is "" where no name is left for one.
+        The parsed name; its run is "" where nothing is left for one.
     """
     if revision == "main" or _COMMIT.fullmatch(revision):
         revision = ""
-    place = _by_names(model, revision, folders)
+    parsed = _by_names(model, revision, folders)
     if step_from is None:
-        return place
+        return parsed
     found: dict[str, str] = {}
     for text in (revision, model, "/".join(reversed(folders))):
         match = step_from.search(text)
         for key, value in (match.groupdict() if match else {}).items():
             if value is not None:
                 found.setdefault(key, value)
-    run = found.get("run", place.run)
-    step, tokens = place.step, place.tokens
+    run = found.get("run", parsed.run)
+    step, tokens = parsed.step, parsed.tokens
     if {"step", "tokens"} & step_from.groupindex.keys():
-        step = _whole(found["step"], step_from) if "step" in found else None
+        step = round(_amount(found["step"], step_from)) if "step" in found else None
         tokens = _amount(found["tokens"], step_from) if "tokens" in found else None
-    identity = run if "run" in found else place.identity
-    return Place(run=run, identity=identity, step=step, tokens=tokens)
+    identity = run if "run" in found else parsed.identity
+    return CheckpointName(run=run, identity=identity, step=step, tokens=tokens)
 
 
-def _by_names(model: str, revision: str, folders: Sequence[str]) -> Place:
+def _by_names(model: str, revision: str, folders: Sequence[str]) -> CheckpointName:
     parts = [part for part in re.split(r"[/\\]", model) if part not in {"", "."}]
     names = [revision, *reversed(parts), *folders]
     step = next((number for name in names if (number := step_of(name)) is not None), None)
@@ -109,19 +109,19 @@ def _by_names(model: str, revision: str, folders: Sequence[str]) -> Place:
     before, after = _rest(revision)
     kept = _named(list(reversed(parts)), "-".join(filter(None, (before, after))))
     around = [rest for folder in folders[:0:-1] if (rest := _joined(folder))]
-    if folders and _tells(folders[0]):
+    if folders and _has_position(folders[0]):
         around += filter(None, [_joined(folders[0])])
     if not kept:
         kept = around[::-1] or [_joined(folder) for folder in folders[:1]]
-    elif not any(_tells(name) for name in (revision, *parts)):
-        # The folders tell checkpoints apart, so they may tell runs of one model apart, too.
+    elif not any(_has_position(name) for name in (revision, *parts)):
+        # Folders that distinguish checkpoints may also distinguish runs of one model.
         kept = [*kept, *reversed(around)]
     run = kept[0] if kept else ""
-    return Place(run=run, identity="/".join(reversed(kept)), step=step, tokens=tokens)
+    return CheckpointName(run=run, identity="/".join(reversed(kept)), step=step, tokens=tokens)
 
 
 def _named(parts: Sequence[str], ending: str) -> list[str]:
-    """Names of a path's parts, the last first, from the first that is more than a step."""
+    """Names of the parts of a path, last first, from the first that is more than a step."""
     for index, part in enumerate(parts):
         before, after = _rest(part)
         if before:
@@ -130,7 +130,7 @@ def _named(parts: Sequence[str], ending: str) -> list[str]:
     return [ending] if ending else []
 
 
-def _tells(name: str) -> bool:
+def _has_position(name: str) -> bool:
     return step_of(name) is not None or tokens_of(name) is not None
 
 
@@ -139,13 +139,13 @@ def _joined(name: str) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """The step that a name such as checkpoint-500, iter_0001000 or step20k tells."""
+    """Return the step in a name such as checkpoint-500, iter_0001000 or step20k."""
     match = _STEP.search(name)
     return None if match is None else round(float(match[1]) * _SCALES[match[2].lower()])
 
 
 def tokens_of(name: str) -> float | None:
-    """The tokens that a name such as step1000-tokens4B, 300B-tokens or step-50K-105b tells."""
+    """Return the tokens in a name such as step1000-tokens4B, 300B-tokens or step-50K-105b."""
     match = _TOKENS.search(name)
     if match is None:
         return None
@@ -154,7 +154,7 @@ def tokens_of(name: str) -> float | None:
 
 
 def _rest(name: str) -> tuple[str, str]:
-    """What a name says before and after its step and tokens, without words for formats."""
+    """Return what is before and after step and tokens in a name, without words for formats."""
     spans = [match.span() for pattern in (_STEP, _TOKENS) if (match := pattern.search(name))]
     if not spans:
         return ("", "") if name.lower() in _FORMATS else (name, "")
@@ -162,10 +162,6 @@ def _rest(name: str) -> tuple[str, str]:
     after = name[max(stop for _, stop in spans) :]
     words = [word for word in re.split(r"[-_.]", after) if word.lower() not in _FORMATS]
     return ("" if before.lower() in _FORMATS else before), "-".join(words)
-
-
-def _whole(text: str, pattern: re.Pattern[str]) -> int:
-    return round(_amount(text, pattern))
 
 
 def _amount(text: str, pattern: re.Pattern[str]) -> float:

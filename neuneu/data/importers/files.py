@@ -1,4 +1,4 @@
-"""JSON files under a path, found and read with one-line errors."""
+"""JSON files under a path, read with one-line errors."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from neuneu.core.errors import DataError
 
 
 def files_under(path: Path, *suffixes: str) -> Iterator[Path]:
-    """The path itself, or the files of a folder and of all folders in it, sorted by name."""
+    """Yield the path itself, or the files of a folder and of all folders in it, sorted by name."""
     if path.is_file():
         yield path
         return
@@ -19,24 +19,24 @@ def files_under(path: Path, *suffixes: str) -> Iterator[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON document.
+    """Read a JSON document.
 
     Raises:
         DataError: not readable, or cut off.
     """
-    return _parsed(_text(path), path, "JSON")
+    return _parse(_read(path), path, "JSON")
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file that has one a line.
+    """Read a file with one JSON object per line.
 
     Raises:
-        DataError: not readable, cut off, or something else than objects.
+        DataError: not readable, cut off, or something other than objects.
     """
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_read(path).splitlines(), start=1):
         if line.strip():
-            row = _parsed(line, path, f"a JSON object in line {number}")
+            row = _parse(line, path, f"a JSON object in line {number}")
             if not isinstance(row, dict):
                 raise DataError(f"{path}: expected a JSON object in line {number}, found {line!r}.")
             rows.append(row)
@@ -44,21 +44,26 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def names_around(path: Path, root: Path) -> Sequence[str]:
-    """The names that may tell a step: the file's, then its folders' up to the given one."""
-    stem = path.stem
+    """Return the names of a file and of the folders around it up to `root`, nearest first."""
     inner = path.relative_to(root).parent.parts if path != root else ()
     outer = root.resolve() if root.is_dir() else root.resolve().parent
-    return (stem, *reversed(inner), outer.name)
+    return (path.stem, *reversed(inner), outer.name)
 
 
-def _text(path: Path) -> str:
+def number(value: Any) -> float | None:
+    """Return a JSON number as a float, None for anything else."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number else None
+
+
+def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable ({error}).") from error
 
 
-def _parsed(text: str, path: Path, expected: str) -> Any:
+def _parse(text: str, path: Path, expected: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from neuneu.data.importers.places import find_place
+from neuneu.data.importers.checkpoint_names import parse_checkpoint
 
 NAMES = [
     (("EleutherAI/pythia-160m", "step1000"), ("pythia-160m", 1000, None)),
@@ -26,16 +26,16 @@ NAMES = [
 
 @pytest.mark.parametrize(("names", "expected"), NAMES, ids=lambda pair: str(pair[0]))
 def test_model_and_revision(names, expected) -> None:
-    place = find_place(model=names[0], revision=names[1])
-    assert (place.run, place.step, place.tokens) == expected
+    parsed = parse_checkpoint(model=names[0], revision=names[1])
+    assert (parsed.run, parsed.step, parsed.tokens) == expected
 
 
 def test_folders_tell_what_the_model_does_not() -> None:
-    place = find_place(folders=["", "step5", "mine", "evals"])
-    assert (place.run, place.identity, place.step) == ("mine", "evals/mine", 5)
-    place = find_place(model="tiny", folders=["scores", "step5", "evals"])
-    assert (place.run, place.identity, place.step) == ("tiny", "evals/tiny", 5)
-    place = find_place(model="tiny-step7", folders=["scores", "step5", "evals"])
-    assert (place.identity, place.step) == ("tiny", 7)
-    place = find_place(folders=["1.4b_step33000", "evals"])
-    assert (place.run, place.step) == ("1.4b", 33000)
+    parsed = parse_checkpoint(folders=["", "step5", "mine", "evals"])
+    assert (parsed.run, parsed.identity, parsed.step) == ("mine", "evals/mine", 5)
+    parsed = parse_checkpoint(model="tiny", folders=["scores", "step5", "evals"])
+    assert (parsed.run, parsed.identity, parsed.step) == ("tiny", "evals/tiny", 5)
+    parsed = parse_checkpoint(model="tiny-step7", folders=["scores", "step5", "evals"])
+    assert (parsed.identity, parsed.step) == ("tiny", 7)
+    parsed = parse_checkpoint(folders=["1.4b_step33000", "evals"])
+    assert (parsed.run, parsed.step) == ("1.4b", 33000)
