@@ -11,6 +11,7 @@ from typing import Any, Final
 from neuneu.core.errors import StoreError
 from neuneu.core.storage import THREADS, Folder
 from neuneu.data.checkpoints import CheckpointRef
+from neuneu.data.store.checkpoint_files import Key
 
 ATTEMPTS: Final = "attempts"
 """The folder of a store with the ledger of its extraction."""
@@ -22,17 +23,6 @@ class Attempt:
 
     number: int
     last_error: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class InFlight:
-    """A checkpoint that a worker has begun and not ended; the worker may have been killed."""
-
-    suite: str
-    run: str
-    step: int
-    number: int
-    started: float
 
 
 class AttemptLedger:
@@ -68,17 +58,17 @@ class AttemptLedger:
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(self._folder.delete, self._folder.files()))
 
-    def in_flight(self) -> list[InFlight]:
-        """Return the checkpoints begun and not ended, by suite, run and step.
+    def in_flight(self) -> list[Key]:
+        """Return the (suite, run, step) of checkpoints begun and not ended, sorted.
+
+        Their workers may have been killed.
 
         Raises:
             StoreError: a file that is no record of attempts.
         """
         with ThreadPoolExecutor(THREADS) as pool:
             records = list(pool.map(self._read, self._folder.files()))
-        names = InFlight.__dataclass_fields__
-        found = [InFlight(**{name: record[name] for name in names}) for record in records if record]
-        return sorted(found, key=lambda item: (item.suite, item.run, item.step))
+        return sorted((row["suite"], row["run"], row["step"]) for row in records if row)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         """Return the record in a file, or None if there is no file."""

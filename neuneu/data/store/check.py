@@ -128,8 +128,8 @@ def summarize(store: Store) -> list[RunStatus]:
             errors.setdefault((run.suite, run.run), []).append(row["error"] or "no reason given")
     for key, texts in errors.items():
         runs[key].reasons = _grouped(texts)
-    for attempt in AttemptLedger(store.folder / ATTEMPTS, timeout_s=math.inf).in_flight():
-        run_of(attempt.suite, attempt.run).in_flight += 1
+    for suite, name, _ in AttemptLedger(store.folder / ATTEMPTS, timeout_s=math.inf).in_flight():
+        run_of(suite, name).in_flight += 1
     return [runs[key] for key in sorted(runs)]
 
 

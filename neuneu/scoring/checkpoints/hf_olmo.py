@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from neuneu.core.errors import CheckpointError
-from neuneu.core.files import one_line, parse_mapping, read_mapping, read_regular, write_text_atomic
+from neuneu.core.files import parse_mapping, read_mapping, read_regular, write_text_atomic
 from neuneu.scoring.checkpoints.configs import check_sizes
 from neuneu.scoring.checkpoints.heads import Heads, kernel_heads
-from neuneu.scoring.checkpoints.weights import read_headers, save_shards, weight_files
+from neuneu.scoring.checkpoints.weights import file_tensors, read_headers, save_shards, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -159,7 +159,7 @@ def convert(folder_in: Path, folder_out: Path) -> None:
     def shards() -> "Iterator[tuple[str, dict[str, torch.Tensor]]]":
         for path in weight_files(folder_in):
             tensors: dict[str, torch.Tensor] = {}
-            for name, tensor in _load(path).items():
+            for name, tensor in file_tensors(path):
                 tensors |= _rename(name, tensor, heads)
             yield path.name, tensors
 
@@ -199,16 +199,6 @@ def _heads(config: Mapping[str, Any]) -> Heads:
     return kernel_heads(count, width // count)
 
 
-def _load(path: Path) -> "dict[str, torch.Tensor]":
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path.name}: cannot be read ({one_line(error)}).") from error
-
-
 def _rename(name: str, tensor: "torch.Tensor", heads: Heads) -> "dict[str, torch.Tensor]":
     if name in _TOP:
         return {_TOP[name]: tensor}
@@ -244,10 +234,6 @@ def _positive(config: Mapping[str, Any], name: str, default: float) -> float:
     value = config.get(name)
     if value is None:
         return default
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 < value <= _MAX_NUMBER
-    ):
+    if type(value) not in (int, float) or not 0 < value <= _MAX_NUMBER:
         raise CheckpointError(f"config.json: {name} = {value!r}; expected a positive number.")
     return float(value)

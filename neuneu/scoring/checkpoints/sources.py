@@ -1,7 +1,6 @@
 """Sources of checkpoints: local folders, S3, a hub, and suite files that describe them."""
 
 import itertools
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Final
 
 from neuneu.core.config import load_config
 from neuneu.core.errors import CheckpointError, DataError, StorageError, TransientError, UserError
+from neuneu.core.files import check_regular
 from neuneu.core.storage import Folder
 from neuneu.data.checkpoints import CheckpointRef, StoredFile, in_order, list_folder
 from neuneu.scoring.checkpoints import hub
@@ -107,12 +107,8 @@ def fetch(ref: CheckpointRef, name: str, folder: Path) -> None:
 
 def _regular(folder: Folder, name: str) -> Folder:
     """Return the folder, or refuse a local file whose reading would not end."""
-    path = Path(folder.address, name)
-    if folder.is_local and os.path.lexists(path) and not path.is_file():
-        raise CheckpointError(
-            f"{path}: expected a regular file, found a folder, a pipe, a device or a broken link; "
-            "put the file itself there."
-        )
+    if folder.is_local:
+        check_regular(Path(folder.address, name))
     return folder
 
 

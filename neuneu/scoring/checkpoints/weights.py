@@ -153,18 +153,27 @@ def iter_tensors(folder: Path) -> "Iterator[tuple[str, torch.Tensor]]":
     Raises:
         CheckpointError: a file that has changed since and can no longer be read.
     """
+    for path in weight_files(folder):
+        yield from file_tensors(path)
+
+
+def file_tensors(path: Path) -> "Iterator[tuple[str, torch.Tensor]]":
+    """Yield (name, tensor) of one file, as `iter_tensors` does.
+
+    Raises:
+        CheckpointError: the file has changed since and can no longer be read.
+    """
     from safetensors import SafetensorError, safe_open
 
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a mapping
-                    if not is_constant(name):
-                        yield name, file.get_tensor(name)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path.name}: can no longer be read ({error}); copy it again."
-            ) from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                if not is_constant(name):
+                    yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path.name}: can no longer be read ({error}); copy it again."
+        ) from error
 
 
 def save_shards(folder: Path, shards: "Iterable[tuple[str, dict[str, torch.Tensor]]]") -> None:
