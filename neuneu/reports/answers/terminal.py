@@ -52,7 +52,7 @@ def _show_pairs(answer: Answer, console: Console) -> None:
 def _show_explanation(answer: Answer, console: Console) -> None:
     known = [row["calibrated_on"] for row in answer.rows if row.get("calibrated_on")]
     if known:
-        console.print(f"- intervals are calibrated on at least {min(known)} held-out runs each")
+        console.print(f"- intervals are calibrated on at least {min(known)} held-out runs")
     for warning in answer.warnings:
         console.print(f"- warning: {warning.text}; intervals may be off")
     for row in answer.rows[:LIMIT]:
