@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from run_splits import SPLITS
 
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
@@ -30,7 +31,6 @@ from neuneu.data.load import load_dataset
 from neuneu.data.splits import Anchored, deal_by_size
 from neuneu.data.trajectories import FloatArray, RunGroup, Trajectory
 from neuneu.decisions.statistics import first_passage, reached_at, running_mean, weigh
-from neuneu.evaluation.run_splits import SPLITS
 from neuneu.forecasters.copula import Joint
 from neuneu.forecasters.cross_run.calibrating import OutOfFold
 from neuneu.forecasters.cross_run.export import load_networks

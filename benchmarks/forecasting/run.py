@@ -26,6 +26,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
 
+from run_splits import SPLITS, Parts
+
 from forecasting.entrants import (
     PAPER_SIZE,
     PAPER_STEPS,
@@ -44,9 +46,8 @@ from neuneu.core.progress import stage
 from neuneu.data.load import load_dataset
 from neuneu.data.splits import Anchored, ByCompute, SplitRule, deal_by_size
 from neuneu.data.trajectories import Trajectory
-from neuneu.evaluation.backtest import run_backtest, summarise
-from neuneu.evaluation.run_splits import SPLITS, Parts
-from neuneu.evaluation.summary import RunBooks
+from neuneu.evaluation.backtest import run_backtest
+from neuneu.evaluation.summary import RunMetadata, summarise
 from neuneu.evaluation.table import read_evaluation
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
@@ -116,7 +117,7 @@ class Benchmark:
         self.config = FitConfig()
         if arguments.steps is not None:
             self.config = FitConfig(optim=CrossRunOptim(max_steps=arguments.steps))
-        self.books = RunBooks(tasks={t.task: (t.base_task, t.group) for t in self.trajectories})
+        self.books = RunMetadata(tasks={t.task: (t.base_task, t.group) for t in self.trajectories})
         self.record: dict[str, Any] = {
             "data_digest": observed.digest, "cpus": os.cpu_count(),
             "python": platform.python_version(), "torch": torch.__version__,
@@ -185,7 +186,7 @@ class Benchmark:
 
     def scores(self, table: pa.Table, test: Sequence[Trajectory], *, whole: bool) -> dict[str, Any]:
         """A table's summary and, for the main protocol, everything else the report says."""
-        summary = summarise(table, books=self.books)
+        summary = summarise(table, known=self.books)
         kept = ("sees", "overall", "by_suite") if whole else ("sees", "overall")
         short = {
             "counts": summary["counts"],
@@ -211,7 +212,7 @@ class Benchmark:
         """Figures of a few forecasters beside the page, point forecasters without bands."""
         shown = pa.concat_tables([tables[n] for n in DRAWN])
         folder = self.arguments.work / f"{name}-figures"
-        drawn = write_figures(folder, shown, summarise(shown, books=self.books), parts.test)
+        drawn = write_figures(folder, shown, summarise(shown, known=self.books), parts.test)
         page_folder = self.arguments.output.with_suffix("")
         page_folder.mkdir(parents=True, exist_ok=True)
         for path in drawn:
@@ -225,7 +226,7 @@ class Benchmark:
             rule = Anchored(fraction=share)
             tables = {n: answers.table(n, rule) for n in (*ROLLING, *OURS)}
             table = pa.concat_tables(with_missing_intervals(tables, self.record["residuals"]))
-            summary = summarise(table, books=self.books)
+            summary = summarise(table, known=self.books)
             result[f"{share:g}"] = {n: summary["forecasters"][n]["overall"]["mae"] for n in tables}
         return result
 

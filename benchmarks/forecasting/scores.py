@@ -107,7 +107,7 @@ def terciles(evaluation: EvaluationTable, names: Sequence[str]) -> dict[str, Any
         quantiles, levels = evaluation.quantiles[name], evaluation.levels[name]
         error = np.abs(quantiles[:, levels.index(0.5)] - evaluation.y)
         low, high = quantiles[:, levels.index(0.1)], quantiles[:, levels.index(0.9)]
-        inside = metrics.inside_band(low, high, evaluation.y)
+        inside = metrics.inside_interval(low, high, evaluation.y)
         result[name] = {}
         for third, label in enumerate(("first third", "middle third", "last third")):
             chosen = place == third

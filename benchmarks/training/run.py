@@ -28,6 +28,7 @@ import ray
 import ray.train.torch
 import torch
 from ray.train import UserCallback
+from run_splits import SPLITS
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -39,7 +40,6 @@ from neuneu.data.load import load_dataset
 from neuneu.data.quantiles import common_levels, pinball, pinball_torch
 from neuneu.data.splits import Anchored
 from neuneu.data.trajectories import Trajectory
-from neuneu.evaluation.run_splits import SPLITS
 from neuneu.forecasters.cross_run.network import CrossRunNetwork
 from neuneu.forecasters.queries import make_queries
 from neuneu.forecasters.window.batching import Batch, to_device

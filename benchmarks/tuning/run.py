@@ -19,12 +19,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 import yaml
+from run_splits import SPLITS
 
 from neuneu.core.config import build_config, config_to_dict
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
 from neuneu.data.load import load_dataset
-from neuneu.evaluation.run_splits import SPLITS
 from neuneu.reports.tuning.analysis import analyse
 from neuneu.reports.tuning.report import summary
 from neuneu.training.cross_run.fitting import CrossRunLearner, FitConfig

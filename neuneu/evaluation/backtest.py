@@ -1,8 +1,10 @@
-"""Backtests: forecast runs whose ends are known, from their beginnings, and score the forecasts."""
+"""Backtests: forecast finished runs from their first checkpoints, and score the forecasts."""
 
+import itertools
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from importlib import metadata
 from pathlib import Path
@@ -30,8 +32,7 @@ from neuneu.data.trajectories import (
     merge_token_losses,
 )
 from neuneu.evaluation.aggregation import RunBootstrap
-from neuneu.evaluation.summary import RunBooks, summarise_evaluation
-from neuneu.evaluation.table import read_evaluation
+from neuneu.evaluation.summary import RunMetadata, summarise
 from neuneu.forecasters.baselines import BASELINES, DEFAULT_BASELINES, NEEDS_SCIPY, make_forecaster
 from neuneu.forecasters.baselines.logistic import LogisticLawConfig
 from neuneu.forecasters.protocol import Forecaster, Query
@@ -46,7 +47,7 @@ CONFIG_FILE: Final = "config.yaml"
 
 @config_dataclass
 class BacktestConfig:
-    """What to forecast from how much, by whom, and where the results go; all local or `s3://`."""
+    """Data, context, forecasters and output of a backtest; locations are local or `s3://`."""
 
     accuracies: Address
     """A store folder, or a .parquet / .csv accuracy table."""
@@ -55,11 +56,11 @@ class BacktestConfig:
     tasks: Address | None = None
     """The task table, for chance and task groups; a store brings its own."""
     reference: Address | None = None
-    """Other finished runs to learn from: a store folder or an accuracy table."""
+    """Further reference runs: a store folder or an accuracy table."""
     reference_losses: Address | None = None
     output: Address = "runs/backtest"
     context: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Share of a run's checkpoints (`anchored`) or tokens (`by-compute`) that is seen."""
+    """Fraction of a run's checkpoints (`anchored`) or tokens (`by-compute`) to use as context."""
     protocol: Literal["anchored", "by-compute"] = "anchored"
     min_checkpoints: Annotated[int, Field(ge=MIN_CHECKPOINTS)] = MIN_CHECKPOINTS
     """Shorter trajectories (step 0 excluded) are not scored."""
@@ -67,12 +68,12 @@ class BacktestConfig:
     models: tuple[Address, ...] = ()
     """Folders of trained forecasters."""
     pretrained: bool = False
-    """Also ask the forecaster that comes with the package."""
+    """Also score the forecaster that ships with the package."""
     logistic: LogisticLawConfig = field(default_factory=LogisticLawConfig)
     held_out: tuple[str, ...] | Literal["all"] = "all"
-    """Runs to forecast; `all` forecasts every run, a fold of them at a time."""
+    """Runs to forecast; `all` forecasts every run, one fold at a time."""
     folds: Annotated[int, Field(ge=2)] = 5
-    """With `held_out: all`: runs of a fold are not references of one another."""
+    """Number of folds with `held_out: all`; runs of a fold are not references of one another."""
     bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
     seed: int = 0
     figures: bool = True
@@ -81,18 +82,18 @@ class BacktestConfig:
 
 @runtime_checkable
 class RemembersTraining(Protocol):
-    """A trained forecaster that can tell which trajectories it learnt from, by their content."""
+    """A trained forecaster that recognises trajectories it was trained on, by their content."""
 
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
-        """The share of these trajectories, of one run, that it was trained on."""
+        """Return the fraction of these trajectories, of one run, that it was trained on."""
 
 
 @runtime_checkable
 class Calibrated(Protocol):
-    """A forecaster that can tell which calibration group each target belongs to."""
+    """A forecaster that names the calibration group of each target."""
 
     def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
-        """A name for every target of every query; None where nothing is calibrated."""
+        """Return a name for every target of every query; None without calibration."""
 
 
 def run_backtest(
@@ -102,13 +103,13 @@ def run_backtest(
     protocol: SplitRule,
     token_losses: TokenLossTable | None = None,
 ) -> pa.Table:
-    """Forecasts every later checkpoint of the targets with every forecaster.
+    """Forecast every later checkpoint of the targets with every forecaster.
 
-    A forecaster that declares `own` is given no references; only one that declares
-    `oracle-loss` is given future losses. What cannot be answered stands as null quantiles.
+    A forecaster that declares `own` gets no references; only one that declares `oracle-loss` gets
+    future losses. Unanswered targets have null quantiles.
 
     Returns:
-        `schemas.FORECASTS`: forecaster by forecaster, the same rows in the same order.
+        `schemas.FORECASTS`: the same rows in the same order for each forecaster.
 
     Raises:
         UserError: a target's run group among the references, two forecasters of one name, or
@@ -133,40 +134,26 @@ def run_backtest(
     common = identity_columns(queries, truths, protocol.name)
     tables = []
     for forecaster in forecasters:
-        asked = queries
-        if forecaster.sees == "oracle-loss":
-            asked = with_future_losses(queries, truths)
+        oracle = forecaster.sees == "oracle-loss"
+        given = with_future_losses(queries, truths) if oracle else queries
         if forecaster.sees != "own":
             forecaster.fit(references)
-        quantiles = check_answers(forecaster, forecaster.predict(asked), queries)
+        quantiles = check_answers(forecaster, forecaster.predict(given), queries)
         columns = common
         groups = (
             forecaster.calibration_groups(queries) if isinstance(forecaster, Calibrated) else None
         )
         if groups is not None:
-            names = pa.array([name for of in groups for name in of], pa.string())
+            names = pa.array(itertools.chain.from_iterable(groups), pa.string())
             columns = {**common, "calibration_group": names}
         tables.append(forecast_table(forecaster, columns, quantiles))
     return pa.concat_tables(tables)
 
 
-def summarise(
-    table: pa.Table, *, bootstrap: RunBootstrap | None = None, books: RunBooks | None = None
-) -> dict[str, Any]:
-    """Scores of every forecaster in a forecasts table; see `evaluation_summary`.
-
-    Raises:
-        DataError: a table that cannot be scored.
-    """
-    return summarise_evaluation(
-        read_evaluation(table), bootstrap or RunBootstrap(), books or RunBooks()
-    )
-
-
 def write_backtest(
     out: Path, table: pa.Table, summary: Mapping[str, Any], config: BacktestConfig | None = None
 ) -> None:
-    """Writes `forecasts.parquet`, `config.yaml` and, last, `summary.json`."""
+    """Write `forecasts.parquet`, `config.yaml` and, last, `summary.json`."""
     with atomic_path(out / FORECASTS_FILE) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     if config is not None:
@@ -174,26 +161,17 @@ def write_backtest(
     write_text_atomic(out / SUMMARY_FILE, json.dumps(summary, indent=1, allow_nan=False) + "\n")
 
 
-class Draw(Protocol):
-    """Draws figures and a report of a backtest; see `neuneu.reports.backtest.run`."""
-
-    def __call__(
-        self,
-        output: Folder,
-        folder: Path,
-        table: pa.Table,
-        summary: dict[str, Any],
-        observed: Dataset,
-    ) -> str:
-        """Writes into `folder`, which becomes `output`; returns where the report will lie."""
+Draw = Callable[[Folder, Path, pa.Table, dict[str, Any], Dataset], str]
+"""Draws figures and a report into a local folder that becomes the output: (output, folder,
+forecasts, summary, data) -> the report's location; see `neuneu.reports.backtest.run`."""
 
 
 def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, Any]:
-    """Reads the tables, forecasts, scores, and writes everything to `config.output`.
+    """Read the tables, forecast, score, and write everything to `config.output`.
 
     Args:
-        config: what to forecast.
-        draw: adds figures and a report, where the config asks for them.
+        config: settings.
+        draw: adds figures and a report, if the config asks for them.
 
     Returns:
         `output`, `report` (null without figures) and the MAE of each forecaster.
@@ -203,20 +181,19 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
     """
     _check_installed(config)
     output = Folder(config.output)
-    output.exists(SUMMARY_FILE)  # a place that cannot be used is told before the work
+    output.exists(SUMMARY_FILE)  # report an unusable location before the work
     with stage("reading", total=1) as bar:
         observed = load_dataset(
             config.accuracies, losses=config.losses, tasks=config.tasks,
             reference=config.reference, reference_losses=config.reference_losses,
         )  # fmt: skip
-        others = observed.reference
         bar.advance()
     folds = _folds(config, observed.trajectories)
     forecasters = _make_forecasters(config)
-    table, given = _forecast_folds(config, forecasters, observed, others, folds)
+    table, given = _forecast_folds(config, forecasters, observed, folds)
     scored = {group for fold in folds for group in fold}
     targets = [t for t in observed.trajectories if t.run_group in scored]
-    books = RunBooks(
+    known = RunMetadata(
         folds=folds,
         trained_on={
             forecaster.name: runs_trained_on(forecaster.seen_share, targets)
@@ -228,15 +205,22 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
     )
     with stage("scoring", total=1) as bar:
         bootstrap = RunBootstrap(samples=config.bootstrap_samples, seed=config.seed)
-        summary = summarise(table, bootstrap=bootstrap, books=books)
+        summary = summarise(table, bootstrap=bootstrap, known=known)
         bar.advance()
     for name, entry in summary["forecasters"].items():
         entry["references_given"] = given if entry["sees"] != "own" else []
         entry["kind"] = "baseline" if name in BASELINES else "trained"
     summary["context_fraction"] = config.context
     summary["folds"] = [["/".join(group) for group in fold] for fold in folds]
-    summary["data"] = _describe_data(observed, others)
-    summary["made_by"] = _provenance(config, summary["data"])
+    suites = defaultdict(list)
+    for trajectory in observed.trajectories:
+        suites[trajectory.suite].append(trajectory)
+    summary["data"] = {
+        "digest": observed.digest,
+        "reference_digest": observed.reference and observed.reference.digest,
+        "suites": {suite: _describe(members) for suite, members in sorted(suites.items())},
+    }
+    summary["made_by"] = _provenance(config, observed.digest)
     report = None
     with written_to(output, last=SUMMARY_FILE) as folder:
         write_backtest(folder, table, summary, config)
@@ -255,7 +239,7 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
 
 
 def _check_installed(config: BacktestConfig) -> None:
-    """Says what is not installed before the work starts, not after it."""
+    """Report missing packages before the work."""
     wanted = ["matplotlib", "jinja2"] if config.figures else []
     wanted += ["scipy"] if NEEDS_SCIPY.intersection(config.forecasters) else []
     require(
@@ -271,7 +255,7 @@ def _folds(
     long_enough = [t for t in trajectories if len(t.without_step_zero()) >= config.min_checkpoints]
     if config.held_out == "all":
         if config.reference is not None:
-            # Finished runs stand apart: every run of the table is a target of them.
+            # The reference runs are given apart: every run of the table is a target.
             return (tuple(sorted({t.run_group for t in long_enough})),)
         return deal_folds(long_enough, config.folds, config.seed)
     if not config.held_out:
@@ -284,15 +268,15 @@ def _forecast_folds(
     config: BacktestConfig,
     forecasters: Sequence[Forecaster],
     observed: Dataset,
-    others: Dataset | None,
     folds: tuple[tuple[RunGroup, ...], ...],
 ) -> tuple[pa.Table, list[list[str]]]:
-    """(forecasts of all folds, run groups given as references in each fold)."""
+    """Return the forecasts of all folds, and the run groups given as references in each fold."""
+    others = observed.reference
     token_losses = merge_token_losses(
-        observed.token_losses, None if others is None else others.token_losses
+        observed.token_losses, others.token_losses if others else None
     )
     protocol = PROTOCOLS[config.protocol](fraction=config.context)
-    finished = observed.trajectories + ([] if others is None else others.trajectories)
+    finished = observed.trajectories + observed.references
     tables, given = [], []
     with stage("forecasting", total=len(folds)) as bar:
         for fold in folds:
@@ -325,35 +309,24 @@ def _make_forecasters(config: BacktestConfig) -> list[Forecaster]:
     return forecasters
 
 
-def _describe_data(observed: Dataset, others: Dataset | None) -> dict[str, Any]:
-    suites: dict[str, dict[str, Any]] = {}
-    for trajectory in observed.trajectories:
-        entry = suites.setdefault(
-            trajectory.suite,
-            {"family": trajectory.family, "runs": set(), "tasks": set(), "checkpoints": set()}
-            | {"trajectories": 0, "observations": 0},
-        )
-        entry["runs"].add(trajectory.run)
-        entry["tasks"].add(trajectory.task)
-        entry["checkpoints"] |= {(trajectory.run, int(step)) for step in trajectory.steps}
-        entry["trajectories"] += 1
-        entry["observations"] += len(trajectory)
+def _describe(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """Return the counts of a suite."""
     return {
-        "digest": observed.digest,
-        "reference_digest": None if others is None else others.digest,
-        "suites": {
-            suite: {key: len(v) if isinstance(v, set) else v for key, v in entry.items()}
-            for suite, entry in sorted(suites.items())
-        },
+        "family": trajectories[0].family,
+        "runs": len({t.run for t in trajectories}),
+        "tasks": len({t.task for t in trajectories}),
+        "checkpoints": len({(t.run, step) for t in trajectories for step in t.steps.tolist()}),
+        "trajectories": len(trajectories),
+        "observations": sum(map(len, trajectories)),
     }
 
 
-def _provenance(config: BacktestConfig, data: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(config: BacktestConfig, digest: str) -> dict[str, Any]:
     packages = ("numpy", "pyarrow", "scipy", "torch")
     installed = {dist.metadata["Name"].lower(): dist.version for dist in metadata.distributions()}
     return {
         "config_hash": config_hash(config),
-        "data_digest": data["digest"],
+        "data_digest": digest,
         "neuneu": __version__,
         "python": platform.python_version(),
         "packages": {name: installed[name] for name in packages if name in installed},

@@ -1,8 +1,7 @@
-"""Scores of forecasts, item by item: pure NumPy, one number a forecast checkpoint.
+"""Scores of forecasts, item by item: pure NumPy, one number per forecast checkpoint.
 
 An item is one later checkpoint of one trajectory. Shapes: N items, Q quantile levels.
-An unanswered item (NaN quantiles) scores NaN; reducing items to numbers is
-`neuneu.evaluation.aggregation`'s work, so that nothing is averaged away here.
+An unanswered item (NaN quantiles) scores NaN; `neuneu.evaluation.aggregation` averages items.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,8 +12,8 @@ import numpy as np
 from neuneu.data.quantiles import MEDIAN, pinball
 from neuneu.data.trajectories import FloatArray
 
-BANDS: Final = {50: (0.25, 0.75), 80: (0.1, 0.9), 90: (0.05, 0.95)}
-"""Nominal coverage in per cent -> the quantile levels that bound the central band."""
+INTERVALS: Final = {50: (0.25, 0.75), 80: (0.1, 0.9), 90: (0.05, 0.95)}
+"""Nominal coverage in per cent -> quantile levels that bound the central interval."""
 
 
 def absolute_error(median: FloatArray, y: FloatArray) -> FloatArray:
@@ -28,7 +27,7 @@ def mean_pinball(quantiles: FloatArray, y: FloatArray, levels: Sequence[float]) 
 
 
 def interval_score(lower: FloatArray, upper: FloatArray, y: FloatArray, alpha: float) -> FloatArray:
-    """Interval score of a central (1 - alpha) band, (N,); Gneiting and Raftery (2007), eq. 43.
+    """Interval score of a central (1 - alpha) interval, (N,); Gneiting and Raftery (2007), eq. 43.
 
     Width, plus 2 / alpha times the distance by which the outcome lies outside.
     """
@@ -40,13 +39,13 @@ def interval_score(lower: FloatArray, upper: FloatArray, y: FloatArray, alpha: f
 def weighted_interval_score(
     quantiles: FloatArray, y: FloatArray, levels: Sequence[float]
 ) -> FloatArray:
-    """WIS over K central bands and the median; Bracher et al. (2021), eq. 1.
+    """WIS over K central intervals and the median; Bracher et al. (2021), eq. 1.
 
-    WIS = (0.5 |y - m| + sum_k alpha_k / 2 x IS_alpha_k) / (K + 0.5). With no band it is the
-    absolute error, which is also the WIS of a forecast whose quantiles all coincide.
+    WIS = (0.5 |y - m| + sum_k alpha_k / 2 x IS_alpha_k) / (K + 0.5). Without intervals it
+    is the absolute error, as for a forecast whose quantiles all coincide.
 
     Args:
-        quantiles: (N, Q), one column a level.
+        quantiles: (N, Q), one column per level.
         y: (N,) outcomes.
         levels: (Q,) levels in pairs around 0.5, such as (0.1, 0.5, 0.9).
 
@@ -71,17 +70,17 @@ def weighted_interval_score(
     return np.asarray(total / (len(lowers) + 0.5))
 
 
-def inside_band(lower: FloatArray, upper: FloatArray, y: FloatArray) -> FloatArray:
-    """1.0 where lower <= y <= upper, 0.0 elsewhere, NaN where the band is NaN; shape (N,)."""
+def inside_interval(lower: FloatArray, upper: FloatArray, y: FloatArray) -> FloatArray:
+    """1.0 where lower <= y <= upper, 0.0 elsewhere, NaN where a bound is NaN; shape (N,)."""
     inside = ((y >= lower) & (y <= upper)).astype(np.float64)
     return np.where(np.isnan(lower) | np.isnan(upper), np.nan, inside)
 
 
 def shared_levels(level_sets: Iterable[Sequence[float]]) -> tuple[float, ...]:
-    """Levels that every interval forecaster gives and that stand in pairs around the median.
+    """Return levels that every interval forecaster gives, in pairs around the median.
 
-    Point forecasters (0.5 only) do not narrow the set: a point is a forecast whose quantiles
-    coincide, and its WIS is its absolute error whatever the levels.
+    Point forecasters (0.5 only) do not narrow the set: their quantiles coincide, and their WIS is
+    the absolute error whatever the levels.
     """
     interval_sets = [{round(v, 6) for v in levels} for levels in level_sets if len(levels) > 1]
     common = set.intersection(*interval_sets) if interval_sets else set()

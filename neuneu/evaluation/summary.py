@@ -1,4 +1,4 @@
-"""What `summary.json` says: scores of every forecaster, overall and sliced, with intervals.
+"""Content of `summary.json`: scores of every forecaster, overall and sliced, with intervals.
 
 MAE is the mean over the later checkpoints of a trajectory, then the plain mean over
 trajectories; every other metric is averaged the same way. RMSE is the root of the mean of the
@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 
 from neuneu.core.formatting import format_count
 from neuneu.data.quantiles import MEDIAN
@@ -18,20 +19,19 @@ from neuneu.data.schemas import TRAJECTORY_KEY
 from neuneu.data.trajectories import FloatArray, IntArray, RunGroup
 from neuneu.evaluation import metrics
 from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
-from neuneu.evaluation.table import EvaluationTable
+from neuneu.evaluation.table import EvaluationTable, read_evaluation
 
 """(family, run)."""
 
-_BANDS: Final = tuple(metrics.BANDS)
 METRICS: Final = (
     "mae",
     "rmse",
     "pinball",
     "wis",
-    *(f"coverage_{band}" for band in _BANDS),
-    *(f"width_{band}" for band in _BANDS),
+    *(f"coverage_{percent}" for percent in metrics.INTERVALS),
+    *(f"width_{percent}" for percent in metrics.INTERVALS),
 )
-"""Metrics of an item, in column order; `rmse` holds squared errors until it is averaged."""
+"""Metrics of an item, in column order; `rmse` holds squared errors until they are averaged."""
 
 HORIZON_EDGES: Final = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 10.0, 100.0, np.inf)
 """Bins of target tokens / context tokens."""
@@ -41,14 +41,14 @@ CONTEXT_EDGES: Final = (0.0, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, np.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunBooks:
-    """Who knew what: needed to summarise fairly, absent from the forecasts table.
+class RunMetadata:
+    """What a fair summary needs and the forecasts table lacks.
 
-    `folds`: run groups held out together, which a forecaster could not compare with each other
-    as references; runs of different folds are never ranked against each other. Empty: one fold.
-    `trained_on`: forecaster -> run groups of the targets that it had been trained on.
-    `tasks`: task -> (base task, task group). `noise`: (suite, run, num_fewshot, task, metric) ->
-    standard deviation of one accuracy, which decides what differences a ranking counts.
+    `folds`: run groups held out together, which are no references of each other; runs of different
+    folds are not ranked against each other. Empty: one fold. `trained_on`: forecaster -> run
+    groups of the targets that it was trained on. `tasks`: task -> (base task, task group).
+    `noise`: (suite, run, num_fewshot, task, metric) -> standard deviation of one accuracy, which
+    decides which differences a ranking counts.
     """
 
     folds: tuple[tuple[RunGroup, ...], ...] = ()
@@ -57,27 +57,34 @@ class RunBooks:
     noise: Mapping[tuple[object, ...], float] = field(default_factory=dict)
 
 
-def summarise_evaluation(
-    table: EvaluationTable, bootstrap: RunBootstrap, books: RunBooks
+def summarise(
+    forecasts: pa.Table,
+    *,
+    bootstrap: RunBootstrap | None = None,
+    known: RunMetadata | None = None,
 ) -> dict[str, Any]:
-    """Scores of every forecaster as JSON types; NaN becomes null.
+    """Score every forecaster of a forecasts table; JSON types, NaN becomes null.
 
     Returns:
         `protocol`, `levels_compared`, `counts`, `forecasters` (name -> sees, levels, trained_on
         and the slices `overall`, `by_suite`, `by_run`, `by_task_group`, `by_task`,
         `by_context_tokens`, `by_horizon`, and `by_exposure` where runs were seen), and `paired`.
+
+    Raises:
+        DataError: a table that cannot be scored.
     """
-    scorer = _Scorer(table=table, bootstrap=bootstrap, books=books)
+    table, known = read_evaluation(forecasts), known or RunMetadata()
+    scorer = _Scorer(table=table, bootstrap=bootstrap or RunBootstrap(), known=known)
     return {
         "protocol": table.protocol,
         "levels_compared": list(scorer.levels),
-        "counts": _counts(table, books),
+        "counts": _counts(table, known),
         "forecasters": {name: scorer.forecaster(name) for name in table.quantiles},
         "paired": scorer.paired(),
     }
 
 
-def _counts(table: EvaluationTable, books: RunBooks) -> dict[str, Any]:
+def _counts(table: EvaluationTable, known: RunMetadata) -> dict[str, Any]:
     rows = table.trajectories
     return {
         "trajectories": len(rows),
@@ -86,16 +93,18 @@ def _counts(table: EvaluationTable, books: RunBooks) -> dict[str, Any]:
         "runs": len(table.codes("suite", "run")[0]),
         "suites": len(table.codes("suite")[0]),
         "tasks": len({row["task"] for row in rows}),
-        "base_tasks": len({_task(books, row)[0] for row in rows}),
-        "folds": len(books.folds) or 1,
+        "base_tasks": len({_task(known, row)[0] for row in rows}),
+        "folds": len(known.folds) or 1,
     }
 
 
 class _Scorer:
-    """Scores forecasters of one table; keeps what they share (slices, pairs, resamples)."""
+    """Scores the forecasters of one table; holds what they share (slices, pairs, resamples)."""
 
-    def __init__(self, *, table: EvaluationTable, bootstrap: RunBootstrap, books: RunBooks) -> None:
-        self._table, self._bootstrap, self._books = table, bootstrap, books
+    def __init__(
+        self, *, table: EvaluationTable, bootstrap: RunBootstrap, known: RunMetadata
+    ) -> None:
+        self._table, self._bootstrap, self._known = table, bootstrap, known
         self._groups, self._group = table.codes("family", "run")
         self._suite = table.codes("suite")[1]
         self._trajectory = table.item_trajectory
@@ -105,17 +114,17 @@ class _Scorer:
         everything = np.ones(len(table.y), dtype=bool)
         self._means = {name: self._reduce(name, everything) for name in table.quantiles}
         noise = [
-            books.noise.get(tuple(row[key] for key in TRAJECTORY_KEY), np.nan)
+            known.noise.get(tuple(row[key] for key in TRAJECTORY_KEY), np.nan)
             for row in table.trajectories
         ]
         self._truth = finals(table.y, table.starts, table.stops, np.array(noise))
-        self._pairs = comparable_pairs(self._truth, self._rank_cell(), self._group)
+        self._pairs = comparable_pairs(self._truth, self._rank_key(), self._group)
 
     def forecaster(self, name: str) -> dict[str, Any]:
-        """Everything the summary says about one forecaster."""
+        """Return the summary of one forecaster."""
         rows = self._table.trajectories
-        trained_on = self._books.trained_on.get(name, frozenset())
-        tasks = [_task(self._books, row) for row in rows]
+        trained_on = self._known.trained_on.get(name, frozenset())
+        tasks = [_task(self._known, row) for row in rows]
         context = _bins(self._table.context_tokens, CONTEXT_EDGES)
         result: dict[str, Any] = {
             "sees": self._table.sees[name],
@@ -135,16 +144,16 @@ class _Scorer:
         return result
 
     def paired(self) -> dict[str, Any]:
-        """MAE on the trajectories that all who answer anything answered, and its differences.
+        """Compare MAEs on the trajectories that all forecasters with any answer answered.
 
-        Runs that a forecaster was trained on are left out while any others remain.
+        Runs that a forecaster was trained on are left out if any others remain.
         """
         mae = {name: means[:, 0] for name, means in self._means.items()}
         answering = [name for name in mae if not np.isnan(mae[name]).all()]
         common = np.ones(len(self._group), dtype=bool)
         for name in answering:
             common &= ~np.isnan(mae[name])
-        seen = frozenset().union(*(self._books.trained_on.get(n, ()) for n in answering))
+        seen = frozenset().union(*(self._known.trained_on.get(n, ()) for n in answering))
         fresh = common & np.array([group not in seen for group in self._run_of()], dtype=bool)
         includes_seen = bool(seen) and not fresh.any()
         chosen = common if includes_seen else fresh
@@ -173,12 +182,9 @@ class _Scorer:
         }
 
     def _score_items(self, name: str) -> FloatArray:
-        """(N, M) scores in the order of METRICS."""
-        quantiles, levels, y = (
-            self._table.quantiles[name],
-            self._table.levels[name],
-            self._table.y,
-        )
+        """Return (N, M) scores in the order of METRICS."""
+        table = self._table
+        quantiles, levels, y = table.quantiles[name], table.levels[name], table.y
         at = {level: index for index, level in enumerate(levels)}
         median = quantiles[:, at[MEDIAN]]
         # A point forecast is one whose quantiles coincide.
@@ -192,18 +198,18 @@ class _Scorer:
             metrics.weighted_interval_score(compared, y, self.levels),
         ]
         missing = np.full(len(y), np.nan)
-        bands = [
+        intervals = [
             (quantiles[:, at[low]], quantiles[:, at[high]])
             if low in at and high in at
             else (missing, missing)
-            for low, high in metrics.BANDS.values()
+            for low, high in metrics.INTERVALS.values()
         ]
-        columns += [metrics.inside_band(lower, upper, y) for lower, upper in bands]
-        columns += [upper - lower for lower, upper in bands]
+        columns += [metrics.inside_interval(lower, upper, y) for lower, upper in intervals]
+        columns += [upper - lower for lower, upper in intervals]
         return np.stack(columns, axis=1)
 
     def _reduce(self, name: str, items: np.ndarray) -> FloatArray:
-        """(T, M) trajectory means over the items of a mask; NaN without any."""
+        """Return (T, M) trajectory means over the items of a mask; NaN without any."""
         n = len(self._table.starts)
         return trajectory_means(self._items[name][items], self._trajectory[items], n)
 
@@ -278,11 +284,11 @@ class _Scorer:
             "n_pairs_answered": int((~np.isnan(scores)).sum()),
         }
 
-    def _rank_cell(self) -> IntArray:
+    def _rank_key(self) -> IntArray:
         codes = self._table.codes("suite", "num_fewshot", "task", "metric")[1]
-        fold = {group: i for i, groups in enumerate(self._books.folds) for group in groups}
+        fold = {group: i for i, groups in enumerate(self._known.folds) for group in groups}
         in_fold = np.array([fold.get(group, -1) for group in self._run_of()], dtype=np.int64)
-        return codes * (len(self._books.folds) + 1) + in_fold + 1
+        return codes * (len(self._known.folds) + 1) + in_fold + 1
 
     def _run_of(self) -> list[RunGroup]:
         return [
@@ -290,8 +296,8 @@ class _Scorer:
         ]
 
 
-def _task(books: RunBooks, row: dict[str, object]) -> tuple[str, str]:
-    base_task, group = books.tasks.get(str(row["task"]), (str(row["task"]), ""))
+def _task(known: RunMetadata, row: dict[str, object]) -> tuple[str, str]:
+    base_task, group = known.tasks.get(str(row["task"]), (str(row["task"]), ""))
     return base_task, group or "ungrouped"
 
 
@@ -302,7 +308,7 @@ def _plain(estimate: Estimate) -> dict[str, float | None] | None:
 
 
 def _bins(values: FloatArray, edges: Sequence[float]) -> tuple[list[str], list[str]]:
-    """(the bin of each value, the bins in use in order): `1.5-2`, `10M-100M`, `>100`; low open."""
+    """Return the bin of each value and the bins in use: `1.5-2`, `10M-100M`, `>100`; low open."""
     names = [format_count(edge) for edge in edges]
     labels = [
         f">{low}" if np.isinf(edge) else f"{low}-{high}"

@@ -21,10 +21,9 @@ from neuneu.evaluation.aggregation import RunBootstrap
 from neuneu.evaluation.backtest import (
     BacktestConfig,
     run_backtest,
-    summarise,
     write_backtest,
 )
-from neuneu.evaluation.summary import RunBooks
+from neuneu.evaluation.summary import RunMetadata, summarise
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.queries import make_queries, with_future_losses
 from neuneu.reports.backtest.run import backtest
@@ -171,8 +170,8 @@ def test_run_backtest_two_of_one_name_and_nothing_to_do_are_refused() -> None:
 def test_summary_numbers_equal_a_naive_recomputation() -> None:
     targets = curves(6)
     table = run_backtest([Shifted("s", shift=0.05, half_width=0.08)], targets, [], ANCHORED)
-    books = RunBooks(tasks={t.task: (t.base_task, t.group) for t in targets})
-    entry = summarise(table, books=books)["forecasters"]["s"]
+    books = RunMetadata(tasks={t.task: (t.base_task, t.group) for t in targets})
+    entry = summarise(table, known=books)["forecasters"]["s"]
     rows = table.to_pylist()
     by_trajectory: dict[tuple, list[dict]] = {}
     for row in rows:
@@ -249,20 +248,20 @@ def test_summary_one_who_answers_nothing_does_not_empty_the_comparison() -> None
 
 def test_summary_seen_runs_are_marked_and_left_out_of_the_comparison() -> None:
     table = run_backtest([Shifted("a"), Shifted("b")], curves(6), [], ANCHORED)
-    some = RunBooks(trained_on={"a": frozenset({("f", "run0"), ("f", "run1")})})
-    summary = summarise(table, books=some)
+    some = RunMetadata(trained_on={"a": frozenset({("f", "run0"), ("f", "run1")})})
+    summary = summarise(table, known=some)
     assert summary["forecasters"]["a"]["trained_on"] == ["f/run0", "f/run1"]
     assert summary["forecasters"]["a"]["by_exposure"]["unseen"]["n_trajectories"] == 12
     assert summary["paired"]["n_trajectories"] == 12
-    every = RunBooks(trained_on={"a": frozenset(("f", f"run{i}") for i in range(6))})
-    assert summarise(table, books=every)["paired"]["includes_seen_runs"]
+    every = RunMetadata(trained_on={"a": frozenset(("f", f"run{i}") for i in range(6))})
+    assert summarise(table, known=every)["paired"]["includes_seen_runs"]
 
 
 def test_summary_ranking_never_compares_runs_of_different_folds() -> None:
     table = run_backtest([Shifted("a")], curves(4), [], ANCHORED)
     together = summarise(table)["forecasters"]["a"]["overall"]
-    apart = RunBooks(folds=tuple(((("f", f"run{i}"),)) for i in range(4)))
-    alone = summarise(table, books=apart)["forecasters"]["a"]["overall"]
+    apart = RunMetadata(folds=tuple(((("f", f"run{i}"),)) for i in range(4)))
+    alone = summarise(table, known=apart)["forecasters"]["a"]["overall"]
     assert together["n_pairs"] > 0
     assert alone["n_pairs"] == 0
     assert alone["ranking_accuracy"] is None

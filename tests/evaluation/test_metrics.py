@@ -12,7 +12,7 @@ from neuneu.data.ranking import comparable_pairs, finals, pair_scores, value_noi
 from neuneu.evaluation.aggregation import RunBootstrap, trajectory_means
 from neuneu.evaluation.metrics import (
     absolute_error,
-    inside_band,
+    inside_interval,
     interval_score,
     mean_pinball,
     shared_levels,
@@ -74,9 +74,9 @@ def test_weighted_interval_score_unpaired_level_is_refused() -> None:
         weighted_interval_score(np.zeros((1, 2)), np.zeros(1), (0.5, 0.9))
 
 
-def test_inside_band_counts_the_bounds_and_keeps_nan() -> None:
+def test_inside_interval_counts_the_bounds_and_keeps_nan() -> None:
     lower, upper = np.array([0.2, 0.2, 0.2, np.nan]), np.array([0.4, 0.4, 0.4, 0.4])
-    inside = inside_band(lower, upper, np.array([0.2, 0.4, 0.41, 0.3]))
+    inside = inside_interval(lower, upper, np.array([0.2, 0.4, 0.41, 0.3]))
     np.testing.assert_array_equal(inside, [1.0, 1.0, 0.0, np.nan])
 
 

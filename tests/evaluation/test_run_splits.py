@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 from forecasts import trajectory
+from run_splits import SPLITS, RunSplit
 
 from neuneu.core.errors import UserError
 from neuneu.data.trajectories import Trajectory
-from neuneu.evaluation.run_splits import SPLITS, RunSplit
 
 RUNS = (
     ("pythia", "pythia-v0", "pythia-70m"),

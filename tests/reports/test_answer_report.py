@@ -17,7 +17,8 @@ from neuneu.core import formatting
 from neuneu.core.errors import UserError
 from neuneu.core.formatting import format_count
 from neuneu.data.splits import Anchored
-from neuneu.evaluation.backtest import run_backtest, summarise, write_backtest
+from neuneu.evaluation.backtest import run_backtest, write_backtest
+from neuneu.evaluation.summary import summarise
 from neuneu.reports.answers.page import MAX_ROWS
 from neuneu.reports.backtest.figures import write_figures
 from neuneu.reports.folder import QUESTIONS

@@ -12,8 +12,8 @@ from forecasts import Shifted, trajectory
 from neuneu.core.errors import UserError
 from neuneu.data.splits import Anchored
 from neuneu.data.trajectories import Trajectory
-from neuneu.evaluation.backtest import run_backtest, summarise, write_backtest
-from neuneu.evaluation.summary import RunBooks
+from neuneu.evaluation.backtest import run_backtest, write_backtest
+from neuneu.evaluation.summary import RunMetadata, summarise
 from neuneu.evaluation.table import read_evaluation
 from neuneu.reports.backtest.figures import forecast_panels, leading_forecaster, write_figures
 from neuneu.reports.backtest.page import caveats, headline, worst_tasks
@@ -47,11 +47,11 @@ def scored(n: int = 6, *, trained_on: int = 0) -> tuple[Any, dict[str, Any], lis
         Shifted("oracle", shift=0.11, levels=(0.5,), sees="oracle-loss"),
     ]
     table = run_backtest(forecasters, targets, [], Anchored())
-    books = RunBooks(
+    books = RunMetadata(
         trained_on={"near": frozenset(sorted({t.run_group for t in targets})[:trained_on])},
         tasks={t.task: (t.base_task, t.group) for t in targets},
     )
-    return table, summarise(table, books=books), targets
+    return table, summarise(table, known=books), targets
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Which runs and tasks are learnt from and which are forecast: splits by run, never by sample."""
+"""Splits of the public trajectories by run: what is trained on, compared with and forecast."""
 
 import re
 from collections.abc import Sequence
@@ -23,15 +23,16 @@ PAPER_HELD_OUT_TASKS: Final = (
     "mmlu_professional_psychology",
     "mmlu_world_religions",
 )
-"""The 13 tasks that the paper holds out (arXiv 2601.19831), by base task."""
+"""The 13 base tasks that the paper holds out (arXiv 2601.19831)."""
 
 _CATEGORIES: Final = ("mmlu_stem", "mmlu_social_sciences", "mmlu_humanities", "mmlu_other")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Trajectories that a forecaster may `learn` from, those of finished runs that it may compare
-    with (`references`), and those to forecast (`test`). No run group of `test` is in the others.
+    """Trajectories to train on (`learn`), to compare with (`references`) and to forecast (`test`).
+
+    No run group of `test` is in the others.
     """
 
     learn: list[Trajectory]
@@ -43,11 +44,10 @@ class Parts:
 class RunSplit:
     """Regular expressions over `family/suite/run`, and base tasks.
 
-    Runs that `test` matches are forecast, what `excluded` matches is in no part, the others are
-    finished. With `test_tasks` only those are forecast, and they are compared with but not learnt
-    from; so are runs that `compared` matches. `apart` matches runs that stand for a training of
-    their own although another of the same name exists: they are renamed, so that the other may
-    be a reference.
+    Runs that `test` matches are forecast, runs that `excluded` matches are in no part, the others
+    are finished. With `test_tasks` only these tasks are forecast; they are references but not
+    trained on, like runs that `compared` matches. Runs that `apart` matches are renamed: they are
+    trainings of their own, and another run of the same name may be a reference.
     """
 
     name: str
@@ -58,10 +58,10 @@ class RunSplit:
     compared: str = "$^"
 
     def apply(self, trajectories: Sequence[Trajectory]) -> Parts:
-        """Deals trajectories out.
+        """Split trajectories.
 
         Raises:
-            UserError: nothing to learn from or to forecast.
+            UserError: nothing to train on or to forecast.
         """
         parts = Parts(learn=[], references=[], test=[])
         for trajectory in trajectories:
@@ -81,7 +81,7 @@ class RunSplit:
                 parts.learn.append(item)
         if not parts.learn or not parts.test:
             raise UserError(
-                f"split {self.name!r}: {len(parts.learn)} trajectories to learn from and "
+                f"split {self.name!r}: {len(parts.learn)} trajectories to train on and "
                 f"{len(parts.test)} to forecast; expected some of both. Is this the table it was "
                 "written for?"
             )
@@ -107,5 +107,5 @@ SPLITS: Final = {
         RunSplit(name="same-name", test=r"pythia-v1/", apart=r"pythia-v1/", excluded=r"^olmo/"),
     )
 }
-"""Splits of the public trajectories of Pythia and OLMo. Everything is chosen on `dev`; the
-others are read for reports only."""
+"""Splits of the public trajectories of Pythia and OLMo. Everything is chosen on `dev`; the others
+are for reports only."""
