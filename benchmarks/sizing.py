@@ -20,7 +20,7 @@ from neuneu.core.files import write_text_atomic
 from neuneu.scoring.checkpoints.suite_file import ByRun, SuiteFile
 from neuneu.scoring.config import ExtractConfig
 from neuneu.scoring.engines.engine import EngineConfig
-from neuneu.scoring.plan import unit_bytes
+from neuneu.scoring.plan import checkpoint_file_bytes
 from neuneu.scoring.workers.placement import Placement, need, place
 
 ROOT: Final = Path(__file__).parents[1]
@@ -138,7 +138,7 @@ def gpu_table() -> Iterator[str]:
             cells = [
                 suite,
                 name.removeprefix("OLMo-2-"),
-                *map(_gigabytes, (*parts, needed.a_gpu())),
+                *map(_gigabytes, (*parts, needed.per_gpu())),
             ]
             cells += [_share(place(needed, gpu_gb=gpu, utilization=UTILIZATION)) for gpu in GPUS_GB]
             yield "| " + " | ".join([*cells, _gigabytes(4 * shape.params / 1e9)]) + " |"
@@ -149,7 +149,7 @@ def store_table() -> Iterator[str]:
     yield "| checkpoints | store before compaction, GB | word losses in memory, GB |"
     yield "|---:|---:|---:|"
     for checkpoints in (154, 3_000, 30_000):
-        stored = checkpoints * unit_bytes(WORDS, TASKS) / 1e9
+        stored = checkpoints * checkpoint_file_bytes(WORDS, TASKS) / 1e9
         yield f"| {checkpoints:,} | {stored:.2g} | {checkpoints * WORDS * 2 / 1e9:.2g} |"
 
 

@@ -1,4 +1,4 @@
-"""One checkpoint through tasks and corpus: prompts in, the rows of a store unit out."""
+"""Evaluation of a checkpoint on tasks and corpus: from prompts to rows of the store."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,9 +24,9 @@ _MAX_FLOAT16: Final = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Tasks and corpus as the prompts of one tokenizer and window, each distinct one once.
+    """Tasks and corpus as distinct prompts for one tokenizer and window.
 
-    `last[i]` of the tokens of `prompts[i]` are scored, as many as the request that asks for most.
+    The last `last[i]` tokens of `prompts[i]` are scored, the most that any request needs.
     `request_rows[t]` (R_t,) and `corpus_rows` (P,) are indices into `prompts`.
     """
 
@@ -42,7 +42,7 @@ class Workload:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of all prompts, those of shared contexts each time."""
+        """Total tokens of all prompts; shared contexts count each time."""
         return sum(len(prompt) for prompt in self.prompts)
 
 
@@ -53,10 +53,10 @@ def make_workload(
     *,
     max_tokens: int,
 ) -> Workload:
-    """Tokenises tasks and corpus for prompts of at most `max_tokens` tokens.
+    """Tokenise tasks and corpus into prompts of at most `max_tokens` tokens.
 
     Raises:
-        UserError, DataError, CheckpointError: as `encode_requests` and `encode_corpus`.
+        UserError, DataError, CheckpointError: As `encode_requests` and `encode_corpus`.
     """
     prefix = prefix_token(tokenizer)
     prompts = _Prompts()
@@ -85,7 +85,7 @@ def make_workload(
 
 
 class _Prompts:
-    """Distinct prompts in the order of their first appearance."""
+    """Distinct prompts in order of first appearance."""
 
     def __init__(self) -> None:
         self.tokens: list[TokenIds] = []
@@ -93,7 +93,7 @@ class _Prompts:
         self._rows: dict[bytes, int] = {}
 
     def row(self, tokens: TokenIds, last: int) -> int:
-        """The row of a prompt of which `last` tokens are wanted."""
+        """Return the row of a prompt whose last `last` tokens are scored."""
         array = np.asarray(tokens, np.int32)
         row = self._rows.setdefault(array.tobytes(), len(self.tokens))
         if row == len(self.tokens):
@@ -106,16 +106,16 @@ class _Prompts:
 def evaluate(
     scorer: Scorer, workload: Workload, checked: Preflight, *, attempts: int
 ) -> CheckpointRows:
-    """Scores the weights that `scorer` holds and makes the checkpoint's unit of the store.
+    """Score the weights that `scorer` holds and return the checkpoint's rows.
 
     Raises:
-        CheckpointError: a log-probability is not finite.
-        EngineError: the scorer failed, or gave another number of results than of prompts.
+        CheckpointError: A log-probability is not finite.
+        EngineError: The scorer failed, or did not return one result per prompt.
     """
     logprobs = scorer.score(workload.prompts, workload.last)
     if len(logprobs) != len(workload.prompts):
         raise EngineError(
-            f"the engine gave {len(logprobs)} results for {len(workload.prompts)} prompts."
+            f"the engine returned {len(logprobs)} results for {len(workload.prompts)} prompts."
         )
     ref = checked.ref
     sums = [
@@ -135,7 +135,7 @@ def evaluate(
 def quarantined(
     ref: CheckpointRef, error: str, *, attempts: int, checked: Preflight | None = None
 ) -> CheckpointRows:
-    """The unit of a checkpoint that could not be scored: why, and no rows."""
+    """Return the rows of a checkpoint that could not be scored: only the reason."""
     row = checkpoint_row(ref, status="quarantined", error=error, attempts=attempts, checked=checked)
     return CheckpointRows(checkpoint=row, accuracies=[], losses=[], token_losses=[])
 
@@ -148,7 +148,7 @@ def checkpoint_row(
     attempts: int,
     checked: Preflight | None,
 ) -> dict[str, Any]:
-    """A row of `schemas.CHECKPOINTS`; hashes are null where preflight did not pass."""
+    """Return a row of `schemas.CHECKPOINTS`; hashes are null if preflight did not pass."""
     return asdict(ref) | {
         "config_hash": checked.config_hash if checked else None,
         "tokenizer_hash": checked.tokenizer_hash if checked else None,

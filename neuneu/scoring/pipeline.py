@@ -1,13 +1,14 @@
-"""Extraction: every checkpoint of a suite through tasks and corpus into the trajectory store.
+"""Extraction: score every checkpoint of a suite on tasks and corpus into the trajectory store.
 
 The driver lists, groups and counts; workers on Ray Data stage, check, score and commit. A killed
-run loses at most the checkpoints that were in flight, and the next run goes on with the rest.
+run loses at most the checkpoints that were in flight, and the next run resumes with the rest.
 """
 
 import json
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
@@ -41,14 +42,14 @@ _log = logging.getLogger(__name__)
 
 
 def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSummary:
-    """Scores every checkpoint that the store does not have yet.
+    """Score every checkpoint that is not in the store yet.
 
     Args:
-        config: what to score.
-        address: a Ray cluster; None starts one here, if a checkpoint is left to score.
+        config: What to score.
+        address: Ray cluster; None starts one on this machine if there is a checkpoint to score.
 
     Raises:
-        UserError: a setting, an input, or a store that cannot be used; nothing was scored.
+        UserError: A setting, an input or the store cannot be used; nothing was scored.
     """
     started = time.perf_counter()
     store = Store(config.store)
@@ -88,7 +89,7 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
 
 
 def _with_dtype(config: ExtractConfig, store: Store, address: str | None) -> ExtractConfig:
-    """A dtype of `auto` decided: that of the store, else by whether GPUs will score."""
+    """Resolve a dtype of `auto`: that of the store, or else by whether GPUs will score."""
     if config.engine.dtype != "auto":
         return config
     if store.folder.exists(META) and (known := store.fingerprint().get("dtype")) is not None:
@@ -108,7 +109,7 @@ def _on_gpus(config: ExtractConfig, address: str | None) -> bool:
 def fingerprint(
     config: ExtractConfig, tasks: Sequence[Task], corpus: Corpus, *, engine: str
 ) -> dict[str, Any]:
-    """What the numbers of a store depend on; the tokenizer is each checkpoint's own."""
+    """What the numbers in a store depend on, apart from each checkpoint's own tokenizer."""
     return {
         "corpus": corpus.name,
         "corpus_hash": corpus.hash,
@@ -123,7 +124,7 @@ def fingerprint(
 
 
 def _check_runs(names: Sequence[str], refs: Sequence[CheckpointRef]) -> None:
-    """Raises a UserError for a name in `mixed_tokenizers` that no run has."""
+    """Raise a UserError if `mixed_tokenizers` names an unknown run."""
     for name in names:
         if not any(is_named(ref, [name]) for ref in refs):
             runs = ", ".join(sorted({ref.run for ref in refs})[:3])
@@ -139,18 +140,19 @@ def _group(
     todo: Sequence[CheckpointRef],
     summary: ExtractSummary,
 ) -> Groups:
-    """Quarantines what has no usable config."""
+    """Group checkpoints by architecture, and quarantine those without a usable config."""
     started = time.perf_counter()
-    known: dict[tuple[str, str], list[str]] = {}
-    tokenizers: dict[tuple[str, str], list[str]] = {}
+    known: dict[tuple[str, str], list[str]] = defaultdict(list)
+    tokenizers: dict[tuple[str, str], list[str]] = defaultdict(list)
     earlier_attempts: dict[tuple[str, str, int], int] = {}
     for row in rows:
-        if row["status"] == "done":
-            known.setdefault((row["suite"], row["run"]), []).append(row["config_hash"])
-            if row["tokenizer_hash"]:
-                tokenizers.setdefault((row["suite"], row["run"]), []).append(row["tokenizer_hash"])
-        else:
-            earlier_attempts[row["suite"], row["run"], row["step"]] = row["attempts"]
+        run = (row["suite"], row["run"])
+        if row["status"] != "done":
+            earlier_attempts[*run, row["step"]] = row["attempts"]
+            continue
+        known[run].append(row["config_hash"])
+        if row["tokenizer_hash"]:
+            tokenizers[run].append(row["tokenizer_hash"])
     with stage("read configs", len(todo)) as bar:
         groups = group(todo, known=known, earlier_attempts=earlier_attempts, advance=bar.advance)
     groups = with_tokenizers(groups, known=tokenizers, mixed=config.mixed_tokenizers)
@@ -188,8 +190,7 @@ def _score(
     if not pending:
         return
     allowed = math.inf if config.max_failures is None else config.max_failures
-    failures = 0
-    started = time.perf_counter()
+    failures, started = 0, time.perf_counter()
     outcomes: list[Outcome] = []
     with ray_session(address), stage("score checkpoints", len(pending)) as bar:
         for ref, _ in groups.failed:
@@ -199,19 +200,17 @@ def _score(
             config, pending, grows=grows, tasks=tasks, corpus=corpus, summary=summary
         ):
             outcomes.append(outcome)
-            _tell(outcome)
+            _log_outcome(outcome)
             failures += outcome.status == "quarantined" or outcome.engine_failed
             _show(bar, outcomes, seconds=time.perf_counter() - started)
             if failures > allowed:
-                summary.stopped = (
-                    f"{failures} checkpoints failed; at most {allowed} may (max_failures)."
-                )
+                summary.stopped = f"{failures} checkpoints failed; max_failures is {allowed}."
                 _log.warning(summary.stopped)
                 break
     ledger.clear()
     keys = sorted((outcome.suite, outcome.run, outcome.step) for outcome in outcomes)
     assert summary.stopped or keys == sorted(item.ref.key for item in pending), (
-        f"{len(pending)} checkpoints went to the workers and {len(outcomes)} came back."
+        f"{len(pending)} checkpoints went to the workers, {len(outcomes)} came back."
     )
     summary.left += len(pending) - len(outcomes)
     summary.count(outcomes, seconds=time.perf_counter() - started)
@@ -226,20 +225,20 @@ def _outcomes(
     corpus: Corpus,
     summary: ExtractSummary,
 ) -> Iterator[Outcome]:
-    """Outcomes as they come, one placement after the other.
+    """Yield outcomes as they arrive, one placement after another.
 
-    A cluster that `grows` need not have yet what `actors` asks of it.
+    A cluster that `grows` need not have the resources for `actors` yet.
     """
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     has_gpus = config.gpus_per_actor is None and cluster_has_gpus()
     for placement, items in _placed(config, pending, has_gpus=has_gpus):
-        if grows and config.actors:
-            count = config.actors
-        else:
+        actors = config.actors
+        if not (grows and actors):
             count = slots(nodes, cpus=config.cpus_per_actor, gpus=placement.gpus)
-        actors = min(len(items), count, config.actors or count)
+            actors = min(count, actors or count)
+        actors = min(len(items), actors)
         summary.actors = max(summary.actors, actors)
         yield from fan_out(
             items,
@@ -254,10 +253,10 @@ def _outcomes(
 def _placed(
     config: ExtractConfig, pending: list[Pending], *, has_gpus: bool
 ) -> list[tuple[Placement, list[Pending]]]:
-    """The checkpoints by what an engine of their model takes, small models first.
+    """Group checkpoints by the resources that an engine of their model needs, small models first.
 
     Raises:
-        UserError: a model that no GPUs hold.
+        UserError: A model does not fit on GPUs.
     """
 
     def placement(item: Pending) -> Placement:
@@ -287,7 +286,7 @@ def _with_placement(config: ExtractConfig, placement: Placement) -> ExtractConfi
     return replace(config, engine=engine, store=store)
 
 
-def _tell(outcome: Outcome) -> None:
+def _log_outcome(outcome: Outcome) -> None:
     with logs.checkpoint(outcome.suite, outcome.run, outcome.step):
         numbers: dict[str, float] = {"attempts": outcome.attempts, "tokens": outcome.tokens}
         if outcome.status == "done":
@@ -305,7 +304,7 @@ def _show(bar: Bar, outcomes: Sequence[Outcome], *, seconds: float) -> None:
 
 
 def _append_summary(config: ExtractConfig, store: Store, summary: ExtractSummary) -> None:
-    """Adds this invocation and its config to `extraction.json` of the store."""
+    """Append this invocation and its config to `extraction.json` in the store."""
     history = []
     if store.folder.exists(SUMMARY_FILE):
         history = json.loads(store.folder.read(SUMMARY_FILE))

@@ -1,7 +1,7 @@
-"""What an extraction did, in numbers: counted from the outcomes of its checkpoints."""
+"""The result of an extraction in numbers, counted from the outcomes of checkpoints."""
 
 import statistics
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,18 +13,17 @@ from neuneu.scoring.workers.worker import PHASES, Outcome
 class ExtractSummary:
     """One invocation in numbers.
 
-    `listed` = `skipped_done` + `skipped_quarantined` + `done` + `quarantined` + `left`; `done`
-    counts those that another job did in the meantime (`done_elsewhere`) too, and `left` those
-    whose source did not answer or that an early stop left (`stopped` says why): run it again.
-    `tokens` are those of all prompts, `computed_tokens` those that models ran on, contexts shared
-    by prompts once. `tokens_per_s` is by the wall clock of all workers, their starts included;
-    `tokens_per_s_engine` that of one engine while it scores. Seconds of the phases are summed
-    over workers (`swap` includes its proof; `stage` to `tokenise` and `write` pass while another
-    checkpoint is scored), but for `group` and `wall_s`, which are the driver's.
-    `repeated_weights` names steps of the store whose weights are equal although they should not
-    be (hubs have had branches that all hold the final model): leave them out of trajectories.
-    `proofs` counts what showed that engines held the weights of what they scored, and `ties` the
-    items whose best choice was shared by several.
+    `listed` = `skipped_done` + `skipped_quarantined` + `done` + `quarantined` + `left`. `done`
+    includes checkpoints that another job scored in the meantime (`done_elsewhere`); `left` are
+    those whose source did not answer or that an early end left out (`stopped` says why), to be
+    scored by running again. `tokens` counts all prompts, `computed_tokens` what models computed,
+    with contexts shared by prompts counted once. `tokens_per_s` is for all workers by wall clock,
+    including starts; `tokens_per_s_engine` is for one engine while it scores. Seconds of phases are
+    summed over workers (`swap` includes its proof; `stage` to `tokenise` and `write` run while
+    another checkpoint is scored), except `group` and `wall_s`, which are those of the driver.
+    `repeated_weights` lists steps of the store with equal weights (hubs have had branches that all
+    contained the final model); leave them out of trajectories. `proofs` counts the evidence that
+    engines held the right weights, and `ties` the items whose best score several choices share.
     """
 
     store: str
@@ -57,7 +56,7 @@ class ExtractSummary:
     ties: int = 0
 
     def count(self, outcomes: Sequence[Outcome], *, seconds: float) -> None:
-        """Adds what became of the checkpoints that went to workers, in `seconds` of wall time."""
+        """Add the outcomes of checkpoints that went to workers, in `seconds` of wall time."""
         for outcome in outcomes:
             if outcome.status == "done":
                 self.done += 1
@@ -86,29 +85,28 @@ class ExtractSummary:
         self.tokens_per_s_engine = self.tokens / scored_s if scored_s else None
 
     def count_quarantined(self, key: tuple[str, str, int], error: str) -> None:
-        """Adds a checkpoint that could not be scored."""
+        """Add a checkpoint that could not be scored."""
         self.quarantined += 1
         self.errors["{}/{} step {}".format(*key)] = error
 
     def count_left(self, key: tuple[str, str, int], error: str) -> None:
-        """Adds a checkpoint that could not be had now."""
+        """Add a checkpoint that is not available now."""
         self.left += 1
         self.errors["{}/{} step {}".format(*key)] = error
 
 
 def repeated_weights(checkpoints: Iterable[Mapping[str, Any]]) -> dict[str, list[int]]:
-    """Steps with the weights of another step of their run, by `suite/run`.
+    """Return steps with the weights of another step of their run, by `suite/run`.
 
     Args:
-        checkpoints: rows of `schemas.CHECKPOINTS`; only those that are done count.
+        checkpoints: Rows of `schemas.CHECKPOINTS`; only those that are done count.
     """
-    steps: dict[tuple[str, str], dict[str, list[int]]] = {}
+    steps: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row in checkpoints:
         if row["status"] == "done" and row["weights_hash"]:
-            run = steps.setdefault((row["suite"], row["run"]), {})
-            run.setdefault(row["weights_hash"], []).append(row["step"])
-    repeated = {
-        f"{suite}/{run}": sorted(s for same in hashes.values() if len(same) > 1 for s in same)
-        for (suite, run), hashes in steps.items()
-    }
-    return {run: found for run, found in repeated.items() if found}
+            steps[f"{row['suite']}/{row['run']}", row["weights_hash"]].append(row["step"])
+    repeated: dict[str, list[int]] = defaultdict(list)
+    for (run, _), same in steps.items():
+        if len(same) > 1:
+            repeated[run] = sorted(repeated[run] + same)
+    return dict(repeated)

@@ -14,8 +14,8 @@ def test_need_by_hand() -> None:
     assert needed.weights == pytest.approx(23.692, abs=1e-3)
     assert needed.logits == pytest.approx(2 * 2048 * 50_688 * 4 / 1e9)
     assert needed.cache == pytest.approx(368_640 * 2 * 6144 / 1e9)
-    assert needed.a_gpu() == pytest.approx(23.692 + 0.830 + 2.369 + 4.530 + 2.0, abs=1e-3)
-    assert needed.a_gpu(2) == pytest.approx(needed.a_gpu() - (23.692 + 4.530) / 2, abs=1e-3)
+    assert needed.per_gpu() == pytest.approx(23.692 + 0.830 + 2.369 + 4.530 + 2.0, abs=1e-3)
+    assert needed.per_gpu(2) == pytest.approx(needed.per_gpu() - (23.692 + 4.530) / 2, abs=1e-3)
     own = need(1e9, 1000, 10**9, EngineConfig(dtype="bfloat16", kv_cache_mb=512))
     assert own.cache == pytest.approx(0.536870912)
 

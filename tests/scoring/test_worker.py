@@ -213,7 +213,7 @@ def test_run_architecture_that_never_works_is_left_untried_by_a_worker_alone(
     assert [outcome.engine_failed for outcome in outcomes] == [True, True, False, False]
     assert outcomes[2].error == (
         "not tried, left for the next run: the engine failed on 2 checkpoints of this "
-        "architecture and scored none of it; the last time: no kernel"
+        "architecture and scored none; last error: no kernel"
     )
     assert script.rests == []
     assert ("tiny", "a", 3) not in Store(tmp_path / "store").status()

@@ -1,4 +1,4 @@
-"""A circuit breaker a worker: a broken engine or GPU must not eat the queue of the others."""
+"""A circuit breaker per worker, so that a broken engine or GPU does not use up the shared queue."""
 
 import time
 from collections import Counter
@@ -7,60 +7,60 @@ from typing import Final
 
 FAILURES_OF_AN_ARCHITECTURE: Final = 2
 FAILURES_IN_A_ROW: Final = 3
-_FIRST_REST_S: Final = 15.0
-_LONGEST_REST_S: Final = 300.0
+_FIRST_PAUSE_S: Final = 15.0
+_LONGEST_PAUSE_S: Final = 300.0
 
 
 class Breaker:
-    """Counts checkpoints on which the engine of a worker failed, and says when to try no more.
+    """Counts checkpoints on which the engine of a worker failed, and decides when to stop trying.
 
-    It opens for an architecture after two such checkpoints if none of it was ever scored here,
-    and for all after three in a row. While it is open, a worker that has peers rests before each
-    checkpoint, twice as long each time, so that they take what is left, and then tries it once;
-    a worker without peers leaves it untried. A checkpoint that is scored closes the breaker.
+    It opens for an architecture after two such checkpoints if this worker never scored one of that
+    architecture, and for all after three in a row. While it is open, a worker with peers pauses
+    before each checkpoint, twice as long each time, so that they take the rest, and then tries it
+    once; a worker without peers leaves it untried. A scored checkpoint closes the breaker.
     """
 
     def __init__(self, *, peers: bool, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Closed; `peers` tells whether other workers take from the same queue."""
+        """Start closed; `peers` is whether other workers take from the same queue."""
         self.peers = peers
         self._sleep = sleep
         self._in_a_row = 0
         self._failures: Counter[str] = Counter()
         self._scored: set[str] = set()
         self._last_error = ""
-        self._rest_s = _FIRST_REST_S
+        self._pause_s = _FIRST_PAUSE_S
 
     def failed(self, architecture: str, error: str) -> None:
-        """Counts a checkpoint on which the engine failed for good."""
+        """Count a checkpoint on which the engine failed for good."""
         self._in_a_row += 1
         self._last_error = error
         if architecture not in self._scored:
             self._failures[architecture] += 1
 
     def worked(self, architecture: str) -> None:
-        """Closes it: a checkpoint was scored."""
+        """Close the breaker: a checkpoint was scored."""
         self._in_a_row = 0
-        self._rest_s = _FIRST_REST_S
+        self._pause_s = _FIRST_PAUSE_S
         self._scored.add(architecture)
         self._failures.pop(architecture, None)
 
     def reason(self, architecture: str) -> str:
-        """Why no engine should be started for a checkpoint; empty while the breaker is closed."""
+        """Why not to start an engine for a checkpoint; empty while the breaker is closed."""
         count = self._failures[architecture]
         if count >= FAILURES_OF_AN_ARCHITECTURE:
             return (
-                f"the engine failed on {count} checkpoints of this architecture and scored none "
-                f"of it; the last time: {self._last_error}"
+                f"the engine failed on {count} checkpoints of this architecture and scored none; "
+                f"last error: {self._last_error}"
             )
-        # Another architecture may be one that works: it is tried although others failed.
+        # Another architecture may work, so try it although others failed.
         if self._in_a_row >= FAILURES_IN_A_ROW and (count or self.peers):
             return (
-                f"the engine of this worker failed on {self._in_a_row} checkpoints in a row; the "
-                f"last time: {self._last_error}"
+                f"the engine of this worker failed on {self._in_a_row} checkpoints in a row; last "
+                f"error: {self._last_error}"
             )
         return ""
 
-    def rest(self) -> None:
-        """Waits for peers to take other work; longer each time."""
-        self._sleep(self._rest_s)
-        self._rest_s = min(2 * self._rest_s, _LONGEST_REST_S)
+    def pause(self) -> None:
+        """Wait for peers to take other work, longer each time."""
+        self._sleep(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)

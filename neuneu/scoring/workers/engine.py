@@ -19,7 +19,7 @@ WorkloadKey = tuple[str, int]
 """(tokenizer hash, longest prompt in tokens)."""
 
 WORKLOADS_KEPT: Final = 2
-"""The current workload and that of the next architecture or tokenizer."""
+"""The current one, and that of the next architecture or tokenizer."""
 
 
 class WorkloadCache(OrderedDict[WorkloadKey, Workload]):
@@ -33,23 +33,19 @@ class WorkloadCache(OrderedDict[WorkloadKey, Workload]):
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """A scored checkpoint.
+    """A scored checkpoint, the tokens that the model computed, and its peak memory in MiB."""
 
-    `computed_tokens` are those the model ran on; `rss_mb` is the most memory that the engine's
-    process has held.
-    """
-
-    unit: CheckpointRows
+    rows: CheckpointRows
     computed_tokens: int
     rss_mb: float
 
 
 def make_scorer(config: EngineConfig, folder: Path) -> Scorer:
-    """Starts an engine for the architecture of a checkpoint and loads that checkpoint.
+    """Start an engine for the architecture of a checkpoint and load that checkpoint.
 
     Raises:
-        CheckpointError: these weights cannot be used.
-        EngineError: the engine does not start or does not hold the weights it was given.
+        CheckpointError: The weights cannot be used.
+        EngineError: The engine does not start, or does not hold the weights it was given.
     """
     if config.kind == "vllm":
         from neuneu.scoring.engines.vllm_scorer import VllmScorer
@@ -61,82 +57,79 @@ def make_scorer(config: EngineConfig, folder: Path) -> Scorer:
 
 
 class EngineHost:
-    """One engine: the first checkpoint starts it, others of its architecture are swapped in."""
+    """An engine: the first checkpoint starts it, others of its architecture are swapped in."""
 
     def __init__(self, config: EngineConfig, threads: int) -> None:
-        """Imports what the engine needs, which takes seconds; starts nothing."""
+        """Import what the engine needs, which takes seconds, without starting it."""
         os.environ["OMP_NUM_THREADS"] = str(threads)
         import torch
 
         torch.set_num_threads(threads)
         if config.kind == "vllm":
-            import neuneu.scoring.engines.vllm_scorer  # noqa: F401 - ahead of the first checkpoint
+            import neuneu.scoring.engines.vllm_scorer  # noqa: F401 - before the first checkpoint
         self._config = config
         self._scorer: Scorer | None = None
         self._workloads = WorkloadCache()
 
     def start(self, folder: Path) -> None:
-        """Starts the engine with a checkpoint.
+        """Start the engine with a checkpoint.
 
         Raises:
-            CheckpointError, EngineError: as `make_scorer`; the process is to be ended.
+            CheckpointError, EngineError: As `make_scorer`; end this process.
         """
         self._scorer = make_scorer(self._config, folder)
 
     def load(self, folder: Path) -> None:
-        """Swaps in the weights of a checkpoint.
+        """Swap in the weights of a checkpoint.
 
         Raises:
-            CheckpointError: these weights cannot be used; the engine is still good.
-            EngineError: the process is to be ended.
+            CheckpointError: The weights cannot be used; the engine still works.
+            EngineError: The engine failed; end this process.
         """
         self._engine().load(folder)
 
     def knows(self, key: WorkloadKey) -> bool:
-        """Whether a workload was given and is still kept."""
+        """Whether the workload is in the cache."""
         return key in self._workloads
 
     def learn(self, key: WorkloadKey, workload: Workload) -> None:
-        """Keep a workload in place of the oldest."""
+        """Add a workload to the cache."""
         self._workloads[key] = workload
 
     def score(self, checked: Preflight, key: WorkloadKey, attempts: int) -> Scored:
-        """Scores the weights that were loaded last.
+        """Score the weights loaded last.
 
         Raises:
-            CheckpointError: a log-probability is not finite.
-            EngineError: the process is to be ended.
+            CheckpointError: A log-probability is not finite.
+            EngineError: The engine failed; end this process.
         """
         scorer = self._engine()
         before = scorer.computed_tokens
-        unit = evaluate(scorer, self._workloads[key], checked, attempts=attempts)
-        return Scored(
-            unit=unit,
-            computed_tokens=scorer.computed_tokens - before,
-            rss_mb=peak_rss_mb(),
-        )
+        rows = evaluate(scorer, self._workloads[key], checked, attempts=attempts)
+        computed = scorer.computed_tokens - before
+        return Scored(rows=rows, computed_tokens=computed, rss_mb=peak_rss_mb())
 
     def proof(self) -> str:
-        """What shows that the engine holds the weights loaded last."""
+        """Evidence that the engine holds the weights loaded last."""
         return self._engine().proof
 
     def close(self) -> None:
-        """Closes the engine."""
+        """Close the engine."""
         scorer, self._scorer = self._scorer, None
         if scorer is not None:
             scorer.close()
 
     def _engine(self) -> Scorer:
         if self._scorer is None:
-            raise EngineError("no engine was started in this process; start one.")
+            raise EngineError("no engine was started in this process; start one first.")
         return self._scorer
 
 
 @dataclass(kw_only=True)
 class RunningEngine:
-    """The process of an engine; one architecture for as long as it lives.
+    """The process of an engine, which serves one architecture.
 
-    `started` is false until the engine holds its first checkpoint.
+    `started` is whether the engine holds its first checkpoint.
     """
 
     host: Host
@@ -146,10 +139,10 @@ class RunningEngine:
 
 
 class EngineSlot:
-    """Holds one engine, of one architecture; threads may prepare the next one."""
+    """Holds one engine, of one architecture; threads may prepare the next."""
 
     def __init__(self, new_host: Callable[[], Host]) -> None:
-        """Starts nothing; `new_host` begins the process of an `EngineHost`."""
+        """Start nothing yet; `new_host` starts the process of an `EngineHost`."""
         self._new_host = new_host
         self._current: RunningEngine | None = None
         self._spare: RunningEngine | None = None
@@ -157,7 +150,7 @@ class EngineSlot:
         self._changing = threading.Lock()
 
     def prepare(self, architecture: str) -> None:
-        """Begins a process for an architecture while the last of another is scored."""
+        """Start a process for an architecture while the last checkpoint of another is scored."""
         with self._changing:
             current = self._current
             other = current is None or current.architecture != architecture
@@ -165,7 +158,7 @@ class EngineSlot:
                 self._spare = self._begin()
 
     def take(self, architecture: str) -> RunningEngine:
-        """The engine of an architecture; that of another one is closed, its process with it."""
+        """Return the engine of an architecture, after ending the process of another one."""
         with self._changing:
             if self._current is not None and self._current.architecture != architecture:
                 self._current.host.close()
@@ -176,14 +169,14 @@ class EngineSlot:
             return self._current
 
     def kill(self) -> None:
-        """Ends the engine's process at once."""
+        """Kill the process of the engine."""
         with self._changing:
             current, self._current = self._current, None
         if current is not None:
             current.host.kill()
 
     def close(self) -> None:
-        """Ends both processes."""
+        """End both processes."""
         with self._changing:
             current, spare = self._current, self._spare
             self._current = self._spare = None

@@ -1,4 +1,4 @@
-"""Checkpoints over a cluster: one Ray Dataset a placement, whose actors hold the engines."""
+"""Checkpoints over a cluster: one Ray Dataset per placement, whose actors hold the engines."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,19 +25,19 @@ def fan_out(
     tasks: Sequence[Task],
     corpus: Corpus,
 ) -> Iterator[Outcome]:
-    """Yields outcomes as checkpoints are committed, on a cluster that Ray is connected to.
+    """Yield outcomes as checkpoints are committed, on the cluster that Ray is connected to.
 
-    Blocks of one checkpoint, ordered by architecture, are handed out in order: a worker meets
-    each architecture once, so that it starts one engine for each, and none waits at the end
-    of a group. Each has two checkpoints at a time, one that is scored and the next one.
+    Blocks of one checkpoint are handed out in order of architecture, so that a worker starts one
+    engine per architecture, and none waits at the end of a group. Each worker holds two checkpoints
+    at a time, the one being scored and the next one.
 
     Args:
-        pending: sorted by architecture.
-        config: settings of each worker.
-        actors: how many workers.
-        gpus: of one worker.
-        tasks: what is scored.
-        corpus: what is scored.
+        pending: Checkpoints sorted by architecture.
+        config: Settings of each worker.
+        actors: Number of workers.
+        gpus: Number of GPUs per worker.
+        tasks: Tasks to score.
+        corpus: Corpus to score.
     """
     import ray
 
@@ -71,7 +71,7 @@ def fan_out(
 
 
 class _ScoringActor:
-    """A `Worker` as Ray Data calls it: a batch of one row `index` in, an outcome's row out."""
+    """A `Worker` for Ray Data: takes a batch of one row `index`, returns one row of an outcome."""
 
     def __init__(self, shared: list[Any]) -> None:
         import ray
@@ -81,7 +81,7 @@ class _ScoringActor:
         self._worker = Worker(config, tasks, corpus, peers=peers)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Scores one checkpoint."""
+        """Score one checkpoint."""
         outcome = self._worker.run(self._pending[int(batch["index"][0])])
         count(outcome)
         row = asdict(outcome)
@@ -91,7 +91,7 @@ class _ScoringActor:
 
 
 def count(outcome: Outcome) -> None:
-    """Adds what became of a checkpoint to Ray's metrics; what another job did is that job's."""
+    """Add an outcome to Ray's metrics, unless another job scored the checkpoint."""
     suite = outcome.suite
     if outcome.status == "quarantined":
         ray_metrics.CHECKPOINTS_QUARANTINED.record(1, suite=suite, run=outcome.run)
@@ -103,10 +103,10 @@ def count(outcome: Outcome) -> None:
 
 
 def cluster_has_gpus() -> bool:
-    """Whether the cluster that Ray is connected to has GPUs, or its autoscaler may add some.
+    """Whether the connected cluster has GPUs, or its autoscaler may add some.
 
-    A cluster that has scaled down to its head shows no GPU; the groups of nodes in its
-    autoscaler's config do. Where that config cannot be read only living nodes count.
+    A cluster scaled down to its head shows no GPU, but the node groups in its autoscaler's config
+    do. If that config cannot be read, only living nodes count.
     """
     import ray
     from ray._private.state import state
@@ -121,15 +121,15 @@ def cluster_has_gpus() -> bool:
 
 
 def slots(nodes: Sequence[Mapping[str, float]], *, cpus: int, gpus: float) -> int:
-    """How many workers of `cpus` CPUs and `gpus` GPUs nodes hold; none is on two of them.
+    """Count the workers that fit on nodes; a worker is on one node.
 
     Args:
-        nodes: what Ray may use of each, `CPU` and `GPU`.
-        cpus: of one worker.
-        gpus: of one worker.
+        nodes: Resources of each node, `CPU` and `GPU`.
+        cpus: Number of CPUs per worker.
+        gpus: Number of GPUs per worker.
 
     Raises:
-        UserError: not one.
+        UserError: No worker fits.
     """
 
     def on(node: Mapping[str, float]) -> int:

@@ -1,4 +1,4 @@
-"""The inspection of a worker: checkpoints looked at, converted and tokenised for, one at a time."""
+"""The inspection of a worker: checks, conversions and tokenization, one checkpoint at a time."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from neuneu.scoring.multiple_choice import Task
 from neuneu.scoring.workers.engine import WorkloadCache, WorkloadKey
 from neuneu.scoring.workers.processes import Host, ProcessError
 
-_WORDS: Final = {
+_ACTIVITIES: Final = {
     "run": "converting it",
     "inspect": "inspecting it",
     "workload": "tokenising with its tokenizer",
@@ -23,18 +23,17 @@ _WORDS: Final = {
 
 
 class Inspector:
-    """Looks at checkpoints and tokenises what is scored on them."""
+    """Inspects checkpoints and tokenises tasks and corpus with their tokenizers."""
 
     def __init__(self, tasks: Sequence[Task], corpus: Corpus) -> None:
-        """Takes what is scored."""
         self._tasks = tasks
         self._corpus = corpus
 
     def inspect(self, ref: CheckpointRef, folder: Path) -> Preflight:
-        """As `neuneu.scoring.checkpoints.preflight.inspect`.
+        """Call `neuneu.scoring.checkpoints.preflight.inspect`.
 
         Raises:
-            CheckpointError: it must not be scored.
+            CheckpointError: The checkpoint must not be scored.
         """
         try:
             return inspect(ref, folder)
@@ -42,14 +41,14 @@ class Inspector:
             raise CheckpointError(f"its files cannot be read ({error}).") from error
 
     def run(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Calls a function of a module; a conversion, for example."""
+        """Call a module-level function, such as a conversion."""
         return function(*args)
 
     def workload(self, folder: Path, max_tokens: int) -> Workload:
-        """Tasks and corpus for the tokenizer of a checkpoint.
+        """Tokenise tasks and corpus with the tokenizer of a checkpoint.
 
         Raises:
-            CheckpointError: they do not fit it.
+            CheckpointError: They do not fit the tokenizer.
         """
         tokenizer = read_tokenizer(folder)
         try:
@@ -58,18 +57,18 @@ class Inspector:
             raise CheckpointError(f"tasks or corpus do not fit its tokenizer: {error}") from error
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
 
 class Inspection:
-    """An `Inspector` in a place of its own, which is replaced when a checkpoint breaks it.
+    """An `Inspector` in a process of its own, which is replaced if a checkpoint breaks it.
 
-    Threads may share it. Every method raises CheckpointError for what the checkpoint is at fault
-    for: what breaks the inspector, hangs in it or takes longer than `timeout_s` seconds, too.
+    Threads may share it. Every method raises CheckpointError for faults of the checkpoint, which
+    include breaking the inspector, hanging it and exceeding `timeout_s` seconds.
     """
 
     def __init__(self, host: Callable[..., Host], tasks: Sequence[Task], corpus: Corpus) -> None:
-        """Starts the inspector; `host` makes an object in a place of its own."""
+        """Start the inspector; `host` creates an object in a process of its own."""
         self._new: Callable[[], Host] = lambda: host(Inspector, tasks, corpus)
         self._host: Host | None = self._new()
         self._calling = threading.Lock()
@@ -77,18 +76,18 @@ class Inspection:
         self._workloads = WorkloadCache()
 
     def inspect(self, ref: CheckpointRef, folder: Path, *, timeout_s: float) -> Preflight:
-        """As `neuneu.scoring.checkpoints.preflight.inspect`."""
+        """Call `neuneu.scoring.checkpoints.preflight.inspect`."""
         checked: Preflight = self._call("inspect", ref, folder, timeout_s=timeout_s)
         return checked
 
     def convert(self, function: Callable[..., Any], *args: Any, timeout_s: float) -> None:
-        """Calls a conversion, a function of a module, with its folders."""
+        """Call a conversion, a module-level function, with its folders."""
         self._call("run", function, *args, timeout_s=timeout_s)
 
     def tokenise(self, key: WorkloadKey, folder: Path, *, timeout_s: float) -> Workload:
-        """Tasks and corpus for the tokenizer in a folder and the window that `key` names.
+        """Tokenise tasks and corpus for the tokenizer in a folder and the window in `key`, once.
 
-        Each is tokenised once, whichever thread asks first; `WORKLOADS_KEPT` of them are kept.
+        The last `WORKLOADS_KEPT` are cached and shared by threads.
         """
         with self._tokenising:
             if key not in self._workloads:
@@ -100,7 +99,7 @@ class Inspection:
             return self._workloads[key]
 
     def kill(self) -> None:
-        """Ends the inspector; a later call starts another."""
+        """Kill the inspector; a later call starts another."""
         host, self._host = self._host, None
         if host is not None:
             host.kill()
@@ -113,4 +112,4 @@ class Inspection:
                 return self._host.call(method, *args, timeout_s=timeout_s)
             except ProcessError as failure:
                 self.kill()
-                raise CheckpointError(f"{_WORDS[method]}: {failure}") from failure
+                raise CheckpointError(f"{_ACTIVITIES[method]}: {failure}") from failure

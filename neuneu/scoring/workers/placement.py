@@ -1,8 +1,8 @@
-"""How much of a machine an engine of a model takes: GPU fractions, or several GPUs.
+"""How much of a machine the engine of a model needs: a fraction of a GPU, or several GPUs.
 
 A GPU holds the weights, the logits of one batch (vLLM's V1 runner materialises them and their
-log-softmax in float32), the other activations, the cache and the runtime. Small models share a
-GPU, in halves, quarters or eighths; large ones are split over 2, 4 or 8 by tensor parallelism.
+log-softmax in float32), the other activations, the cache and the runtime. Small models share a GPU
+in halves, quarters or eighths; large ones are split over 2, 4 or 8 by tensor parallelism.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from neuneu.core.errors import UserError
 from neuneu.scoring.engines.engine import EngineConfig, cache_tokens
 
 _BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
-# CUDA context, kernels and the allocator's slack of one process.
+# CUDA context, kernels and allocator overhead of one process.
 _RUNTIME_GB: Final = 2.0
-# Activations other than logits, as a share of the weights.
+# Activations other than logits, as a fraction of the weights.
 _ACTIVATIONS: Final = 0.1
-_ENGINES_A_GPU: Final = (8, 4, 2, 1)
-_GPUS_AN_ENGINE: Final = (2, 4, 8)
+_ENGINES_PER_GPU: Final = (8, 4, 2, 1)
+_GPUS_PER_ENGINE: Final = (2, 4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """GPU memory of one engine in GB, by what takes it."""
+    """GPU memory of one engine in GB, by use."""
 
     weights: float
     logits: float
@@ -30,36 +30,36 @@ class Need:
     cache: float
     runtime: float = _RUNTIME_GB
 
-    def a_gpu(self, gpus: int = 1) -> float:
-        """What each of several GPUs holds; weights and cache are divided."""
+    def per_gpu(self, gpus: int = 1) -> float:
+        """Memory on each of several GPUs; weights and cache are split."""
         divided = (self.weights + self.cache) / gpus
         return divided + self.logits + self.activations + self.runtime
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Placement:
-    """`gpus` an actor asks for; a whole number above 1 is the tensor-parallel size."""
+    """Number of GPUs per actor; a whole number above 1 is the tensor-parallel size."""
 
     gpus: float
 
     def utilization(self, of_gpu: float) -> float:
-        """What of a GPU's memory one engine may take where all together may take `of_gpu`."""
+        """Fraction of GPU memory for one engine if all engines together may use `of_gpu`."""
         return of_gpu * min(self.gpus, 1.0) if self.gpus else of_gpu
 
     @property
     def tensor_parallel(self) -> int:
-        """GPUs that one model is split over."""
+        """Number of GPUs that one model is split over."""
         return max(1, round(self.gpus))
 
 
 def need(params: float, vocab_size: int, cache_values: int, engine: EngineConfig) -> Need:
-    """What an engine of a model takes, a model of `engine.max_model_len` positions or more.
+    """Estimate the memory of an engine for a model with `engine.max_model_len` positions or more.
 
     Args:
-        params: weights of the model.
-        vocab_size: columns of its logits.
-        cache_values: keys and values of one token, in all layers.
-        engine: dtype and batch size.
+        params: Number of weights.
+        vocab_size: Number of logits.
+        cache_values: Number of keys and values per token, over all layers.
+        engine: Dtype and batch size.
     """
     size = _BYTES[engine.dtype]
     weights = params * size / 1e9
@@ -76,22 +76,21 @@ def need(params: float, vocab_size: int, cache_values: int, engine: EngineConfig
 
 
 def place(needed: Need, *, gpu_gb: float, utilization: float) -> Placement:
-    """The smallest share of GPUs of `gpu_gb` GB each that holds an engine.
+    """Return the smallest share of GPUs with `gpu_gb` GB each that an engine fits on.
 
-    vLLM starts only where its share of the GPU, `utilization` times that of the placement, is
-    free.
+    vLLM starts only if its share of the GPU, `utilization` times that of the placement, is free.
 
     Raises:
-        UserError: eight GPUs do not hold it.
+        UserError: The engine does not fit on eight GPUs.
     """
-    for engines in _ENGINES_A_GPU:
-        if needed.a_gpu() <= utilization * gpu_gb / engines:
+    for engines in _ENGINES_PER_GPU:
+        if needed.per_gpu() <= utilization * gpu_gb / engines:
             return Placement(gpus=1 / engines)
-    for gpus in _GPUS_AN_ENGINE:
-        if needed.a_gpu(gpus) <= utilization * gpu_gb:
+    for gpus in _GPUS_PER_ENGINE:
+        if needed.per_gpu(gpus) <= utilization * gpu_gb:
             return Placement(gpus=float(gpus))
     raise UserError(
-        f"a model whose weights take {needed.weights:.0f} GB needs {needed.a_gpu():.0f} GB; "
+        f"a model whose weights take {needed.weights:.0f} GB needs {needed.per_gpu():.0f} GB; "
         f"expected at most eight GPUs of {gpu_gb:g} GB, {utilization:.0%} of each; set "
         "engine.dtype=bfloat16 or gpus_per_actor."
     )

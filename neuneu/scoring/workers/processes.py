@@ -1,8 +1,8 @@
-"""Objects that live in a process of their own: calls go in, results come out, within a time limit.
+"""Objects in processes of their own, called with a time limit.
 
-Engines and tokenizers are native code. They can hang with the interpreter's lock held, crash, take
-all memory, and after a CUDA error fail on everything until their process ends. In a process of
-their own none of that takes the worker along, and the memory of a GPU is given back for certain.
+Engines and tokenizers are native code. They can hang while holding the interpreter lock, crash, use
+up all memory, and after a CUDA error fail on everything until their process ends. In a process of
+their own none of this affects the worker, and GPU memory is certain to be released.
 """
 
 import contextlib
@@ -35,38 +35,38 @@ _SERVE: Final = "from neuneu.scoring.workers.processes import serve; serve({}, {
 
 
 class ProcessError(NeuneuError):
-    """A process that died, was stopped, or raised what it should not; give it up."""
+    """A process died, was stopped, or raised an unexpected exception; discard it."""
 
 
 class Host(Protocol):
-    """An object that is called from afar."""
+    """A handle on an object, possibly in another process."""
 
     def call(self, method: str, *args: Any, timeout_s: float) -> Any:
-        """The result of a method.
+        """Return the result of a method.
 
         Raises:
-            NeuneuError: as the method raises it.
-            ProcessError: anything else; what came before it is lost.
+            NeuneuError: The method raised it.
+            ProcessError: Anything else went wrong; the object is lost.
         """
 
     def close(self) -> None:
-        """Ends the object and what it holds; calling it again does nothing."""
+        """Close the object and release its resources; calling this again does nothing."""
 
     def kill(self) -> None:
-        """Ends it at once, without asking it."""
+        """End the object at once, without closing it."""
 
 
 class Remote:
-    """An object in a new process (`Host`), made in the background.
+    """An object in a new process (`Host`), created in the background.
 
-    The process ends with this one, however this one ends.
+    The process ends when this one ends, in whatever way.
     """
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
-        """Starts the process, in which `make(*args)` makes the object; both have to pickle."""
+        """Start a process that creates the object by `make(*args)`; both must be picklable."""
         self._made = False
         self._stopped = ""
-        # Not this thread: the child dies with the thread that started it.
+        # Spawned by another thread, because a child dies with the thread that started it.
         self._process, self._connection = _spawner().submit(_spawn).result()
         self._first = bytes(ForkingPickler.dumps((make, args)))
         self._sender: threading.Thread | None = threading.Thread(target=self._send_first)
@@ -74,11 +74,11 @@ class Remote:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def call(self, method: str, *args: Any, timeout_s: float) -> Any:
-        """As `Host.call`; the time that making the object takes counts."""
+        """Call a method (`Host.call`); the time to create the object counts."""
         if self._stopped:
             raise ProcessError(self._stopped)
         watchdog = threading.Timer(timeout_s, self._time_out, (timeout_s,))
@@ -93,14 +93,14 @@ class Remote:
             watchdog.cancel()
 
     def close(self) -> None:
-        """Calls the object's `close`, and ends its process if that does not."""
+        """Call `close` of the object, then end its process."""
         if self._process.poll() is None and not self._stopped:
             with contextlib.suppress(NeuneuError):
                 self.call("close", timeout_s=_GRACE_S)
         self.kill()
 
     def kill(self) -> None:
-        """Ends the process and all that it started."""
+        """Kill the process and its children."""
         self._stopped = self._stopped or "its process was closed."
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -110,7 +110,7 @@ class Remote:
         self._connection.close()
 
     def _send_first(self) -> None:
-        # What it is made of can be large; a process that never reads is ended by a call's limit.
+        # The arguments can be large; if the process never reads them, the limit of a call ends it.
         with contextlib.suppress(OSError):
             self._connection.send_bytes(self._first)
 
@@ -134,7 +134,7 @@ class Remote:
 
     def _time_out(self, seconds: float) -> None:
         self._stopped = f"took longer than the limit of {seconds:g} s; it was stopped."
-        # With faulthandler enabled in it, SIGABRT writes where it hangs into its log.
+        # With faulthandler enabled, SIGABRT makes it log where it hangs.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGABRT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -154,9 +154,9 @@ class Remote:
 
 
 def serve(descriptor: int, parent: int) -> None:
-    """Runs the process: makes the object that was asked for, then answers calls until the end."""
+    """Run the process: create the object, then answer calls until the connection closes."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we could ask to die with it
+    if os.getppid() != parent:  # the parent died before the signal was set
         return
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable()
@@ -176,7 +176,7 @@ def serve(descriptor: int, parent: int) -> None:
             reply = ForkingPickler.dumps(("value", value))
         except NeuneuError as error:
             reply = ForkingPickler.dumps(("raised", error))
-        except BaseException as error:  # noqa: BLE001 - panics of native code are not Exceptions
+        except BaseException as error:  # noqa: BLE001 - panics in native code are not Exceptions
             _log.warning("unexpected: %s", "".join(traceback.format_exception(error)).rstrip())
             reply = ForkingPickler.dumps(("failed", first_line(error)))
         connection.send_bytes(reply)
@@ -185,27 +185,27 @@ def serve(descriptor: int, parent: int) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The type and the first line of an exception."""
+    """Type and first line of an exception."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'without a message'}"
 
 
 def peak_rss_mb() -> float:
-    """The most memory this process has held, in MiB."""
+    """Peak memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 @lru_cache(maxsize=1)
 def _spawner() -> ThreadPoolExecutor:
-    """A thread that lives as long as this process."""
+    """A thread that lives until this process ends."""
     return ThreadPoolExecutor(1, "spawner")
 
 
 def _spawn() -> tuple[subprocess.Popen[bytes], Connection]:
     ours, theirs = socket.socketpair()
     with theirs:
-        # By the interpreter itself and not by multiprocessing, which would run the parent's
-        # main module again. A session of its own, so that all it starts can be ended with it.
+        # Not multiprocessing, which would run the main module of the parent again. In a session of
+        # its own, so that its children can be killed with it.
         process = subprocess.Popen(
             [sys.executable, "-c", _SERVE.format(theirs.fileno(), os.getpid())],
             pass_fds=[theirs.fileno()],

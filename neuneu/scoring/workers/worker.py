@@ -1,4 +1,4 @@
-"""A worker of extraction: one engine in a process of its own, checkpoint after checkpoint."""
+"""A worker of extraction: scores one checkpoint after another with an engine in its own process."""
 
 import contextlib
 import logging
@@ -29,19 +29,19 @@ from neuneu.scoring.workers.processes import Host, ProcessError, Remote, first_l
 _log = logging.getLogger(__name__)
 PHASES: Final = ("stage", "inspect", "tokenise", "engine_start", "swap", "score", "write")
 LIMIT_IS_FOR_PARAMS: Final = 1e9
-"""Time limits are for models of up to so many parameters, and grow in proportion beyond."""
+"""Time limits are for models of up to this many parameters, and scale with larger ones."""
 
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What became of a checkpoint; seconds are summed over its attempts.
+    """The result for a checkpoint; seconds are summed over attempts.
 
-    `status` is done, quarantined or left (its source did not answer, or the worker's engine fails
-    on everything: `engine_failed` if it was tried). `engine` names the engine
-    that scored it, `engines_started` are those begun for it; without an engine it was done by
-    another job in the meantime. `tokens` are those of its prompts, `computed_tokens` those that
-    the engine ran on; `ties` the items whose best choice is shared; `proof` what shows that the
-    engine held its weights; `rss_mb` the most memory that the engine's process has held.
+    `status` is done, quarantined or left (its source did not answer, or the engine of the worker
+    fails on everything: `engine_failed` if it was tried). `engine` is the engine that scored it; if
+    empty, another job did in the meantime. `engines_started` counts the engines started for it,
+    `tokens` those of its prompts, `computed_tokens` those that the engine computed, and `ties` the
+    items whose best score several choices share. `proof` is the evidence that the engine held its
+    weights, `rss_mb` the peak memory of the engine's process.
     """
 
     suite: str
@@ -64,7 +64,7 @@ class Outcome:
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Adds the block's wall time to a phase, also when it raises."""
+        """Add the wall time of a block to a phase, even if it raises."""
         started = time.perf_counter()
         try:
             yield
@@ -75,12 +75,12 @@ class Outcome:
 
 
 class _NotScoredError(Exception):
-    """A checkpoint that is left for a later run because of this worker's engine."""
+    """The engine of this worker fails, so the checkpoint is left for a later run."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Ready:
-    """A checkpoint that was staged, inspected and tokenised for."""
+    """A checkpoint that is staged and inspected, and the workload for its tokenizer."""
 
     pending: Pending
     checked: Preflight
@@ -124,14 +124,13 @@ class TicketLock:
 class Worker:
     """Scores checkpoints and commits each to the store as soon as it is scored.
 
-    `run` may be called for the next checkpoint while one is being scored: it is then fetched,
-    checked and tokenised, and waits for the engine. Engine and inspection each have a process of
-    their own, so that whatever fails, hangs or crashes there costs that checkpoint only. An
-    engine is kept as long as the architecture stays the same, and swaps weights; its process ends
-    with the architecture (a closed engine keeps memory of the GPU) and after any failure (a CUDA
-    error poisons its process). A checkpoint on which it fails `max_attempts` times is
-    quarantined; when one after the other fails, a `Breaker` keeps the worker from eating the
-    queue.
+    `run` may be called for the next checkpoint while one is being scored; that one is then fetched,
+    checked and tokenised, and waits for the engine. Engine and inspection run in processes of their
+    own, so that a failure, hang or crash there costs only that checkpoint. The engine swaps weights
+    as long as the architecture stays the same; its process ends with the architecture (a closed
+    engine keeps GPU memory) and after any failure (a CUDA error poisons its process). A checkpoint
+    on which it fails `max_attempts` times is quarantined; if one after another fails, a `Breaker`
+    keeps the worker from using up the queue.
     """
 
     def __init__(
@@ -144,14 +143,15 @@ class Worker:
         host: Callable[..., Host] = Remote,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """Starts the inspection; the first checkpoint decides which engine is needed.
+        """Start the inspection; the engine starts with the first checkpoint.
 
         Args:
-            config: settings.
-            tasks: what is scored.
-            corpus: what is scored.
-            host: makes an object in a place of its own.
-            sleep: how the breaker rests.
+            config: Settings.
+            tasks: Tasks to score.
+            corpus: Corpus to score.
+            peers: Whether other workers take from the same queue.
+            host: Creates an object in a process of its own.
+            sleep: How the breaker pauses.
         """
         self._config = config
         self._store = Store(config.store)
@@ -170,14 +170,13 @@ class Worker:
         self._order = TicketLock()
 
     def run(self, pending: Pending) -> Outcome:
-        """Scores and commits one checkpoint, or quarantines it.
+        """Score and commit one checkpoint, or quarantine it.
 
-        One that another job has done is not scored again; one whose source does not answer, or
-        that the breaker keeps from the engine, is `left` for a later run, with the error, and
-        not committed.
+        A checkpoint that another job has done is not scored again. If its source does not answer,
+        or the breaker is open, it is `left` for a later run, with the error, and not committed.
 
         Raises:
-            StorageError, StoreError: the store cannot be read or written.
+            StorageError, StoreError: The store cannot be read or written.
         """
         with logs.checkpoint(*pending.ref.key):
             return self._run(pending)
@@ -189,26 +188,26 @@ class Worker:
             outcome.status = "done"
             return outcome
         try:
-            unit = self._unit(pending, outcome)
+            rows = self._rows(pending, outcome)
         except (TransientError, _NotScoredError) as failure:
             self._ledger.end(ref)
             outcome.status, outcome.error = "left", str(failure)
             return outcome
         with outcome.timed("write"):
-            self._store.commit(unit)
+            self._store.commit(rows)
         self._ledger.end(ref)
-        outcome.status = unit.checkpoint["status"]
-        outcome.error = unit.checkpoint["error"] or ""
-        outcome.attempts = unit.checkpoint["attempts"]
+        outcome.status = rows.checkpoint["status"]
+        outcome.error = rows.checkpoint["error"] or ""
+        outcome.attempts = rows.checkpoint["attempts"]
         return outcome
 
     def close(self) -> None:
-        """Ends the processes of the engine and of the inspection."""
+        """End the processes of the engine and the inspection."""
         self._engine.close()
         self._inspection.kill()
 
-    def _unit(self, pending: Pending, outcome: Outcome) -> CheckpointRows:
-        """The unit to commit: scored, or quarantined with the reason."""
+    def _rows(self, pending: Pending, outcome: Outcome) -> CheckpointRows:
+        """The rows to commit: scored, or quarantined with the reason."""
         checked = None
         ticket = self._order.take()
         attempts = pending.earlier_attempts + 1
@@ -227,18 +226,15 @@ class Worker:
                     workload = self._inspection.tokenise(
                         key, staged.folder, timeout_s=self._config.checkpoint_timeout_s
                     )
-                ready = _Ready(
-                    pending=pending, checked=checked, folder=staged.folder,
-                    key=key, workload=workload,
-                )  # fmt: skip
                 self._order.wait_for(ticket)
+                ready = _Ready(pending, checked, staged.folder, key, workload)
                 return self._score(ready, outcome)
         except (TransientError, _NotScoredError):
             raise
         except CheckpointError as failure:
             return quarantined(pending.ref, str(failure), attempts=attempts, checked=checked)
         except Exception as failure:  # noqa: BLE001
-            # One checkpoint's trouble, whatever it is, must not end the job.
+            # No failure of a single checkpoint may end the job.
             _log.exception("unexpected failure")
             error = f"it could not be scored ({first_line(failure)}; see the worker's log)."
             return quarantined(pending.ref, error, attempts=attempts, checked=checked)
@@ -255,28 +251,26 @@ class Worker:
         return checked
 
     def _convert(self, function: Callable[..., Any], *args: Any) -> None:
-        limit = self._config.checkpoint_timeout_s
-        self._inspection.convert(function, *args, timeout_s=limit)
+        self._inspection.convert(function, *args, timeout_s=self._config.checkpoint_timeout_s)
 
     def _limit(self, seconds: float, pending: Pending) -> float:
         return seconds * max(1.0, pending.ref.params / LIMIT_IS_FOR_PARAMS)
 
     def _score(self, ready: _Ready, outcome: Outcome) -> CheckpointRows:
-        """As many attempts as it takes or is allowed; one thread at a time."""
+        """Score a checkpoint in up to `max_attempts` attempts; called by one thread at a time."""
         pending, checked = ready.pending, ready.checked
         ref, earlier = pending.ref, pending.earlier_attempts
-        allowed = self._config.max_attempts
         broken = self._breaker.reason(checked.config_hash)
         if broken and not self._breaker.peers:
             raise _NotScoredError(f"not tried, left for the next run: {broken}")
         if broken:
-            _log.warning("rests: %s", broken)
-            self._breaker.rest()
+            _log.warning("pausing: %s", broken)
+            self._breaker.pause()
         tried, error = 0, ""
         while True:
             attempt = self._ledger.begin(ref)
             error = attempt.last_error or error
-            if attempt.number > allowed or (broken and tried):
+            if attempt.number > self._config.max_attempts or (broken and tried):
                 outcome.engine_failed = True
                 self._breaker.failed(checked.config_hash, error)
                 if broken:
@@ -290,18 +284,18 @@ class Worker:
             except CheckpointError as failure:
                 return quarantined(ref, str(failure), attempts=number, checked=checked)
             except (EngineError, ProcessError) as failure:
-                what = "scoring it: " if isinstance(failure, ProcessError) else ""
-                error = f"{what}{failure}"
+                activity = "scoring it: " if isinstance(failure, ProcessError) else ""
+                error = f"{activity}{failure}"
                 _log.warning("engine failed: %s", error, extra={"attempt": number})
                 self._engine.kill()
                 self._ledger.fail(ref, attempt.number, error)
                 continue
             self._breaker.worked(checked.config_hash)
             outcome.computed_tokens = scored.computed_tokens
-            outcome.ties = scored.unit.checkpoint["ties"]
-            outcome.proof = scored.unit.checkpoint["proof"]
+            outcome.ties = scored.rows.checkpoint["ties"]
+            outcome.proof = scored.rows.checkpoint["proof"]
             outcome.rss_mb = scored.rss_mb
-            return scored.unit
+            return scored.rows
 
     def _attempt(self, ready: _Ready, number: int, outcome: Outcome) -> Scored:
         limit = self._limit(self._config.checkpoint_timeout_s, ready.pending)
