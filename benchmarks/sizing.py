@@ -1,11 +1,10 @@
-"""Writes the sizing tables of docs/cluster.md from the suites' sizes and the cost model.
+"""Write the sizing tables of docs/cluster.md from the suites' sizes and the cost model.
 
     .venv/bin/python benchmarks/sizing.py
 
-Nothing is typed by hand and nothing is measured: GPU memory is the sum of
-`neuneu.scoring.workers.placement`, store sizes are those of `neuneu.scoring.plan`. The shapes below
-are published ones; each must give, weight by weight, the count in its suite file, or the script
-refuses.
+Nothing is measured: GPU memory comes from `neuneu.scoring.workers.placement`, store sizes from
+`neuneu.scoring.plan`. The shapes below are published; each has to reproduce the parameter count in
+its suite file exactly.
 """
 
 import argparse
@@ -29,17 +28,17 @@ SUITES: Final = ROOT / "jobs" / "configs" / "suites"
 ENGINE: Final = EngineConfig(dtype="bfloat16")
 UTILIZATION: Final = ENGINE.gpu_memory_utilization
 WORDS: Final = int(ExtractConfig.corpus_words)
-TASKS: Final = 66  # the paper's
+TASKS: Final = 66  # of the paper
 GPUS_GB: Final = (24, 48, 80)
-# A worker scores one checkpoint while it stages the next.
+# A worker stages the next checkpoint while it scores one.
 _STAGED: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A dense decoder with untied embeddings; `mlp` and `kept` are widths in columns.
+    """A dense decoder with untied embeddings; `mlp` and `kept` (keys, values) are widths.
 
-    `kind` says which matrices, biases and norms there are beside those.
+    `kind` determines further matrices, biases and norms.
     """
 
     kind: str
@@ -51,12 +50,12 @@ class Shape:
 
     @property
     def cache_values(self) -> int:
-        """Keys and values of one token in all layers."""
+        """Number of keys and values of one token in all layers."""
         return 2 * self.layers * self.kept
 
     @property
     def params(self) -> int:
-        """Every distinct weight."""
+        """Number of distinct parameters."""
         d, attention = self.width, 2 * self.width * (self.width + self.kept)
         layer, last = {
             "neox": (attention + 2 * d * self.mlp + 9 * d + self.mlp, 2 * d),  # biases, LayerNorms
@@ -107,10 +106,10 @@ SHAPES: Final = {
 
 
 def sizes(suite: str) -> dict[str, Shape]:
-    """The models of a suite file, in its order, by shape.
+    """Return the models of a suite file with their shapes, in its order.
 
     Raises:
-        UserError: a shape that does not give the file's count.
+        UserError: a shape does not give the file's parameter count.
     """
     params = load_config(SuiteFile, SUITES / f"{suite}.yaml").params
     assert isinstance(params, ByRun)
@@ -118,13 +117,14 @@ def sizes(suite: str) -> dict[str, Shape]:
         found = SHAPES[suite][name].params
         if found != count:
             raise UserError(
-                f"{suite} {name}: its shape gives {found:,} weights, the suite file {count:,.0f}."
+                f"{suite} {name}: expected the {count:,.0f} parameters of the suite file, "
+                f"found {found:,} in its shape."
             )
     return {name: SHAPES[suite][name] for name in params.values}
 
 
 def gpu_table() -> Iterator[str]:
-    """Memory of an engine, how many share a GPU, and staging, for every model of the suites."""
+    """Yield memory of an engine, engines per GPU and file size for every model of the suites."""
     yield (
         "| suite | model | weights | cache | logits | other activations | with runtime, GB | "
         + " | ".join(f"{gpu} GB" for gpu in GPUS_GB)
@@ -145,7 +145,7 @@ def gpu_table() -> Iterator[str]:
 
 
 def store_table() -> Iterator[str]:
-    """What checkpoints take in the store and in the memory of the job that reads it."""
+    """Yield the size of checkpoints in the store and in the memory of a job that reads it."""
     yield "| checkpoints | store before compaction, GB | word losses in memory, GB |"
     yield "|---:|---:|---:|"
     for checkpoints in (154, 3_000, 30_000):
@@ -154,7 +154,7 @@ def store_table() -> Iterator[str]:
 
 
 def staging_gb(shape: Shape, gpu_gb: float, *, converted: bool) -> float:
-    """Disk that the engines of one GPU fill with float32 checkpoints."""
+    """Return the disk space that float32 checkpoints take for the engines of one GPU."""
     needed = need(shape.params, shape.vocabulary, shape.cache_values, ENGINE)
     placed = place(needed, gpu_gb=gpu_gb, utilization=UTILIZATION)
     engines = max(1, round(1 / placed.gpus))
@@ -162,7 +162,7 @@ def staging_gb(shape: Shape, gpu_gb: float, *, converted: bool) -> float:
 
 
 def staging_table() -> Iterator[str]:
-    """The most that the engines of a GPU stage, by suite."""
+    """Yield the maximum staging space of the engines of a GPU, by suite."""
     yield "| suite | " + " | ".join(f"{gpu} GB GPU" for gpu in GPUS_GB) + " |"
     yield "|---|" + "---:|" * len(GPUS_GB)
     for suite in SHAPES:
@@ -186,10 +186,10 @@ TABLES: Final = {"gpu": gpu_table, "staging": staging_table, "store": store_tabl
 
 
 def fill(page: str) -> str:
-    """A page with the tables between their markers made anew.
+    """Return a page with new tables between their markers.
 
     Raises:
-        UserError: a table whose markers are not there.
+        UserError: a table's markers are missing.
     """
     for name, table in TABLES.items():
         start, end = f"<!-- sizing:{name} -->\n", f"<!-- /sizing:{name} -->"

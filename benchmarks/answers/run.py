@@ -1,11 +1,11 @@
-"""How long a person waits for an answer, and how much memory it takes, each from a fresh process.
+"""Time and memory of an answer, each from a fresh process.
 
     .venv/bin/python benchmarks/answers/run.py
 
-Every command is run `--repeats` times; before its first run the files of Python and of the core's
-packages are put out of the page cache, as after a start of the machine. Seconds are by the wall
-clock, memory is the largest resident set of the process. Prints one table and writes answers.json
-and answers.md to `--output`. Run it on an idle machine: the load beforehand is recorded.
+Runs every command `--repeats` times after a first run from a cold page cache (files of Python and
+of the core's packages). Seconds are wall-clock time, memory is the largest resident set of the
+process. Writes answers.json and answers.md to `--output` and prints the page. Run it on an idle
+machine; the load before the start is recorded.
 """
 
 import argparse
@@ -39,7 +39,7 @@ CORE = ("torch", "numpy", "pyarrow", "safetensors", "typer", "rich", "pydantic",
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A command, and what it is to stay under; None where nothing was promised."""
+    """A command and its limits, if any."""
 
     title: str
     arguments: list[str]
@@ -49,7 +49,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """One run of a command: seconds by the clock and on the CPUs, peak memory in GiB."""
+    """One run of a command: wall-clock and CPU seconds, peak memory in GiB."""
 
     seconds: float
     cpu_seconds: float
@@ -57,9 +57,9 @@ class Cost:
 
 
 def write_curves(path: Path, *, runs: int, tasks: int, points: int, finished: int = 0) -> None:
-    """A table of rising curves, one observation a row; `finished` runs have 40 points.
+    """Write a table of rising curves, one observation per row and 10^9 tokens.
 
-    An observation is at every 10^9 tokens.
+    `finished` runs have 40 points.
     """
     generator = np.random.default_rng(0)
     lines = ["run,task,params,tokens,value"]
@@ -76,7 +76,7 @@ def write_curves(path: Path, *, runs: int, tasks: int, points: int, finished: in
 
 
 def cases(folder: Path) -> list[Case]:
-    """Commands on tables that they are written for."""
+    """Return the commands, on tables written to `folder`."""
     few, many, compared, rivals = (folder / f"{n}.csv" for n in ("few", "many", "compared", "rank"))
     write_curves(few, runs=1, tasks=1, points=12)
     write_curves(many, runs=50, tasks=20, points=12)
@@ -118,7 +118,7 @@ def cases(folder: Path) -> list[Case]:
 
 
 def files_read() -> Iterator[Path]:
-    """Files of Python and of the core's packages."""
+    """Yield the files of Python and of the core's packages."""
     paths = sysconfig.get_paths()
     site = Path(paths["purelib"])
     yield from (p for p in Path(paths["stdlib"]).rglob("*") if site not in p.parents)
@@ -130,7 +130,7 @@ def files_read() -> Iterator[Path]:
 
 
 def forget_files() -> None:
-    """Puts what a start reads out of the page cache; what other processes map stays there."""
+    """Evict these files from the page cache, except for those that other processes map."""
     for path in files_read():
         if path.is_file():
             descriptor = os.open(path, os.O_RDONLY)
@@ -139,10 +139,10 @@ def forget_files() -> None:
 
 
 def measure(arguments: list[str]) -> Cost:
-    """Runs `neuneu` in a process of its own.
+    """Run `neuneu` in its own process.
 
     Raises:
-        RuntimeError: it failed.
+        RuntimeError: the command failed.
     """
     started = time.perf_counter()
     child = subprocess.Popen(
@@ -161,7 +161,7 @@ def measure(arguments: list[str]) -> Cost:
 
 
 def measure_case(case: Case, repeats: int) -> dict[str, Any]:
-    """The first run, from disk, and the median of the others."""
+    """Return the first run, from disk, and the median of the others."""
     forget_files()
     first, *others = [measure(case.arguments) for _ in range(repeats + 1)]
     middle = {
@@ -172,7 +172,7 @@ def measure_case(case: Case, repeats: int) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return what the measurements depend on."""
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),

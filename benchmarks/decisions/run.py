@@ -1,12 +1,13 @@
-"""Are the probabilities of rank, stop, when and next-eval right? On runs that were not seen.
+"""Calibration of the probabilities of rank, stop, when and next-eval on held-out runs.
 
     .venv/bin/python benchmarks/forecasting/run.py ../shared/trajectories --splits dev,standard
     .venv/bin/python benchmarks/decisions/run.py ../shared/trajectories FOLDER
 
-FOLDER (runs/forecasting/standard-*-folds) holds the networks of the folds, which the first command
-trains for calibration; each learnt without a third of the runs of the standard split (all runs of
-a size together; no Pythia 12b, no OLMo 3B). Here each forecasts its own third, with bands and
-joint distribution fitted to the other thirds. `benchmarks/page.py decisions` writes the page.
+FOLDER (runs/forecasting/standard-*-folds) has the networks of the folds, which the first command
+trains for calibration, each without a third of the runs of the standard split (all runs of a size
+together; no Pythia 12b, no OLMo 3B). Here each network forecasts the third that it was not trained
+on, with intervals and joint distribution fitted to the other thirds. `benchmarks/page.py decisions`
+writes the page.
 Shapes: S samples, H targets.
 """
 
@@ -47,12 +48,12 @@ SCORES: Final = np.arange(0.05, 1.0, 0.05)
 LEVELS: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 THRESHOLDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 NEXT: Final = (0.3, 0.5, 0.9)
-"""Shares of a run's checkpoints at which one more evaluation is made."""
+"""Fractions of a run's checkpoints at which one more evaluation is made."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Asked:
-    """One held-out trajectory: its query, what came, and samples (S, H) drawn with its fold."""
+    """A held-out trajectory: query, truth, and samples (S, H) drawn jointly with its fold."""
 
     query: Query
     truth: Trajectory
@@ -61,18 +62,18 @@ class Asked:
 
     @property
     def cell(self) -> tuple[Any, ...]:
-        """What has to be equal for two runs to be compared."""
+        """Key of the runs that are compared with each other."""
         c = self.query.context
         return (self.fold, c.family, c.suite, c.task, c.metric, c.num_fewshot)
 
     @property
     def run(self) -> RunGroup:
-        """Its run group."""
+        """The run group."""
         return self.query.context.run_group
 
 
 class Folds:
-    """Forecasters of the folds, each calibrated on the forecasts of the other folds."""
+    """The forecasters of the folds, each calibrated on the forecasts of the other folds."""
 
     def __init__(self, data: Path, networks: Path, seed: int) -> None:
         observed = load_dataset(
@@ -87,7 +88,7 @@ class Folds:
             bar.advance()
 
     def forecaster(self, fold: int) -> CrossRunForecaster:
-        """The forecaster of a fold, with every run of the other folds to compare with."""
+        """Return the forecaster of a fold, with all runs of the other folds as references."""
         held = set(self.folds[fold])
         others = OutOfFold.merged([c for k, c in enumerate(self.collected) if k != fold])
         calibration = others.calibrate()
@@ -98,13 +99,13 @@ class Folds:
         return made
 
     def targets(self, fold: int) -> list[Trajectory]:
-        """The trajectories that are held out."""
+        """Return the held-out trajectories of a fold."""
         held = set(self.folds[fold])
         return [t for t in self.trajectories if t.run_group in held]
 
 
 def ask(folds: Folds, forecasters: Sequence[CrossRunForecaster], share: float) -> list[Asked]:
-    """Every held-out trajectory from a share of its checkpoints, each fold drawn together."""
+    """Forecast all held-out trajectories from a fraction of their checkpoints, drawn by fold."""
     found = []
     for fold, forecaster in enumerate(forecasters):
         queries, truths = make_queries(folds.targets(fold), Anchored(fraction=share), None)
@@ -117,7 +118,7 @@ def ask(folds: Folds, forecasters: Sequence[CrossRunForecaster], share: float) -
 
 
 def averages(asked: Sequence[Asked]) -> list[Asked]:
-    """Per run, suite and shots, the mean of all tasks with the run's commonest checkpoints."""
+    """Return means over tasks by run, suite and shots, at the most common checkpoints."""
     groups: dict[tuple[Any, ...], list[Asked]] = defaultdict(list)
     for a in asked:
         c = a.query.context
@@ -128,7 +129,7 @@ def averages(asked: Sequence[Asked]) -> list[Asked]:
     for key, members in groups.items():
         if len(members) > len(best.get(key[:-1], [])):
             best[key[:-1]] = members
-    # Two runs are compared on the tasks that they share.
+    # Runs are compared on the tasks that they share.
     tasks: dict[tuple[Any, ...], list[set[str]]] = defaultdict(list)
     for key, members in best.items():
         tasks[key[0], key[1], key[2], key[4]].append({m.query.context.task for m in members})
@@ -157,7 +158,7 @@ def averages(asked: Sequence[Asked]) -> list[Asked]:
 
 
 def cells(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
-    """Held-out runs of one fold on one task, to be compared; at least two."""
+    """Yield groups of at least two held-out runs of one fold on one task."""
     groups: dict[tuple[Any, ...], list[Asked]] = defaultdict(list)
     for a in asked:
         groups[a.cell].append(a)
@@ -165,11 +166,11 @@ def cells(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
 
 
 def pairs(asked: Sequence[Asked], *, shared: bool) -> list[dict[str, Any]]:
-    """For every pair of runs on a task: the favourite's probability, and whether it won.
+    """Return, for every pair of runs on a task, the favourite's probability and whether it won.
 
     Args:
         asked: trajectories.
-        shared: use samples that were drawn together; otherwise as if runs were independent.
+        shared: whether to use samples that were drawn jointly, or as if runs were independent.
     """
     rows = []
     for group in cells(asked):
@@ -190,7 +191,7 @@ def pairs(asked: Sequence[Asked], *, shared: bool) -> list[dict[str, Any]]:
 
 
 def reliability(rows: Sequence[Mapping[str, Any]], edges: Sequence[float]) -> list[dict[str, Any]]:
-    """By bin of stated probability: how many, the mean stated, the share that came true."""
+    """Return count, mean prediction and observed frequency by bin of predicted probability."""
     p = np.array([row["p"] for row in rows])
     won = np.array([row["won"] for row in rows])
     place = np.clip(np.searchsorted(edges, p, side="right") - 1, 0, len(edges) - 2)
@@ -205,12 +206,12 @@ def reliability(rows: Sequence[Mapping[str, Any]], edges: Sequence[float]) -> li
 
 
 def brier(rows: Sequence[Mapping[str, Any]]) -> float:
-    """Mean squared difference of probability and outcome; 0.25 for saying 0.5 always."""
+    """Return the mean squared difference of probability and outcome; 0.25 for a constant 0.5."""
     return float(np.mean([(row["p"] - row["won"]) ** 2 for row in rows]))
 
 
 def passages(asked: Sequence[Asked]) -> dict[str, Any]:
-    """Whether scores are reached as often, and as early, as stated."""
+    """Evaluate how often, and how early, scores are reached as predicted."""
     rows = []
     times: dict[float, list[tuple[float, bool]]] = {level: [] for level in LEVELS}
     for a in asked:
@@ -226,7 +227,7 @@ def passages(asked: Sequence[Asked]) -> dict[str, Any]:
             rows.append({"p": p, "won": float(np.isfinite(at))})
             for level, told in times.items():
                 if np.isfinite(by := passage.quantile(level)):
-                    # Places are discrete: by that place it is reached at least as likely.
+                    # Grid points are discrete, so here the probability is at least the level.
                     told.append((passage.by(by), at <= by))
     return {
         "n": len(rows),
@@ -246,7 +247,7 @@ def passages(asked: Sequence[Asked]) -> dict[str, Any]:
 
 
 def stopping(asked: Sequence[Asked]) -> dict[str, Any]:
-    """Of runs that compete on a task: what stopping the unlikely ones saves, and what it loses."""
+    """Evaluate stopping runs that are unlikely to be the best on a task: savings and losses."""
     rows = []
     for threshold in THRESHOLDS:
         saved, spent, lost, wrong, contests = 0.0, 0.0, [], 0, 0
@@ -271,7 +272,7 @@ def stopping(asked: Sequence[Asked]) -> dict[str, Any]:
 
 
 def targets(asked: Sequence[Asked]) -> list[dict[str, Any]]:
-    """Stopping runs that are unlikely to end at a target: what is saved, and how often wrongly."""
+    """Evaluate stopping runs that are unlikely to reach a target: how many, how often wrongly."""
     rows = []
     for a in asked:
         past, final = a.query.context.values[-1], a.samples[:, -1]
@@ -294,8 +295,7 @@ def targets(asked: Sequence[Asked]) -> list[dict[str, Any]]:
 def next_evaluations(
     folds: Folds, forecasters: Sequence[CrossRunForecaster], share: float
 ) -> list[dict[str, Any]]:
-    """One more evaluation at some later place: how much narrower it was said to make the end, and
-    how much closer the new forecast is."""
+    """Compare the predicted gain of one more evaluation with the actual gain in accuracy."""
     places = [place for place in NEXT if place > share + 0.05]
     before: list[float] = []
     said: dict[float, list[float]] = {place: [] for place in places}
@@ -341,7 +341,7 @@ def next_evaluations(
 
 
 def _with_point(query: Query, truth: Trajectory, spot: int) -> Query:
-    """The query after one more evaluation, asked for the end only."""
+    """Return the query after one more evaluation, with the end as its only target."""
     context = query.context
 
     def joined(name: str) -> FloatArray:
@@ -362,7 +362,7 @@ def _with_point(query: Query, truth: Trajectory, spot: int) -> Query:
 
 
 def judge(asked: list[Asked]) -> dict[str, Any]:
-    """Every table of one kind of curve (single tasks, or means)."""
+    """Return all results for one kind of curve (single tasks, or means)."""
     edges = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0]
     together, apart = pairs(asked, shared=True), pairs(asked, shared=False)
     return {

@@ -1,9 +1,9 @@
-"""Time and peak memory of a command with everything it starts, Ray's processes included.
+"""Time and peak memory of a command and all its child processes, including Ray's.
 
     .venv/bin/python benchmarks/demo/cost.py -- .venv/bin/neuneu demo --output /tmp/demo
 
-Memory is the proportional set size summed over the process tree (shared pages count once),
-sampled every second. Prints one table and writes one JSON beside the results pages.
+Memory is the proportional set size summed over the process tree (shared pages count once), sampled
+every second. Prints a table and writes a JSON record beside the results pages.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from neuneu.core.files import write_text_atomic
 
 
 def tree_pss_bytes(root: psutil.Process) -> int:
-    """Proportional set size of a process and all its descendants, bytes."""
+    """Return the proportional set size of a process and all its descendants in bytes."""
     total = 0
     for process in [root, *root.children(recursive=True)]:
         try:
@@ -38,7 +38,7 @@ def tree_pss_bytes(root: psutil.Process) -> int:
 
 
 def measure(command: list[str]) -> dict[str, object]:
-    """Runs the command; returns its exit code, seconds and peak memory in GiB."""
+    """Run the command; return its exit code, seconds and peak memory in GiB."""
     started = time.perf_counter()
     child = subprocess.Popen(command)
     peak, samples = 0, 0

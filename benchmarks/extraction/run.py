@@ -1,19 +1,19 @@
-"""Extraction against an engine a checkpoint and against plain transformers, in one run.
+"""Extraction compared with one engine per checkpoint and with plain transformers.
 
     .venv/bin/python benchmarks/extraction/run.py --output docs/results/extraction.json
 
-Every way of scoring runs in its own process, ways take turns, and the medians of the repetitions
-are printed. The models have random weights; the text is that of this installation.
+Each method runs in its own process, methods take turns, and medians of the repetitions are printed.
+Models have random weights; the text comes from this installation.
 
-* ours: `neuneu extract`, one worker with all threads, and one worker a CPU; all checkpoints.
+* ours: `neuneu extract`, one worker on all threads or one worker per CPU; all checkpoints.
 * engine: the same vLLM engine in process, started anew for every checkpoint.
-* workers: vLLM as it comes, with worker processes.
+* workers: vLLM with its default worker processes.
 * transformers: batches by length, the best of several sizes, weights loaded for every checkpoint.
 * bare: one warm engine that only scores.
 
-All but ours score the first few checkpoints (`AT_MOST`): each further one costs them the same.
-With `--device cuda` models are larger, in bfloat16, on one GPU, and the share of the device's
-matrix rate is given.
+The others score only the first checkpoints (`AT_MOST`), because further ones would cost them the
+same. With `--device cuda`, models are larger and in bfloat16 on one GPU, and results include the
+fraction of the GPU's matrix rate.
 """
 
 import argparse
@@ -44,16 +44,16 @@ DTYPES: Final = {"cpu": "float32", "cuda": "bfloat16"}
 SCENARIOS: Final = {"48 x 10k": (48, 10_000), "16 x 50k": (16, 50_000), "4 x 360k": (4, 360_000)}
 WAYS: Final = ("ours", "ours_a_cpu", "engine", "workers", "transformers", "bare")
 AT_MOST: Final = {"engine": 6, "workers": 3, "transformers": 6, "bare": 6}
-TOKENS_AT_MOST: Final = 200_000  # of those, where checkpoints are long
-ONCE: Final = frozenset({"workers", "ours_a_cpu"})  # not in every repetition
-SHORT: Final = {"7M": "48 x 10k"}  # sizes that are not measured on every scenario
+TOKENS_AT_MOST: Final = 200_000  # tokens, for long checkpoints
+ONCE: Final = frozenset({"workers", "ours_a_cpu"})  # measured once
+SHORT: Final = {"7M": "48 x 10k"}  # sizes with a single scenario
 BATCHES: Final = {"cpu": (2048, 8192), "cuda": (16_384, 65_536)}
 WINDOW: Final = 512
 VOCABULARY: Final = 4096
 
 
 def prepare(folder: Path, size: str, n_checkpoints: int, n_tokens: int) -> None:
-    """Writes checkpoints, tokenizer and a corpus of about `n_tokens` tokens."""
+    """Write checkpoints, tokenizer and a corpus of about `n_tokens` tokens."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     import torch
@@ -103,7 +103,7 @@ def prepare(folder: Path, size: str, n_checkpoints: int, n_tokens: int) -> None:
 
 
 def workload_of(folder: Path, way: str) -> Any:
-    """The corpus as prompts, as every way scores it, and the checkpoint folders to score."""
+    """Return the corpus as prompts, and the checkpoint folders to score."""
     from transformers import AutoTokenizer
 
     from neuneu.data.checkpoints import list_local
@@ -119,7 +119,7 @@ def workload_of(folder: Path, way: str) -> Any:
 
 
 def run_ours(folder: Path, *, actors: int, threads: int, device: str) -> dict[str, Any]:
-    """Our pipeline; Ray's start is outside the time, as a cluster's would be."""
+    """Measure our pipeline, without the start of Ray, which a cluster would already have."""
     from neuneu.core.ray_session import ray_session
     from neuneu.scoring.config import ExtractConfig
     from neuneu.scoring.engines.engine import EngineConfig
@@ -155,7 +155,7 @@ def run_ours(folder: Path, *, actors: int, threads: int, device: str) -> dict[st
 
 
 def run_engine(folder: Path, *, way: str, device: str) -> dict[str, Any]:
-    """A vLLM engine for each checkpoint, in process or with vLLM's own worker processes."""
+    """Measure one vLLM engine per checkpoint, in process or with vLLM's worker processes."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if way == "workers" else "0"
     os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
     workload, folders = workload_of(folder, way)
@@ -189,7 +189,7 @@ def run_engine(folder: Path, *, way: str, device: str) -> dict[str, Any]:
 
 
 def run_transformers(folder: Path, *, device: str) -> dict[str, Any]:
-    """Plain transformers: weights loaded for each checkpoint, batches of prompts of like length."""
+    """Measure plain transformers: weights loaded per checkpoint, batches of similar length."""
     from neuneu.scoring.engines.engine import EngineConfig
     from neuneu.scoring.engines.hf_scorer import HfScorer
 
@@ -220,7 +220,7 @@ def run_transformers(folder: Path, *, device: str) -> dict[str, Any]:
 
 
 def run_bare(folder: Path, *, device: str) -> dict[str, Any]:
-    """The engine alone, warm: no swap, no proof, no store, the same prompts again and again."""
+    """Measure a warm engine alone on the same prompts: no swap, no proof, no store."""
     from neuneu.scoring.engines.engine import EngineConfig
     from neuneu.scoring.engines.vllm_scorer import VllmScorer
 
@@ -237,7 +237,7 @@ def run_bare(folder: Path, *, device: str) -> dict[str, Any]:
 
 
 def run(way: str, folder: Path, device: str) -> dict[str, Any]:
-    """One way of scoring checkpoints of `folder`."""
+    """Measure one method on the checkpoints of `folder`."""
     cpus = os.cpu_count() or 1
     if way == "ours":
         return run_ours(folder, actors=1, threads=cpus, device=device)
@@ -251,7 +251,7 @@ def run(way: str, folder: Path, device: str) -> dict[str, Any]:
 
 
 def matrix_rate() -> float:
-    """FLOP/s of the GPU on square matrices in bfloat16, the best of ten."""
+    """Return the FLOP/s of the GPU on square bfloat16 matrices, the best of ten."""
     import torch
 
     size = 8192
@@ -267,7 +267,7 @@ def matrix_rate() -> float:
 
 
 def measure_words() -> dict[str, float]:
-    """Seconds to attribute the tokens of a document to words: ours, and a scan of all words."""
+    """Return the seconds to align tokens with words: ours, and by a scan of all words."""
     from neuneu.scoring.corpus import token_words, word_spans
 
     text = " ".join(f"word{i % 97}" for i in range(10_000))
@@ -291,7 +291,7 @@ def measure_words() -> dict[str, float]:
 
 
 def measure(way: str, folder: Path, device: str) -> dict[str, Any]:
-    """`run` in a process of its own."""
+    """Call `run` in its own process."""
     from neuneu.data.checkpoints import list_local
 
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
@@ -310,16 +310,16 @@ def measure(way: str, folder: Path, device: str) -> dict[str, Any]:
 
 
 def medians(results: list[dict[str, Any]]) -> dict[str, float]:
-    """The median of each number over repetitions."""
+    """Return the median of each number over repetitions."""
     keys = [key for key, value in results[0].items() if isinstance(value, int | float)]
     return {key: statistics.median(float(result[key]) for result in results) for key in keys}
 
 
 def fit_profile(repetitions: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The numbers of `neuneu.scoring.plan.HardwareProfile`, by non-negative least squares.
+    """Fit a `HardwareProfile` to the repetitions of `ours` by non-negative least squares.
 
-    From the repetitions of `ours`, relative errors weighted alike: scoring seconds a token are
-    `token_s` + 2 * params / `flops_per_s`; the medians of the rest are what they are.
+    Scoring seconds per token are `token_s` + 2 * params / `flops_per_s`, with relative errors
+    weighted equally; the other numbers are medians.
     """
     from scipy.optimize import nnls
 
@@ -346,7 +346,7 @@ def fit_profile(repetitions: list[dict[str, Any]], name: str) -> dict[str, Any]:
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """One table of the medians."""
+    """Print a table of the medians."""
     table = Table(title="Extraction, medians")
     for name in ("model", "checkpoints x tokens", "way", "seconds", "tokens/s", "ckpts/h",
                  "not scoring, s/ckpt", "against transformers"):  # fmt: skip
@@ -372,8 +372,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", nargs=3, metavar=("WAY", "FOLDER", "RESULT"))
     parser.add_argument("--device", choices=DTYPES, default="cpu")
-    parser.add_argument("--sizes", help="of " + ", ".join(SIZES))
-    parser.add_argument("--scenarios", help="of " + ", ".join(SCENARIOS))
+    parser.add_argument("--sizes", help="among " + ", ".join(SIZES))
+    parser.add_argument("--scenarios", help="among " + ", ".join(SCENARIOS))
     parser.add_argument("--ways", default=",".join(WAYS))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "neuneu-bench")

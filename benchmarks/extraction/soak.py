@@ -1,11 +1,11 @@
-"""Kills an extraction at random moments, again and again, and compares what is left in the end.
+"""Kill an extraction at random moments, repeatedly, and check its store in the end.
 
     .venv/bin/python benchmarks/extraction/soak.py --kills 10 --seed 0
 
 Each round starts `jobs/extract.py` on the same store and, after a random number of new commits,
-kills the driver (SIGKILL or SIGINT) or one of its scoring workers (SIGKILL; the job itself has to
-go on). At last the job runs to its end, and its store must hold the rows of an undisturbed one,
-every checkpoint once.
+kills the driver (SIGKILL or SIGINT) or one of its scoring workers (SIGKILL; the job has to survive
+that). Finally the job runs to its end, and its store must have the rows of an undisturbed
+extraction, every checkpoint once.
 """
 
 import argparse
@@ -33,7 +33,7 @@ console = Console()
 
 
 def start(folder: Path, store: Path, engine: str) -> subprocess.Popen[bytes]:
-    """The extraction as a job of its own, with a Ray of its own."""
+    """Start the extraction as a job with its own Ray."""
     settings = {
         "checkpoints": folder / "checkpoints",
         "store": store,
@@ -51,12 +51,12 @@ def start(folder: Path, store: Path, engine: str) -> subprocess.Popen[bytes]:
 
 
 def committed(store: Path) -> int:
-    """Files of checkpoints in a store."""
+    """Return the number of checkpoint files in a store."""
     return len(list(store.glob("units/*/*/*.parquet")))
 
 
 def scoring_workers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The processes that hold engines: Ray names them after the actor's class."""
+    """Return the processes with engines, which Ray names after the actor's class."""
     found = []
     for process in psutil.Process(driver.pid).children(recursive=True):
         try:
@@ -69,7 +69,7 @@ def scoring_workers(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
 
 
 def wait_for_commits(driver: subprocess.Popen[bytes], store: Path, count: int) -> bool:
-    """Whether `count` files were there before the driver ended."""
+    """Return whether `count` files existed before the driver ended."""
     deadline = time.monotonic() + TIMEOUT_S
     while committed(store) < count:
         if driver.poll() is not None:
@@ -81,7 +81,7 @@ def wait_for_commits(driver: subprocess.Popen[bytes], store: Path, count: int) -
 
 
 def disturb(folder: Path, store: Path, engine: str, dice: random.Random) -> str:
-    """One round; returns what was killed, when; empty where the job ended before that."""
+    """Run one round; return what was killed and when, or nothing if the job ended before."""
     before = committed(store)
     driver = start(folder, store, engine)
     what = dice.choice(["driver SIGKILL", "driver SIGINT", "worker SIGKILL"])
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("vllm", "hf"), default="vllm")
     arguments = parser.parse_args()
     dice = random.Random(arguments.seed)
-    # A background job inherits that SIGINT is ignored, and so would the jobs it is to interrupt.
+    # Background jobs ignore SIGINT, and the jobs started here would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "suite"
@@ -123,7 +123,7 @@ def main() -> None:
         for number in range(arguments.kills):
             done = disturb(folder, broken, arguments.engine, dice)
             if not done:
-                raise SystemExit(f"the job ended before kill {number + 1}: give more checkpoints.")
+                raise SystemExit(f"the job ended before kill {number + 1}: use more checkpoints.")
             console.print(number + 1, done)
         last = start(folder, broken, arguments.engine)
         record = json.loads(last.communicate()[0].decode().splitlines()[-1])

@@ -33,21 +33,21 @@ from neuneu.training.optimisation import OptimConfig
 from neuneu.training.window_learner import WindowLearner
 
 PAPER_SIZE: Final = {"width": 64, "layers": 2, "heads": 4, "feed_forward": 256}
-"""The published design at a size that two cores train in minutes (published: 512 wide, 6 deep)."""
+"""The published design, small enough for minutes on two cores (published: 512 wide, 6 deep)."""
 
 PAPER_STEPS: Final = 2000
 Makers = dict[str, Callable[[], Forecaster]]
-"""Forecasters by name, made (and trained) when they are asked for."""
+"""Forecasters by name, created (and trained) on demand."""
 
 LOSSES: Final = ("c4_en-validation", "lambada_openai")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ours:
-    """Our forecaster for one split: `networks` that learnt from all it may learn from (`learn`).
+    """Our forecaster for one split: `networks` trained on all of `learn`.
 
-    With folds (of sizes) it is calibrated; without, its bands are as they come. `general` networks
-    answer for families that are not among those learnt from.
+    It is calibrated on folds (of sizes), if there are any. `general` networks answer for families
+    that are not in the training data.
     """
 
     split: str
@@ -59,7 +59,7 @@ class Ours:
     general: int = 0
 
     def makers(self) -> Makers:
-        """With and without references and, if it is calibrated, as it was before."""
+        """Our forecaster with and without references and, if calibrated, uncalibrated."""
         makers: Makers = {
             "neuneu": lambda: self._load("neuneu"),
             "neuneu-own": lambda: self._load("neuneu-own", "own"),
@@ -70,11 +70,11 @@ class Ours:
 
     @cached_property
     def _trained(self) -> tuple[list[CrossRunNetwork], list[CrossRunNetwork]]:
-        """(networks of all, those of the folds), from the work folder if it has them."""
+        """(networks on all runs, networks of the folds), from the work folder if it has them."""
         folder = self.work / f"{self.split}-{config_hash(self.config)}-{self.networks}-{self.folds}"
         of_folds = self.work / f"{folder.name}-folds"
         self.work.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # another process may be training the same
+        with FileLock(f"{folder}.lock"):  # another process may be training the same networks
             if not (folder / CONFIG).exists():
                 seeds = range(self.config.seed, self.config.seed + self.networks)
                 learners = [
@@ -128,12 +128,12 @@ class Ours:
 
 
 def baselines() -> Makers:
-    """Every baseline that needs no training on other runs."""
+    """Return the baselines that are not trained on other runs."""
     return {name: partial(make_forecaster, name) for name in BASELINES}
 
 
 def boosted(learn: Sequence[Trajectory]) -> Makers:
-    """Gradient-boosted trees on the features that our network reads."""
+    """Return gradient-boosted trees on the features of our network."""
 
     def make(sees: Sees) -> Forecaster:
         trees = BoostedQuantiles(sees=sees)
@@ -146,7 +146,7 @@ def boosted(learn: Sequence[Trajectory]) -> Makers:
 
 
 def lc_pfn(work: Path, steps: int = 2000) -> Forecaster:
-    """The network that has seen synthetic curves only; the same for every split."""
+    """Return the network trained on synthetic curves only; the same for every split."""
     work.mkdir(parents=True, exist_ok=True)
     folder = work / f"lc-pfn-{steps}"
     if not (folder / CONFIG).exists():
@@ -158,7 +158,7 @@ def lc_pfn(work: Path, steps: int = 2000) -> Forecaster:
 
 
 def paper(split: str, learn: Sequence[Trajectory], work: Path) -> Makers:
-    """The published design, smaller, without a loss and with the mean validation loss."""
+    """Return smaller versions of the published design, without and with mean validation loss."""
 
     def make(kind: str) -> Forecaster:
         config = TrainConfig(

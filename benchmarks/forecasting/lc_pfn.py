@@ -1,10 +1,10 @@
-"""LC-PFN: a network trained on nothing but synthetic curves, which extrapolates in context.
+"""LC-PFN: a network trained on synthetic curves only, which extrapolates in context.
 
-After Adriaensen et al. 2023 (arXiv 2310.20447). Their package installs on an old torch only and
-fetches its weights, so this one is trained here, on our variant of their prior (see
-`neuneu.forecasters.curve_prior`). Further differences: our transformer with a quantile head and
-pinball loss takes the place of theirs with a binned likelihood, distances are in ln tokens, and the
-present level is subtracted.
+After Adriaensen et al. 2023 (arXiv 2310.20447). Their package requires an old torch and downloads
+its weights, so this one is trained here, on our variant of their prior
+(`neuneu.forecasters.curve_prior`). Further differences: our transformer with a quantile head and
+pinball loss replaces theirs with a binned likelihood, distances are in ln tokens, and the present
+level is subtracted.
 """
 
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def train_lc_pfn(
     seed: int = 0,
     tick: Callable[[], None] | None = None,
 ) -> NeuralForecaster:
-    """A forecaster that has seen synthetic curves only; minutes on two cores.
+    """Train a forecaster on synthetic curves only; takes minutes on two cores.
 
     Args:
-        curves: how many to learn from.
+        curves: number of training curves.
         steps: optimiser steps of 256 (context, target) pairs.
-        seed: of curves and training.
+        seed: random seed for curves and training.
         tick: called after each step.
     """
     config = TrainConfig(

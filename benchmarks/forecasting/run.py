@@ -2,11 +2,10 @@
 
     .venv/bin/python benchmarks/forecasting/run.py ../shared/trajectories --splits dev,standard,...
 
-Networks are trained for each split on what it may learn from; they and every forecaster's answers
-are kept in `--work`, and a split that is in the record is not run again, so an interrupted run
-goes on. Everything was chosen on `dev`,
-which comes first because bands of point forecasters are measured there; the other splits are
-read for the report. benchmarks/forecasting_page.py writes the page from the record.
+Networks are trained for each split on its training runs. They and all forecasts are kept in
+`--work`, and splits in the record are not run again, so an interrupted run resumes. All choices
+were made on `dev`, which comes first because intervals of point forecasters are measured there; the
+other splits are for reporting only. `benchmarks/page.py forecasting` writes the page.
 """
 
 import argparse
@@ -64,10 +63,10 @@ OTHER: Final[tuple[SplitRule, ...]] = (
 ORIGINS: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 WHOLE: Final = ("dev", "standard")
 """Splits with every forecaster and protocol; the others have the main protocol, no trees, no
-published design, and one network of ours with its bands as they come."""
+published design, and one uncalibrated network of ours."""
 
 FAMILIES: Final = ("pythia-to-olmo", "olmo-to-pythia", "pythia-to-olmo-3b", "olmo-to-pythia-12b")
-"""Splits whose test family is not learnt from: our general network answers there."""
+"""Splits whose test family is not in the training data: our general network answers."""
 
 ROLLING: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 OURS: Final = ("neuneu", "neuneu-own")
@@ -79,7 +78,7 @@ SIZE_FOLDS: Final = 4
 
 @dataclass(kw_only=True, eq=False)
 class Answers:
-    """Forecast tables of one split, kept in a folder; `ours` names our settings and data."""
+    """Forecast tables of one split, cached in a folder; `ours` identifies our settings and data."""
 
     split: str
     parts: Parts
@@ -89,7 +88,7 @@ class Answers:
     made: dict[str, Forecaster] = field(default_factory=dict)
 
     def table(self, name: str, rule: SplitRule) -> pa.Table:
-        """One forecaster's table; made, trained and asked only if it is not there."""
+        """Return a forecaster's table, computed only if it is not cached."""
         mark = f"-{self.ours}" if name.startswith("neuneu") else ""
         path = self.folder / f"{self.split}-{rule.name}-{name}{mark}.parquet"
         if path.exists():
@@ -105,7 +104,7 @@ class Answers:
 
 
 class Benchmark:
-    """The data, the settings and the record so far."""
+    """Data, settings and the record so far."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         data: Path = arguments.data
@@ -133,7 +132,7 @@ class Benchmark:
                 self.record["residuals"] = before["residuals"]
 
     def makers(self, split: str, parts: Parts) -> Makers:
-        """Every forecaster of a split, ours last."""
+        """Return all forecasters of a split, ours last."""
         work = self.arguments.work
         found = baselines() | {"lc-pfn": lambda: lc_pfn(work)}
         if split in WHOLE:
@@ -149,10 +148,12 @@ class Benchmark:
         return found | mine.makers()
 
     def split(self, name: str) -> dict[str, Any]:
-        """One split: scores of every forecaster under every protocol."""
+        """Score every forecaster under every protocol on one split."""
         parts = SPLITS[name].apply(self.trajectories)
         if name != "dev" and self.record["residuals"] is None:
-            raise SystemExit("run --splits dev first: bands of point forecasters come from there.")
+            raise SystemExit(
+                "run --splits dev first: intervals of point forecasters come from there."
+            )
         answers = Answers(
             split=name, parts=parts, makers=self.makers(name, parts),
             folder=self.arguments.work / "tables", ours=config_hash(self.record_key()),
@@ -180,13 +181,18 @@ class Benchmark:
         return entry
 
     def record_key(self) -> dict[str, Any]:
-        """What our networks of a split depend on."""
+        """Return a hash of what our networks of a split depend on."""
         keys = ("data_digest", "config", "networks", "folds")
         return {key: self.record[key] for key in keys}
 
     def scores(self, table: pa.Table, test: Sequence[Trajectory], *, whole: bool) -> dict[str, Any]:
+<<<<<<< HEAD
         """A table's summary and, for the main protocol, everything else the report says."""
         summary = summarise(table, known=self.books)
+=======
+        """Return a summary and, for the main protocol, everything else on the page."""
+        summary = summarise(table, books=self.books)
+>>>>>>> 7c69588 (Docstrings and help texts of benchmarks in plain English)
         kept = ("sees", "overall", "by_suite") if whole else ("sees", "overall")
         short = {
             "counts": summary["counts"],
@@ -209,7 +215,7 @@ class Benchmark:
         }
 
     def draw(self, name: str, tables: Mapping[str, pa.Table], parts: Parts) -> None:
-        """Figures of a few forecasters beside the page, point forecasters without bands."""
+        """Write figures of a few forecasters; point forecasters have no intervals there."""
         shown = pa.concat_tables([tables[n] for n in DRAWN])
         folder = self.arguments.work / f"{name}-figures"
         drawn = write_figures(folder, shown, summarise(shown, known=self.books), parts.test)
@@ -220,7 +226,7 @@ class Benchmark:
                 shutil.copyfile(path, page_folder / f"{name}-{path.name}")
 
     def rolling(self, answers: "Answers") -> dict[str, Any]:
-        """MAE from origins through the run to its end."""
+        """Return MAE by forecast origin, from there to the end of the run."""
         result: dict[str, Any] = {}
         for share in ORIGINS:
             rule = Anchored(fraction=share)
@@ -231,7 +237,7 @@ class Benchmark:
         return result
 
     def sizes(self) -> dict[str, Any]:
-        """All runs of a size held out at a time (a few sizes a fold), for rankings."""
+        """Rank runs with all runs of a size held out together (a few sizes per fold)."""
         dealt = deal_by_size(self.trajectories, SIZE_FOLDS, self.config.seed)
         learners = [
             CrossRunLearner(learn=without(self.trajectories, fold), config=self.config)
@@ -256,12 +262,12 @@ class Benchmark:
         }
 
     def save(self) -> None:
-        """Writes the record."""
+        """Write the record."""
         write_text_atomic(self.arguments.output, json.dumps(self.record, indent=1) + "\n")
 
 
 def show(split: str, protocol_name: str, summary: dict[str, Any]) -> None:
-    """One table of a split and a protocol."""
+    """Print a table of one split and protocol."""
     from rich.console import Console
     from rich.table import Table
 
@@ -281,8 +287,8 @@ def _points(entry: dict[str, float] | None) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder of the two tables and tasks.csv")
-    parser.add_argument("--splits", default="dev", help=f"of {', '.join((*SPLITS, SIZES))}")
+    parser.add_argument("data", type=Path, help="folder with the two tables and tasks.csv")
+    parser.add_argument("--splits", default="dev", help=f"among {', '.join((*SPLITS, SIZES))}")
     parser.add_argument("--networks", type=int, default=2)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument(
@@ -292,7 +298,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="default: those of CrossRunOptim")
     parser.add_argument("--work", type=Path, default=Path("runs/forecasting"))
     parser.add_argument("--output", type=Path, default=Path("docs/results/forecasting.json"))
-    torch.set_num_threads(1)  # networks train side by side, and small ones gain nothing from two
+    torch.set_num_threads(1)  # small networks do not benefit from two, and are trained in parallel
     benchmark = Benchmark(parser.parse_args())
     for name in benchmark.arguments.splits.split(","):
         if name in benchmark.record["splits"]:

@@ -1,4 +1,4 @@
-"""What the report says beyond `summary.json`: strata, paired differences, terciles, rankings.
+"""Scores beyond `summary.json`: strata, paired differences, terciles, rankings.
 
 Shapes: T trajectories, N items.
 """
@@ -20,13 +20,13 @@ BOOTSTRAP: Final = RunBootstrap()
 
 
 def owners(evaluation: EvaluationTable, test: Sequence[Trajectory]) -> list[Trajectory]:
-    """The whole trajectory of each of the T rows."""
+    """Return the full trajectory of each of the T rows."""
     known = {t.key: t for t in test}
     return [known[_key(row)] for row in evaluation.trajectories]
 
 
 def strata(evaluation: EvaluationTable, test: Sequence[Trajectory]) -> dict[str, Any]:
-    """MAE of every forecaster by kind of trajectory."""
+    """Return the MAE of every forecaster by kind of trajectory."""
     found = owners(evaluation, test)
     end = np.array([t.tokens[-1] for t in found])
     early = evaluation.context_tokens < EARLY * end
@@ -56,7 +56,7 @@ def strata(evaluation: EvaluationTable, test: Sequence[Trajectory]) -> dict[str,
 def against(
     evaluation: EvaluationTable, ours: Sequence[str], others: Sequence[str]
 ) -> dict[str, Any]:
-    """Ours minus each other on what both answered: MAE overall, mean of suites, by suite; WIS."""
+    """Return ours minus each other where both answered: MAE overall, of suites, by suite; WIS."""
     group = evaluation.codes("family", "run")[1]
     suites, suite = evaluation.codes("suite")
     score: dict[str, Callable[[str], FloatArray]] = {
@@ -97,7 +97,7 @@ def against(
 
 
 def terciles(evaluation: EvaluationTable, names: Sequence[str]) -> dict[str, Any]:
-    """MAE and coverage of the 80 % band in the first, middle and last third of the targets."""
+    """Return MAE and 80 % coverage in the first, middle and last third of the targets."""
     group = evaluation.codes("family", "run")[1]
     lengths = evaluation.stops - evaluation.starts
     place = np.concatenate([np.arange(n) * 3 // n for n in lengths])
@@ -128,13 +128,13 @@ def rankings(
     folds: Sequence[Sequence[tuple[str, str]]] = (),
     same_size: bool = False,
 ) -> dict[str, Any]:
-    """Share of pairs ordered rightly by every forecaster, by size, by tokens, by present score.
+    """Return the share of pairs ranked correctly by forecasters, size, tokens and present score.
 
     Args:
         evaluation: forecasts.
-        test: the whole trajectories.
-        folds: run groups forecast together; pairs lie within one. Empty: all are one fold.
-        same_size: only pairs of runs of equal parameters (to two digits).
+        test: full trajectories.
+        folds: run groups forecast together; pairs are within a fold. Empty: a single fold.
+        same_size: only pairs of runs with equal parameters (to two digits).
     """
     found = owners(evaluation, test)
     noise = np.array([value_noise(t) for t in found])
@@ -170,15 +170,15 @@ def rankings(
 
 
 def errors(evaluation: EvaluationTable, name: str) -> FloatArray:
-    """(T,) MAE of each trajectory; NaN where it was not answered."""
+    """Return the (T,) MAE of each trajectory; NaN without an answer."""
     median = evaluation.quantiles[name][:, evaluation.levels[name].index(0.5)]
     return _per_trajectory(evaluation, np.abs(median - evaluation.y))
 
 
 def interval_scores(evaluation: EvaluationTable, name: str) -> FloatArray:
-    """(T,) weighted interval score at the levels that all have; NaN for one without bands.
+    """Return the (T,) weighted interval score at the common levels; NaN without intervals.
 
-    One that answers nothing has none, and takes none from the others.
+    Forecasters without answers do not affect the common levels.
     """
     banded = [levels for levels in evaluation.levels.values() if len(levels) > 1]
     shared = metrics.shared_levels(banded or evaluation.levels.values())
@@ -197,7 +197,7 @@ def _per_trajectory(evaluation: EvaluationTable, items: FloatArray) -> FloatArra
 
 
 def _above_chance(trajectory: Trajectory) -> bool:
-    """Whether its last values lie above chance by more than three points."""
+    """Return whether the last values are more than three points above chance."""
     chance = trajectory.chance
     return chance is None or bool(trajectory.values[-3:].mean() > chance + NEAR_CHANCE)
 

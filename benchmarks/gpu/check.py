@@ -1,14 +1,14 @@
-"""Everything that needs a GPU, tried and measured in minutes.
+"""Test and measure everything that needs a GPU, in minutes.
 
     python benchmarks/gpu/check.py --output docs/results/gpu.json
 
 (a) the card; (b) transformers' scorer; (c) vLLM: speed, equality with (b), swaps, two
 architectures, a five-shot task, padded heads, two engines on one card; (d) extraction on Ray;
-(e) training, and the tests marked `gpu`. Each step is a process of its own with a time limit, so
-that neither a poisoned CUDA context nor a hang reaches the next one. Whatever fails is reported and
-the rest still runs; the record is written as results come in. `--dry-run` takes every branch on a
-CPU with tiny shapes. Needs the package's dependencies, psutil, and pytest for the tests; steps of
-what is not installed (vLLM, Ray) are skipped.
+(e) training, and the tests marked `gpu`. Each step has its own process and time limit, so neither a
+broken CUDA context nor a hang affects the next one. Failures are reported and the other steps still
+run; the record is written as results come in. `--dry-run` takes every branch on a CPU with tiny
+shapes. Needs the package's dependencies, psutil, and pytest for the tests; steps whose packages are
+missing (vLLM, Ray) are skipped.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from rich.table import Table
 BENCHMARKS: Final = Path(__file__).resolve().parents[1]
 ROOT: Final = BENCHMARKS.parent
 RESERVE_S: Final = 10.0
-"""Kept for each step after the one that is running."""
+"""Seconds reserved for each step after the current one."""
 LEAST_S: Final = 5.0
 SHARED_MEMORY: Final = Path("/dev/shm")
 MODELS_BYTES: Final = 24e9
@@ -53,7 +53,7 @@ COLUMNS: Final = ("part", "what", "a second", "of matrix rate", "largest (mean) 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A process of the check. Steps of one `group` start together, where the machine allows it."""
+    """A process of the check. Steps of one `group` start together if the machine allows it."""
 
     name: str
     part: str
@@ -93,7 +93,7 @@ STEPS: Final = (
 
 @dataclass(eq=False)
 class Found:
-    """What is known of a step; the record has one for each."""
+    """The outcome of a step, as in the record."""
 
     name: str
     part: str
@@ -105,7 +105,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Runs steps. `command` gives the process of a step among those started with it."""
+    """Runs steps; `command` returns the command line of a step within its group."""
 
     work: Path
     budget_s: float
@@ -115,7 +115,7 @@ class Check:
     limit_factor: float = 1.0
 
     def run(self, steps: Sequence[Step]) -> list[Found]:
-        """Every step in turn, within the budget; a failed one of a group gets a second try."""
+        """Run the steps in turn within the budget; failed steps of a group are retried alone."""
         deadline = time.monotonic() + self.budget_s
         found: list[Found] = []
         batches = list(self._batches(steps))
@@ -159,7 +159,7 @@ class Check:
             yield from (group[start : start + size] for start in range(0, len(group), size))
 
     def _together(self, steps: Sequence[Step], limit: float, found: list[Found]) -> None:
-        """Runs steps at the same time; each is ended after `limit` seconds."""
+        """Run steps at the same time, each for at most `limit` seconds."""
         turns = Path(tempfile.mkdtemp(prefix="turns-", dir=self.work))
         running: dict[Found, tuple[Step, subprocess.Popen[bytes]]] = {}
         entries = [(Found(step.name, step.part), step) for step in steps]
@@ -213,7 +213,7 @@ class Check:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it started, Ray's and vLLM's workers among them."""
+    """End a process and its descendants, including workers of Ray and vLLM."""
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
         everyone = [*parent.children(recursive=True), parent]
@@ -225,7 +225,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 def cells(entry: dict[str, Any], row: dict[str, Any]) -> tuple[str, ...]:
-    """A row of the table, as text: see `COLUMNS`."""
+    """Return a row of the table as text; see `COLUMNS`."""
     rate, share, largest = row.get("rate"), row.get("share"), row.get("difference")
     mean, seconds = row.get("mean_difference"), row.get("seconds")
     gap = "" if largest is None else f"{largest:.2g}"
@@ -241,7 +241,7 @@ def cells(entry: dict[str, Any], row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def show(record: dict[str, Any], console: Console) -> None:
-    """One table of all rows; then what failed or was skipped, and why."""
+    """Print a table of all rows, then what failed or was skipped and why."""
     title = "GPU check" + (", dry run on a CPU" if record["dry_run"] else "")
     table = Table(title=f"{title}: {record['seconds']:.0f} s")
     for name in COLUMNS:
@@ -291,15 +291,17 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="record, JSON")
     parser.add_argument("--budget", type=float, default=300.0, metavar="SECONDS")
     parser.add_argument("--parts", default="a,b,c,d,e")
-    parser.add_argument("--steps", help="names of steps, in place of parts; by commas")
-    parser.add_argument("--together", type=int, help="engines that start at the same time")
-    parser.add_argument("--logs", type=Path, help="folder for what the steps printed")
+    parser.add_argument("--steps", help="names of steps instead of parts, comma-separated")
+    parser.add_argument(
+        "--together", type=int, help="number of engines that start at the same time"
+    )
+    parser.add_argument("--logs", type=Path, help="folder for the output of the steps")
     given = parser.parse_args()
     parts = set(given.parts.split(","))
     if unknown := parts - {step.part for step in STEPS}:
         parser.error(f"--parts: {', '.join(sorted(unknown))} is none of a, b, c, d, e")
     if parts & set("cd"):
-        parts.add("b")  # the models, and the values to compare with
+        parts.add("b")  # models and reference values
     named = set(given.steps.split(",")) if given.steps else set()
     if unknown := named - {step.name for step in STEPS}:
         parser.error(f"--steps: {', '.join(sorted(unknown))}: expected some of "

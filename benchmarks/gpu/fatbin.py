@@ -1,10 +1,10 @@
-"""Device code of other GPU architectures in a shared library, overwritten with zeros.
+"""Overwrite device code of other GPU architectures in a shared library with zeros.
 
-The section `.nv_fatbin` of an ELF file is a chain of regions, one a compilation unit: a header
+The section `.nv_fatbin` of an ELF file is a chain of regions, one per compilation unit: a header
 (magic, version u16, header bytes u16, body bytes u64), then entries, each a header and a payload.
-An entry header holds kind u16 (1 PTX, 2 machine code), version u16, header bytes u32, payload
-bytes u64, and the architecture, such as 90, as u32 at byte 28. Sizes and offsets stay as they
-are, so the library stays valid; only the payloads that this GPU never reads compress to nothing.
+An entry header has kind u16 (1 PTX, 2 machine code), version u16, header bytes u32, payload bytes
+u64, and the architecture, such as 90, as u32 at byte 28. Sizes and offsets do not change, so the
+library remains valid; the zeroed payloads, which this GPU never reads, compress to almost nothing.
 """
 
 import struct
@@ -24,12 +24,12 @@ _ELF_SECTION: Final = struct.Struct("<IIQQQQIIQQ")
 
 
 class FatbinError(ValueError):
-    """The bytes are not the chain of headers that is described above."""
+    """The bytes are not a chain of headers as described above."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Code of one architecture: `start` and `size` of its payload, in bytes of the file."""
+    """Code of one architecture: `start` and `size` of its payload in the file, in bytes."""
 
     kind: int
     arch: int
@@ -38,13 +38,13 @@ class Entry:
 
 
 def prune(data: bytes, arch: int) -> tuple[bytes, int]:
-    """Zeroes what a GPU of `arch` (90 for Hopper) cannot run or would not choose.
+    """Zero what a GPU of `arch` (90 for Hopper) cannot run or would not choose.
 
-    Machine code runs on its own major architecture, of the same or an older minor one. A region
-    that has none of it keeps its PTX, which the driver compiles.
+    Machine code runs on GPUs of its major architecture with the same or a later minor one. A region
+    without such code keeps its PTX, which the driver compiles.
 
     Returns:
-        The new bytes, as many as before, and how many of them were zeroed.
+        The new bytes, of the same length, and how many of them were zeroed.
 
     Raises:
         FatbinError: the headers do not chain exactly to the end of the section.
@@ -63,7 +63,7 @@ def prune(data: bytes, arch: int) -> tuple[bytes, int]:
 
 
 def regions(data: bytes) -> Iterator[list[Entry]]:
-    """The entries of each region of an ELF file; of a file without device code, none.
+    """Return the entries of each region of an ELF file; none without device code.
 
     Raises:
         FatbinError: as `prune`.
@@ -98,7 +98,7 @@ def _runs(arch: int, device: int) -> bool:
 
 
 def _sections(data: bytes) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and bytes of each section of a 64-bit little-endian ELF file."""
+    """Yield name, offset and size of each section of a 64-bit little-endian ELF file."""
     if data[:6] != b"\x7fELF\x02\x01":
         return
     (table,) = struct.unpack_from("<Q", data, 0x28)
@@ -111,5 +111,5 @@ def _sections(data: bytes) -> Iterator[tuple[str, int, int]]:
 
 def _unpack(layout: struct.Struct, data: bytes, at: int, end: int) -> tuple[int, ...]:
     if at + layout.size > end:
-        raise FatbinError(f"a header at byte {at} of the file is cut off.")
+        raise FatbinError(f"a header at byte {at} of the file is truncated.")
     return layout.unpack_from(data, at)

@@ -1,7 +1,7 @@
-"""Step `models`: checkpoints with random weights, in the shapes of DataDecide and Pythia.
+"""Step `models`: checkpoints with random weights in the shapes of DataDecide and Pythia.
 
-The head of each is scaled so that logits spread as those of a trained model (2.5 nats); with the
-usual initialisation all tokens would be about as likely, and differences between engines small.
+Their heads are scaled so that logits vary as in a trained model (2.5 nats). With the usual
+initialisation, all tokens would be about equally likely and differences between engines small.
 """
 
 import json
@@ -22,10 +22,10 @@ _ROOT: Final = Path(__file__).parents[2]
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A shape. `kind` olmo is a Llama saved as DataDecide's were (hf_olmo) and converted by us.
+    """A model shape; `kind` olmo is a Llama saved like DataDecide's (hf_olmo) and converted by us.
 
-    `checkpoints` have the same shape and other weights. Large ones are stored in `dtype`
-    bfloat16, to be written and read faster.
+    All `checkpoints` have this shape and different weights. Large ones are stored in `dtype`
+    bfloat16, to save time.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Model:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def folder(self, work: Path, checkpoint: int = 0) -> Path:
-        """Where a checkpoint lies, below the folder of the whole check."""
+        """Return the folder of a checkpoint below that of the check."""
         return work / "models" / self.name / f"step-{checkpoint + 1}"
 
 
@@ -59,7 +59,7 @@ _REAL: Final = (
 
 
 def shapes(*, dry_run: bool) -> dict[str, Model]:
-    """The shapes by name; in a dry run all are tiny and in float32."""
+    """Return the shapes by name; in a dry run all are tiny and in float32."""
     if not dry_run:
         return {model.name: model for model in _REAL}
     tiny = {}
@@ -73,12 +73,12 @@ def shapes(*, dry_run: bool) -> dict[str, Model]:
 
 
 def window(*, dry_run: bool) -> int:
-    """The longest sequence that engines are set up for, in tokens."""
+    """Return the maximum sequence length of the engines, in tokens."""
     return 128 if dry_run else 1024
 
 
 def corpus_prompts(vocabulary: int, *, dry_run: bool) -> list[npt.NDArray[np.int32]]:
-    """Random tokens in prompts of mixed lengths: 8 or, not dry, 128 of about 640 tokens."""
+    """Return random prompts of mixed lengths: 128 of about 640 tokens, or 8 in a dry run."""
     count, shortest, longest = (8, 8, 60) if dry_run else (128, 256, 1023)
     generator = np.random.default_rng(0)
     lengths = generator.integers(shortest, longest, size=count)
@@ -86,7 +86,7 @@ def corpus_prompts(vocabulary: int, *, dry_run: bool) -> list[npt.NDArray[np.int
 
 
 def five_shot(vocabulary: int, *, dry_run: bool) -> tuple[list[npt.NDArray[np.int32]], list[int]]:
-    """Prompts of a five-shot task, and how many last tokens of each are a choice.
+    """Return prompts of a five-shot task, and how many last tokens of each are the choice.
 
     100 questions of 60 tokens, each with 4 choices of 12 after the same 600 tokens of examples.
     """
@@ -103,7 +103,7 @@ def five_shot(vocabulary: int, *, dry_run: bool) -> tuple[list[npt.NDArray[np.in
 
 
 def write_models(context: Context) -> None:
-    """All checkpoints, and the text, tokenizer and tasks of the pipeline's."""
+    """Write all checkpoints, and text, tokenizer and tasks for the pipeline."""
     for model in shapes(dry_run=context.dry_run).values():
         with context.report.case(model.name):
             started = time.perf_counter()
@@ -119,7 +119,7 @@ def write_models(context: Context) -> None:
 
 
 def write_checkpoint(context: Context, model: Model, checkpoint: int) -> None:
-    """Random weights of a shape; `checkpoint` is the seed."""
+    """Write random weights of a shape; `checkpoint` is the seed."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -138,7 +138,7 @@ def write_checkpoint(context: Context, model: Model, checkpoint: int) -> None:
 
 
 def count_parameters(folder: Path) -> int:
-    """Numbers in the safetensors files of a checkpoint."""
+    """Return the number of parameters in the safetensors files of a checkpoint."""
     from safetensors import safe_open
 
     total = 0
@@ -203,7 +203,7 @@ def _write_olmo(model: Model, seed: int, folder: Path, device: str) -> None:
 
 
 def _write_inputs(context: Context) -> None:
-    """Metadata and tokenizer for each checkpoint of the pipeline; the text is our own pages."""
+    """Write metadata and tokenizer for the pipeline's checkpoints, from our documentation."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

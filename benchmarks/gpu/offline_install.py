@@ -1,10 +1,10 @@
-"""Puts the parts of benchmarks/gpu/offline.py together on a machine without a network.
+"""Join the parts of benchmarks/gpu/offline.py on a machine without a network.
 
-    python3 install.py add PART ARCHIVE       appends one part; may be repeated
-    python3 install.py unpack ARCHIVE TARGET  verifies the whole and unpacks it
+    python3 install.py add PART ARCHIVE       append one part; may be repeated
+    python3 install.py unpack ARCHIVE TARGET  verify the archive and unpack it
 
-Parts are added in order, in as many calls as the transfer takes. TARGET then goes on PYTHONPATH.
-Needs nothing but Python.
+Add parts in order, in as many calls as the transfer takes. Then put TARGET on PYTHONPATH. Needs
+only Python.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MANIFEST: dict[str, Any] = {}
 
 
 def add(part: Path, archive: Path) -> None:
-    """Appends a part, once: a part that is already in the archive is left out."""
+    """Append a part, unless it is already in the archive."""
     known = {entry["name"]: entry for entry in MANIFEST["parts"]}
     if part.name not in known:
         sys.exit(f"{part.name}: expected one of {', '.join(known)}.")
@@ -39,13 +39,13 @@ def add(part: Path, archive: Path) -> None:
                  "the parts before it first.")  # fmt: skip
     archive.parent.mkdir(parents=True, exist_ok=True)
     with archive.open("ab") as file:
-        file.truncate(entry["offset"])  # of an addition that was interrupted
+        file.truncate(entry["offset"])  # left by an interrupted addition
         file.write(data)
     print(f"{part.name} added: {archive.stat().st_size:,} of {MANIFEST['size']:,} bytes.")
 
 
 def unpack(archive: Path, target: Path) -> None:
-    """Verifies the archive, unpacks it and says what does not fit the packages that are here."""
+    """Verify and unpack the archive, and report conflicts with installed packages."""
     with archive.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != MANIFEST["sha256"]:
@@ -54,7 +54,7 @@ def unpack(archive: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive, "r:xz") as tar:
         tar.extractall(target, filter="data")
-    # Else every process that starts first would compile the same modules.
+    # Otherwise all processes that start first would compile the same modules.
     compileall.compile_dir(target, quiet=2, workers=0)
     brought = list(distributions(path=[str(target)]))
     print(f"{len(brought)} packages in {target}.")
@@ -64,7 +64,7 @@ def unpack(archive: Path, target: Path) -> None:
 
 
 def conflicts(brought: list[Distribution], target: Path) -> list[str]:
-    """Requirements of what was brought that neither it nor this machine meets."""
+    """Return requirements of the unpacked packages that are not satisfied."""
     try:
         from packaging.requirements import Requirement
     except ImportError:

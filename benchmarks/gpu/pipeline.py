@@ -1,4 +1,4 @@
-"""Step `pipeline`: extraction on Ray, several engines on fractions of the GPU, against one."""
+"""Step `pipeline`: extraction on Ray with engines on fractions of the GPU, compared with one."""
 
 import time
 from dataclasses import replace
@@ -17,7 +17,7 @@ _CHECKED: Final = (2, 11)
 
 
 def run_pipeline(context: Context) -> None:
-    """With vLLM where it is installed; with transformers otherwise, or where that fails."""
+    """Use vLLM if installed, and transformers otherwise or if vLLM fails."""
     if find_spec("vllm"):
         with context.report.case("with vLLM"):
             if _extract(context, "vllm"):
@@ -26,7 +26,7 @@ def run_pipeline(context: Context) -> None:
 
 
 def _extract(context: Context, kind: Literal["vllm", "hf"]) -> bool:
-    """All checkpoints through `extract`, and some again through an engine of this process."""
+    """Extract all checkpoints, and score some again with an engine in this process."""
     from neuneu.core.ray_session import ray_session
     from neuneu.scoring.config import ExtractConfig
     from neuneu.scoring.engines.engine import EngineConfig
@@ -68,7 +68,7 @@ def _extract(context: Context, kind: Literal["vllm", "hf"]) -> bool:
 
 
 def _compare(context: Context, config: Any) -> None:
-    """Rows of the store against those of an engine that nothing shares the card with."""
+    """Compare rows of the store with those of an engine that has the card to itself."""
     from neuneu.data.checkpoints import list_local
     from neuneu.data.store.store import Store
     from neuneu.scoring.checkpoints.preflight import inspect
@@ -82,7 +82,7 @@ def _compare(context: Context, config: Any) -> None:
     chosen = [refs[place] for place in _CHECKED]
     tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
     corpus = load_corpus(config.corpus, max_words=config.corpus_words)
-    # What the actors held may not be free yet.
+    # Memory of the actors may not be free yet.
     engine = replace(config.engine, gpu_memory_utilization=0.3)
     scorer = make_scorer(engine, Path(chosen[0].uri))
     try:

@@ -1,4 +1,4 @@
-"""What a step of the GPU check tells: rows of numbers, written as soon as they are measured."""
+"""Results of a step of the GPU check, written as soon as they are measured."""
 
 import contextlib
 import fcntl
@@ -18,8 +18,8 @@ _PATIENCE_S = 60.0
 class Row:
     """One measured case.
 
-    `rate` is in tokens, samples or bytes a second, as `unit` says; `share` that of the card's
-    measured matrix rate; `difference` and `mean_difference` those of log-probabilities, in nats.
+    `rate` is in tokens, samples or bytes per second (`unit`), `share` a fraction of the measured
+    matrix rate; `difference` and `mean_difference` are of log-probabilities, in nats.
     """
 
     what: str
@@ -33,7 +33,7 @@ class Row:
 
 
 class Report:
-    """The result file of a step: `{"rows": [...], "errors": [...]}`, always whole."""
+    """The result file of a step, `{"rows": [...], "errors": [...]}`, always complete."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -42,18 +42,18 @@ class Report:
         self._write()
 
     def add(self, row: Row) -> None:
-        """Keeps a row, whatever happens to this process afterwards."""
+        """Save a row, whatever happens to this process afterwards."""
         self._rows.append({k: v for k, v in asdict(row).items() if v not in (None, "")})
         self._write()
 
     def fail(self, message: str) -> None:
-        """Keeps a failure and its reason."""
+        """Save a failure and its reason."""
         self.errors.append(message)
         self._write()
 
     @contextlib.contextmanager
     def case(self, what: str) -> Iterator[None]:
-        """The block's exception becomes a failure with its reason, and the step goes on."""
+        """Turn an exception in the block into a failure; the step continues."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - a check goes on whatever fails
@@ -68,23 +68,23 @@ class Report:
 
 
 def first_line(error: BaseException) -> str:
-    """The kind of an error and the first line of its message, at most 300 characters."""
+    """Return the type of an error and the first line of its message, at most 300 characters."""
     text = str(error).strip() or "without a message"
     return f"{type(error).__name__}: {text.splitlines()[0]}"[:300]
 
 
 class Turns:
-    """Lets steps that were started together measure one after the other.
+    """Lets steps that start together measure one after the other.
 
-    Starting an engine takes much longer than measuring it. `folder` is shared by the steps
-    `names`, of which this is `name`; the driver leaves NAME.ended there when a step has ended.
+    Starting an engine takes much longer than measuring it. The steps `names`, one of which is
+    `name`, share `folder`; the driver creates NAME.ended there when a step ends.
     """
 
     def __init__(self, folder: Path, name: str, names: Sequence[str]) -> None:
         self._folder, self._name, self._names = folder, name, names
 
     def ready(self) -> None:
-        """Waits until the others have started, too, or have ended."""
+        """Wait until the others have started, too, or have ended."""
         (self._folder / f"{self._name}.ready").touch()
         deadline = time.monotonic() + _PATIENCE_S
         while time.monotonic() < deadline and not all(map(self._is_settled, self._names)):
@@ -92,7 +92,7 @@ class Turns:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Nobody else of them is in this block at the same time."""
+        """Hold a lock, so that only one of the steps is in this block."""
         with (self._folder / "turn").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -103,7 +103,7 @@ class Turns:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Where a step works: `work` holds models and references, which steps leave to later ones."""
+    """Settings of a step; `work` has models and reference values for later steps."""
 
     name: str
     work: Path
@@ -113,22 +113,22 @@ class Context:
 
     @property
     def device(self) -> str:
-        """`cuda`, or `cpu` in a dry run and where there is no GPU."""
+        """`cuda`, or `cpu` in a dry run or without a GPU."""
         import torch
 
         return "cuda" if torch.cuda.is_available() and not self.dry_run else "cpu"
 
     @property
     def matrix_rate(self) -> float | None:
-        """FLOP/s that the step `card` measured."""
+        """FLOP/s measured by the step `card`."""
         path = self.work / "matrix_rate"
         return float(path.read_text()) if path.exists() else None
 
     def share(self, params: float, tokens_per_s: float) -> float | None:
-        """Of the matrix rate, at 2 FLOPs a parameter and token."""
+        """Return the fraction of the matrix rate, at 2 FLOPs per parameter and token."""
         return 2 * params * tokens_per_s / self.matrix_rate if self.matrix_rate else None
 
 
 def cpus() -> int:
-    """CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -1,7 +1,7 @@
 """Steps `transformers` and `vllm-...`: the same models and prompts through both engines.
 
-transformers leaves its log-probabilities in the work folder; vLLM, which patches transformers'
-classes in its own process, is compared with them.
+transformers saves its log-probabilities in the work folder; vLLM, which patches transformers'
+classes in its process, is compared with them.
 """
 
 import time
@@ -25,21 +25,21 @@ Values = list[npt.NDArray[np.float32]]
 
 DTYPES: Final[tuple[Dtype, ...]] = ("float32", "bfloat16")
 AGREES: Final = {"float32": 5e-3, "bfloat16": 0.1}
-"""Largest mean difference of log-probabilities, in nats, that passes as rounding; of unrelated
-numbers it is above 1. In float32 vLLM's attention multiplies in TF32: 0.0025 on an H200."""
+"""Largest mean difference of log-probabilities, in nats, that counts as rounding; unrelated numbers
+differ by more than 1. In float32, vLLM's attention multiplies in TF32: 0.0025 on an H200."""
 FIVE_SHOT: Final = ("llama-10M", "llama-160M")
 _LEAST_S: Final = 1.0
 _PASSES: Final = 2
 _AFTER_SWAP: Final = 32
-"""Of the corpus prompts, to see whether a swap reached the computation."""
+"""Number of corpus prompts that show whether a swap reached the computation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What one vLLM process does.
+    """The work of one vLLM process.
 
-    `memory` is its share of the GPU's. `engine` are settings other than the defaults.
-    `together`: it measures at the same time as the other cases of its group, not in turn.
+    `memory` is its fraction of the GPU's memory, `engine` has non-default settings. With
+    `together`, it measures at the same time as the other cases of its group.
     """
 
     model: str
@@ -63,7 +63,7 @@ CASES: Final = {
 
 
 def score_with_transformers(context: Context) -> None:
-    """Every model in both dtypes: tokens/s, and bfloat16's difference from float32."""
+    """Measure every model in both dtypes: tokens/s, and the difference of bfloat16 from float32."""
     for model in models.shapes(dry_run=context.dry_run).values():
         if model.name == models.PIPELINE or not model.folder(context.work).exists():
             continue
@@ -103,7 +103,7 @@ def _reference(context: Context, model: Model, dtype: Dtype) -> None:
 
 
 def score_with_vllm(context: Context) -> None:
-    """One engine: start, tokens/s, equality with transformers, swaps, a five-shot task."""
+    """Measure one engine: start, tokens/s, equality with transformers, swaps, a five-shot task."""
     case = CASES[context.name]
     model = models.shapes(dry_run=context.dry_run)[case.model]
     config = EngineConfig(
@@ -134,7 +134,7 @@ def score_with_vllm(context: Context) -> None:
 
 @dataclass(kw_only=True)
 class _Engine:
-    """A started engine and what is measured with it."""
+    """A running engine and its measurements."""
 
     context: Context
     case: Case
@@ -143,11 +143,11 @@ class _Engine:
 
     @cached_property
     def prompts(self) -> list[npt.NDArray[np.int32]]:
-        """What every engine scores."""
+        """The prompts that every engine scores."""
         return models.corpus_prompts(self.model.vocabulary, dry_run=self.context.dry_run)
 
     def measure(self, start_s: float) -> None:
-        """Tokens/s of the corpus prompts."""
+        """Measure tokens/s of the corpus prompts."""
         found, rate = _timed(self.scorer, self.prompts)
         params = models.count_parameters(self.model.folder(self.context.work))
         settings = ", ".join(f"{key} {value:,}" for key, value in self.case.engine)
@@ -162,7 +162,7 @@ class _Engine:
         self._compare(0, found, row)
 
     def swap(self, checkpoint: int) -> None:
-        """Seconds of a swap, its proof included; scores must be the new ones."""
+        """Measure a swap, including its proof; scores have to be those of the new weights."""
         started = time.perf_counter()
         self.scorer.load(self.model.folder(self.context.work, checkpoint))
         seconds = time.perf_counter() - started
@@ -171,7 +171,7 @@ class _Engine:
         self._compare(checkpoint, found, Row(what=what, seconds=seconds))
 
     def five_shot(self) -> None:
-        """Tokens that shared contexts save, and time a request."""
+        """Measure the tokens saved by shared contexts, and the time per request."""
         prompts, last = models.five_shot(self.model.vocabulary, dry_run=self.context.dry_run)
         before, started = self.scorer.computed_tokens, time.perf_counter()
         found = self.scorer.score(prompts, last)
@@ -187,7 +187,7 @@ class _Engine:
         self._compare("five-shot", found, row)
 
     def _compare(self, what: int | str, found: Values, row: Row) -> None:
-        """Adds the row with the difference from transformers; fails where it is no rounding."""
+        """Add the row with the difference from transformers; fail if it exceeds rounding."""
         report, dtype = self.context.report, self.case.dtype
         expected = read_reference(self.context.work, self.model, dtype, what)
         if expected is None:
@@ -204,10 +204,10 @@ class _Engine:
 
 
 def differences(found: Values, expected: Values) -> tuple[float, float]:
-    """The largest and the mean difference of log-probabilities, in nats.
+    """Return the largest and the mean difference of log-probabilities, in nats.
 
     Raises:
-        ValueError: of another number of prompts or tokens.
+        ValueError: numbers of prompts or tokens differ.
     """
     lengths, wanted = [len(array) for array in found], [len(array) for array in expected]
     if lengths != wanted:
@@ -218,9 +218,9 @@ def differences(found: Values, expected: Values) -> tuple[float, float]:
 
 
 def _timed(scorer: Scorer, prompts: Sequence[Any]) -> tuple[Values, float]:
-    """Log-probabilities, and tokens/s of the fastest of two to five passes.
+    """Return log-probabilities, and tokens/s of the fastest of two to five passes.
 
-    The first of each shape loads or compiles its kernels, so one pass alone says little.
+    The first pass loads or compiles kernels for each shape.
     """
     times: list[float] = []
     found: Values = []
@@ -236,7 +236,7 @@ def _reference_file(work: Path, model: Model, dtype: str, what: int | str) -> Pa
 
 
 def read_reference(work: Path, model: Model, dtype: str, what: int | str = 0) -> Values | None:
-    """transformers' values of a checkpoint (or of the five-shot task), if it got that far."""
+    """Return the values of transformers for a checkpoint or the five-shot task, if they exist."""
     path = _reference_file(work, model, dtype, what)
     if not path.exists():
         return None

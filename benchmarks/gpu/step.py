@@ -1,4 +1,4 @@
-"""One step of the GPU check in this process, as benchmarks/gpu/check.py starts it."""
+"""Run one step of the GPU check in this process; benchmarks/gpu/check.py starts it."""
 
 import argparse
 import importlib
@@ -16,7 +16,7 @@ FUNCTIONS: Final = {
     "training": "gpu.train:measure_training",
     "pytest": "gpu.suite:run_tests",
 }
-"""Steps by name, up to the first hyphen; what they need is imported in their process only."""
+"""Steps by name up to the first hyphen; imports happen in the process of the step."""
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--turns", type=Path, required=True)
-    parser.add_argument("--group", required=True, help="steps started together, by commas")
+    parser.add_argument("--group", required=True, help="steps started together, comma-separated")
     parser.add_argument("--dry-run", action="store_true")
     given = parser.parse_args()
     report = Report(given.result)

@@ -11,11 +11,11 @@ from gpu.report import Context, Row
 _ROOT: Final = Path(__file__).parents[2]
 _MARK: Final = "mark.gpu"
 _SESSION_S: Final = 110
-"""Of `pytest`, which then still writes its results; the step may take a little longer."""
+"""Limit for `pytest` in seconds, below that of the step so that results are still written."""
 
 
 def run_tests(context: Context) -> None:
-    """`pytest -m gpu` on the files that have such tests: others may not import here."""
+    """Run `pytest -m gpu` on the files with such tests; others may fail to import here."""
     tests = sorted((_ROOT / "tests").rglob("test_*.py"))
     files = [path for path in tests if _MARK in path.read_text(encoding="utf-8")]
     if not files:

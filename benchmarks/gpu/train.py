@@ -1,4 +1,4 @@
-"""Step `training`: samples a second of the paper's network and of ours, and of a plain loop."""
+"""Step `training`: samples/s of the published network, of ours, and of a plain loop."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ _TINY: Final[dict[str, Any]] = {
 
 
 def measure_training(context: Context) -> None:
-    """What benchmarks/training/run.py measures on CPUs, on made-up curves."""
+    """Measure the same as benchmarks/training/run.py, on synthetic curves."""
     device = torch.device(context.device)
     seconds = 0.2 if context.dry_run else 3.0
     runs, config, data = training.published_data(**(_TINY if context.dry_run else {}))

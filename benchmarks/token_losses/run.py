@@ -1,13 +1,13 @@
-"""What token losses add to a forecast: readings of them compared on our own ladder.
+"""What token losses add to a forecast, on our own ladder.
 
     .venv/bin/neuneu demo --config jobs/configs/demo-reference.yaml
     .venv/bin/python benchmarks/token_losses/run.py runs/reference
 
-Every reading (none, one mean, means of several validation sets, histogram, quantiles, CNN in word
-order) is given to the same network, trained on the same runs and scored on runs that it has not
-seen: all runs of one mix of text held out, in turn, and all runs of the largest size. The words
-are divided into two texts of the same sources; training reads the first. Then the same networks
-read the second text, which tells which reading carries over.
+The same network is trained with each encoding (none, one mean, means of several validation sets,
+histogram, quantiles, CNN in word order) on the same runs and scored on held-out runs: all runs of
+one text mix, in turn, and all runs of the largest size. The words form two texts from the same
+sources. Networks are trained on the first and also evaluated on the second, which shows what
+transfers.
 """
 
 import argparse
@@ -55,9 +55,9 @@ _data: dict[str, Any] = {}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ladder:
-    """Trajectories with mean losses, and the word losses of two texts of the same sources.
+    """Trajectories with mean losses, and the word losses of two texts from the same sources.
 
-    `sets` are the words of each source in either text, in the order of its columns.
+    `sets` has the words of each source in either text, in the order of the columns.
     """
 
     trajectories: list[Trajectory]
@@ -68,7 +68,7 @@ class Ladder:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training: which reading, which runs are held out, which seed."""
+    """One training: encoding, held-out runs and seed."""
 
     kind: str
     fold: str
@@ -78,7 +78,7 @@ class Job:
 
 
 def read_ladder(folder: Path, metric: str) -> Ladder:
-    """The ladder that a demo left, the words of each source halved into two texts."""
+    """Load the ladder of a demo, with the words of each source split into two texts."""
     store = Store(folder / "store")
     words = TokenLossTable.from_table(store.token_losses())
     assert words is not None, f"{folder}: its store has no word losses"
@@ -87,7 +87,7 @@ def read_ladder(folder: Path, metric: str) -> Ladder:
     columns: dict[str, npt.NDArray[np.int64]] = {}
     sets = {}
     for name, half in (("first", 0), ("second", 1)):
-        # Words of one source side by side, in their order.
+        # Words of one source are adjacent and in order.
         parts = [np.array_split(np.flatnonzero(source == s), 2)[half] for s in np.unique(source)]
         columns[name] = np.concatenate(parts)
         counts = map(len, parts)
@@ -96,7 +96,7 @@ def read_ladder(folder: Path, metric: str) -> Ladder:
     trajectories = build_trajectories(store.accuracies(), store.losses(), store.tasks())
     return Ladder(
         trajectories=[t for t in trajectories if t.metric == metric],
-        # The CNN is tied to a length; the longer text loses its last words for it alone.
+        # The CNN has a fixed length, so only for it the longer text loses its last words.
         first=replace(words, matrix=np.ascontiguousarray(words.matrix[:, columns["first"]])),
         second=replace(words, matrix=np.ascontiguousarray(words.matrix[:, columns["second"]])),
         sets={**sets, "cnn": (("words", length),)},
@@ -104,7 +104,7 @@ def read_ladder(folder: Path, metric: str) -> Ladder:
 
 
 def word_sources(documents: Sequence[dict[str, str]], n_words: int) -> npt.NDArray[np.str_]:
-    """The source of each of the first `n_words` words of a text."""
+    """Return the source of each of the first `n_words` words of a text."""
     sources: list[str] = []
     for document in documents:
         count = min(len(word_spans(document["text"])), n_words - len(sources))
@@ -113,7 +113,7 @@ def word_sources(documents: Sequence[dict[str, str]], n_words: int) -> npt.NDArr
 
 
 def folds(trajectories: Sequence[Trajectory]) -> dict[str, tuple[str, ...]]:
-    """Runs held out together: every recipe, and the largest size."""
+    """Return the runs that are held out together: every recipe, and the largest size."""
     runs = {t.run: t.params for t in trajectories}
     parts = {run: match for run in runs if (match := RUN_NAME.fullmatch(run))}
     recipes = sorted({match["recipe"] for match in parts.values()})
@@ -128,14 +128,14 @@ def folds(trajectories: Sequence[Trajectory]) -> dict[str, tuple[str, ...]]:
 
 
 def encoder(kind: str, ladder: Ladder, text: str) -> EncoderConfig:
-    """The settings of a reading for one of the two texts."""
+    """Return the encoder config for one of the two texts."""
     if kind == "sets":
         return EncoderConfig(kind="sets", sets=tuple(count for _, count in ladder.sets[text]))
     return EncoderConfig(kind=kind)  # type: ignore[arg-type]
 
 
 def words_of(ladder: Ladder, kind: str, text: str) -> TokenLossTable | None:
-    """The word losses that a reading is given."""
+    """Return the word losses that an encoding reads."""
     if kind in ("none", "mean"):
         return None
     table = ladder.first if text == "first" else ladder.second
@@ -145,7 +145,7 @@ def words_of(ladder: Ladder, kind: str, text: str) -> TokenLossTable | None:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Trains, forecasts the held-out runs, and gives the MAE of every trajectory by text."""
+    """Train, forecast the held-out runs, and return the MAE of every trajectory by text."""
     ladder: Ladder = _data["ladder"]
     config = TrainConfig(
         output="unused",
@@ -185,7 +185,7 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """MAE of every reading and its difference to none, by held-out text and size."""
+    """Return MAE and its difference from `none` for every encoding, by held-out text and size."""
     bootstrap = RunBootstrap()
     table: dict[str, Any] = {}
     for family in ("text", "size"):
@@ -212,8 +212,10 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def noise_floor(trajectories: Sequence[Trajectory]) -> float:
-    """What a forecast of the true accuracies would err by, from the standard errors of the items:
-    the mean absolute value of a normal deviate is sqrt(2 / pi) of its deviation."""
+    """Return the error of a forecast that knew the true accuracies, from their standard errors.
+
+    The mean absolute value of a normal variable is sqrt(2 / pi) times its standard deviation.
+    """
     stderr = np.concatenate([t.without_step_zero().stderrs for t in trajectories])
     return float(np.sqrt(2.0 / np.pi) * np.nanmean(stderr))
 
@@ -221,7 +223,7 @@ def noise_floor(trajectories: Sequence[Trajectory]) -> float:
 def _stack(
     results: Sequence[dict[str, Any]], key: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """(MAE of every trajectory, the mean of seeds; code of its run)."""
+    """Return (MAE of every trajectory averaged over seeds, index of its run)."""
     by_fold: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         by_fold.setdefault(result["fold"], []).append(result)
@@ -237,7 +239,7 @@ def _start(ladder: Ladder) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("ladder", type=Path, help="output of the reference ladder's demo")
+    parser.add_argument("ladder", type=Path, help="output of the demo of the reference ladder")
     parser.add_argument("--metric", default="acc")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=400)

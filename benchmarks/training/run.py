@@ -1,15 +1,15 @@
-"""Speed of training: our loop against a straightforward one that encodes every sample's losses.
+"""Training speed: our loop compared with a straightforward one that encodes every sample.
 
     .venv/bin/python benchmarks/training/run.py ../shared/trajectories
 
-Four parts. `paper`: samples a second of the published network on checkpoints whose 66 tasks and 10
-distances share a vector of 256,000 word losses; the straightforward loop makes one tensor a
+Four parts. `paper`: samples/s of the published network on checkpoints whose 66 tasks and 10
+distances share a vector of 256,000 word losses; the straightforward loop makes one tensor per
 sample (a torch Dataset and DataLoader) and encodes the losses of each. `pairs`: (context, target)
-pairs a second of the forecaster that reads finished runs against the published transformer in
-the straightforward loop, at equal width, depth and batch, on the public trajectories. `time`: how
-long each takes to an equal pinball loss on the dev runs, forecast from a fifth of their
-checkpoints with what they see. `workers`: steps a second on Ray Train with one worker and with two,
-each of one thread. Everything else in one process; warmed up, seeded.
+pairs/s of the cross-run forecaster and of the published transformer in the straightforward loop, at
+equal width, depth and batch, on the public trajectories. `time`: seconds of each to an equal
+pinball loss on the dev runs, forecast from a fifth of their checkpoints. `workers`: steps/s on Ray
+Train with one and with two workers of one thread each. All other parts run in one process, warmed
+up and seeded.
 """
 
 import argparse
@@ -64,11 +64,11 @@ RUNS: Final = 4
 BATCH: Final = 64
 JUDGED: Final = 6
 EQUAL: Final = {"width": 96, "layers": 2, "heads": 4, "feed_forward": 192}
-"""The width, depth and feed-forward of our own forecaster."""
+"""Width, depth and feed-forward size of our own forecaster."""
 
 
 class Straight(Dataset):
-    """One dictionary of tensors a sample, its loss vector among them, as published."""
+    """One dictionary of tensors per sample, including its loss vector, as published."""
 
     def __init__(self, data: TrainingData, drop: float, seed: int) -> None:
         self.data, self.drop = data, drop
@@ -112,7 +112,7 @@ def collate(items: list[dict[str, Tensor]]) -> Batch:
 
 
 def straight_steps(network: Network, data: TrainingData, config: TrainConfig) -> Iterator[int]:
-    """The straightforward loop: one optimiser step an item; yields its samples."""
+    """Run the straightforward loop; yield the samples of each optimiser step."""
     optimizer = make_optimizer(config.optim, network)
     device = next(network.parameters()).device
     levels = torch.tensor(data.model.levels, device=device)
@@ -137,7 +137,7 @@ def straight_steps(network: Network, data: TrainingData, config: TrainConfig) ->
 
 
 def _plain(network: Network, batch: Batch) -> Tensor:
-    """The forward pass in one piece, padded to the longest, as a straightforward loop does."""
+    """Run one forward pass padded to the longest context, as a straightforward loop does."""
     state = network.transformer(
         network.encode(batch["losses_CW"]), batch["accuracy_BK"], batch["gap_BK"], batch["mask_BK"]
     )
@@ -151,7 +151,7 @@ def _plain(network: Network, batch: Batch) -> Tensor:
 def our_steps(
     network: torch.nn.Module, learner: Any, optim: OptimConfig, *, bf16: bool = False
 ) -> Iterator[int]:
-    """The inner part of our loop, a step an item; yields its (context, target) pairs."""
+    """Run the inner part of our loop; yield the (context, target) pairs of each step."""
     optimizer = make_optimizer(optim, network)
     device = next(network.parameters()).device
     per_epoch = learner.steps_per_epoch(optim.batch_size)
@@ -177,7 +177,7 @@ def our_steps(
 
 
 def rate(steps: Iterator[int], seconds: float, warmup: int = 2) -> dict[str, float]:
-    """Pairs a second of what an iterator yields, and its steps."""
+    """Return pairs/s and steps of an iterator over pair counts."""
     for _ in range(warmup):
         next(steps)
     pairs = count = 0
@@ -194,9 +194,9 @@ def rate(steps: Iterator[int], seconds: float, warmup: int = 2) -> dict[str, flo
 def published_data(
     seed: int = 0, **changes: Any
 ) -> tuple[list[Trajectory], TrainConfig, TrainingData]:
-    """Curves of 66 tasks and random word losses of every checkpoint: their values cost nothing.
+    """Return synthetic curves of 66 tasks with random word losses for every checkpoint.
 
-    `changes` are those of the paper's preset.
+    `changes` are applied to the preset `paper`.
     """
     generator = np.random.default_rng(seed)
     at = np.arange(1, CHECKPOINTS + 1)
@@ -240,7 +240,7 @@ def published_data(
 
 
 def paper_part(seconds: float) -> dict[str, Any]:
-    """Samples a second of the published network, from the straightforward loop to ours."""
+    """Measure samples/s of the published network, from the straightforward loop to ours."""
     _, config, data = published_data()
     found: dict[str, Any] = {}
     with stage("paper preset", 5) as bar:
@@ -270,7 +270,7 @@ def paper_part(seconds: float) -> dict[str, Any]:
 
 
 def equal_config() -> TrainConfig:
-    """The published design at our forecaster's width, depth and batch."""
+    """Return the published design at the width, depth and batch of our forecaster."""
     return TrainConfig(
         output="unused",
         model=preset("paper", **EQUAL, encoder={"kind": "none", "units": None}),
@@ -280,7 +280,7 @@ def equal_config() -> TrainConfig:
 
 
 def pairs_part(learn: list[Trajectory], seconds: float) -> dict[str, Any]:
-    """Pairs a second on the public trajectories."""
+    """Measure pairs/s on the public trajectories."""
     config = equal_config()
     data = prepare(config, learn, None)
     found: dict[str, Any] = {}
@@ -305,7 +305,7 @@ def pairs_part(learn: list[Trajectory], seconds: float) -> dict[str, Any]:
 
 
 def judge_published(network: Network, test: list[Trajectory]) -> float:
-    """Pinball loss on the dev runs, as `validate` has it."""
+    """Return the pinball loss on the dev runs, as `validate` does."""
     provenance = Provenance(
         identity="", training_runs={}, validation_runs=[], held_out_runs=[], metrics=[],
         corpus_hash=None, loss_names=[], selection="", evaluation={}, training={},
@@ -325,12 +325,12 @@ def judge_published(network: Network, test: list[Trajectory]) -> float:
 def time_part(
     learn: list[Trajectory], references: list[Trajectory], test: list[Trajectory], budget: float
 ) -> dict[str, Any]:
-    """Seconds of training (judging left out) to the best loss of the straightforward loop."""
+    """Measure seconds of training (no evaluation) to the best loss of the straightforward loop."""
     config = equal_config()
     data = prepare(config, learn, None)
     measured = rate(straight_steps(Network(data.model), data, config), 10.0)
     steps_in_budget = round(budget * measured["steps"] / measured["seconds"])
-    # Its learning rate is to fall within the budget.
+    # The learning-rate schedule has to fit the budget.
     config = replace(config, optim=replace(config.optim, max_steps=steps_in_budget))
     torch.manual_seed(0)
     network = Network(data.model)
@@ -379,7 +379,7 @@ def time_part(
 
 
 class Clock(UserCallback):
-    """Notes when the first worker reported which step."""
+    """Record when the first worker reported which step."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -393,7 +393,7 @@ class Clock(UserCallback):
 
 
 def on_workers(config: TrainConfig, learner: Learner, workers: int, every: int) -> float:
-    """Steps a second on Ray Train, its first report left out."""
+    """Return steps/s on Ray Train, without the first report."""
     loop = replace(config, checkpoint_steps=every)
     with tempfile.TemporaryDirectory() as folder, ray_session(num_cpus=2):
         ray.train.torch.TorchTrainer(
@@ -416,7 +416,7 @@ def on_workers(config: TrainConfig, learner: Learner, workers: int, every: int) 
 
 
 def workers_part(learn: list[Trajectory]) -> dict[str, Any]:
-    """Steps a second of one worker and of two, of both designs."""
+    """Measure steps/s of one and two workers for both designs."""
     _, config, data = published_data()
     paper = replace(config, optim=replace(config.optim, max_steps=30))
     fit = FitConfig(optim=CrossRunOptim(max_steps=150))
@@ -456,7 +456,7 @@ def main() -> None:
         "python": platform.python_version(), "cpus": os.cpu_count(),
         "equal": EQUAL, "batch": BATCH, "words": WORDS, "data_digest": observed.digest,
     }  # fmt: skip
-    test = dev.test[::JUDGED]  # all of them would take longer to judge than to train
+    test = dev.test[::JUDGED]  # evaluating all of them would take longer than training
     parts = {
         "paper": lambda: paper_part(arguments.seconds),
         "pairs": lambda: pairs_part(dev.learn, arguments.seconds),

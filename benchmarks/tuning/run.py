@@ -1,12 +1,12 @@
-"""The best config of a search against the defaults, on runs that no trial of it saw.
+"""The best config of a search compared with the defaults, on runs that no trial saw.
 
     .venv/bin/neuneu tune --config jobs/configs/tune.yaml --set output=runs/search
     .venv/bin/neuneu tune-report runs/search --export runs/search/best.yaml
     .venv/bin/python benchmarks/tuning/run.py ../shared/trajectories runs/search
 
-Both learn from what the standard split learns from (every Pythia 12b and OLMo 3B run held out, the
-runs that trials were judged by among the others), with the same seeds and as many steps as the
-shipped forecaster; single networks, not calibrated. Differences are seed by seed.
+Both are trained on the training runs of the standard split (every Pythia 12b and OLMo 3B run held
+out; the runs that trials were evaluated on are included), with the same seeds and as many steps as
+the shipped forecaster. Single networks, not calibrated. Differences are per seed.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MEASURES: Final = ("mae", "pinball", "coverage_80", "own_mae", "own_pinball", "o
 
 
 def searched(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What the search's report says, and the best trial's values of what was searched."""
+    """Return the report of the search, and the parameters of the best trial."""
     analysis = analyse(read_experiment(str(folder)))
     assert analysis.best is not None, "no trial finished"
     return summary(analysis), dict(analysis.best.trial.parameters)
@@ -46,7 +46,7 @@ def searched(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of the public trajectories")
-    parser.add_argument("search", type=Path, help="folder of the search, with its best.yaml")
+    parser.add_argument("search", type=Path, help="folder of the search, with best.yaml")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--output", type=Path, default=Path("docs/results/tuning.json"))
