@@ -1,7 +1,7 @@
-"""Ends the jobs of a Ray head before its container ends: SIGTERM, then waiting.
+"""Stop the jobs of a Ray head before its container ends: the head's preStop hook.
 
-The head's preStop hook. The job API's own `stop` would leave the status STOPPED, which KubeRay
-takes for the end of a RayJob; a job that ends by a signal has FAILED, and is retried.
+Sends SIGTERM to the drivers and waits. The job API's `stop` would set the status STOPPED, which for
+KubeRay is the end of a RayJob; a job that ends by a signal has FAILED, and is retried.
 """
 
 import os
@@ -13,20 +13,20 @@ import psutil
 
 
 def is_job(arguments: Sequence[str]) -> bool:
-    """Whether a command line is that of a job's driver: `python jobs/NAME.py ...`."""
+    """Return whether a command line is that of a driver: `python jobs/NAME.py ...`."""
     return any(re.fullmatch(r"(.*/)?jobs/\w+\.py", argument) for argument in arguments[1:3])
 
 
 def stop(processes: Iterable[psutil.Process], *, wait_s: float) -> int:
-    """Sends SIGTERM and waits; returns how many processes still run after `wait_s` seconds."""
-    told = []
+    """Send SIGTERM; return how many processes still run after `wait_s` seconds."""
+    signalled = []
     for process in processes:
         try:
             process.terminate()
         except psutil.NoSuchProcess:
             continue
-        told.append(process)
-    _, alive = psutil.wait_procs(told, timeout=wait_s)
+        signalled.append(process)
+    _, alive = psutil.wait_procs(signalled, timeout=wait_s)
     return len(alive)
 
 

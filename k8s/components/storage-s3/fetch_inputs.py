@@ -1,4 +1,4 @@
-"""Copies `$NEUNEU_DATA/inputs` (corpus, task files) to the local folder `$NEUNEU_INPUTS`."""
+"""Copy `$NEUNEU_DATA/inputs` (corpus, task files) to the local folder `$NEUNEU_INPUTS`."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from neuneu.core.storage import Folder
 
 
 def fetch(source: str, target: Path) -> int:
-    """Copies all files of a folder, local or `s3://`; returns how many."""
+    """Copy all files of a folder, local or `s3://`; return their number."""
     folder = Folder(source)
     names = list(folder.files())
     for name in names:
