@@ -175,7 +175,7 @@ def staging_table() -> Iterator[str]:
 def _share(placed: Placement) -> str:
     if placed.gpus > 1:
         return f"{placed.gpus:.0f} GPUs"
-    return f"{round(1 / placed.gpus)} a GPU"
+    return f"{round(1 / placed.gpus)} per GPU"
 
 
 def _gigabytes(value: float) -> str:
