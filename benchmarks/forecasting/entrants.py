@@ -8,13 +8,13 @@ from typing import Final
 
 from filelock import FileLock
 
+from forecasting.boosted import BoostedQuantiles
 from forecasting.lc_pfn import train_lc_pfn
 from neuneu.core.config import config_hash, config_to_dict
 from neuneu.core.progress import stage
 from neuneu.data.splits import deal_by_size
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.baselines import BASELINES, make_forecaster
-from neuneu.forecasters.baselines.boosted import BoostedQuantiles
 from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.cross_run.export import load_networks, save_networks
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster

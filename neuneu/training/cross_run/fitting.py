@@ -34,7 +34,7 @@ from neuneu.forecasters.cross_run.network import (
 )
 from neuneu.forecasters.cross_run.references import index_references
 from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
-from neuneu.forecasters.curve_prior import sample_varied
+from neuneu.forecasters.cross_run.synthetic import sample_varied
 from neuneu.training.cross_run.validation import validate
 from neuneu.training.learner import Part, Ranks
 from neuneu.training.loop import Loop, train_here

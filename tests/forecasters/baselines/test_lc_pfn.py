@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 from curves import ask
-from forecasting.lc_pfn import train_lc_pfn
-
-from neuneu.forecasters.curve_prior import sample_trajectories
+from forecasting.lc_pfn import sample_trajectories, train_lc_pfn
 
 
 def test_prior_curves_are_accuracies_of_runs_of_their_own() -> None:

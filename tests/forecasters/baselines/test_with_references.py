@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from curves import ask, trajectory
+from forecasting.boosted import BoostedQuantiles
 
 from neuneu.core.errors import DataError
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines import make_forecaster
-from neuneu.forecasters.baselines.boosted import BoostedQuantiles
 from neuneu.forecasters.baselines.logistic import logistic
 from neuneu.forecasters.baselines.loss_law import fit_loss_law, loss_law
 

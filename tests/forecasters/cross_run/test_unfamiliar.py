@@ -21,7 +21,7 @@ from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.network import CrossRunNetwork
 from neuneu.forecasters.cross_run.references import index_references
 from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
-from neuneu.forecasters.curve_prior import SYNTHETIC, sample_varied
+from neuneu.forecasters.cross_run.synthetic import SYNTHETIC, sample_varied
 from neuneu.forecasters.protocol import Query
 from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit, general_config
 
