@@ -186,13 +186,8 @@ class Benchmark:
         return {key: self.record[key] for key in keys}
 
     def scores(self, table: pa.Table, test: Sequence[Trajectory], *, whole: bool) -> dict[str, Any]:
-<<<<<<< HEAD
-        """A table's summary and, for the main protocol, everything else the report says."""
-        summary = summarise(table, known=self.books)
-=======
         """Return a summary and, for the main protocol, everything else on the page."""
-        summary = summarise(table, books=self.books)
->>>>>>> 7c69588 (Docstrings and help texts of benchmarks in plain English)
+        summary = summarise(table, known=self.books)
         kept = ("sees", "overall", "by_suite") if whole else ("sees", "overall")
         short = {
             "counts": summary["counts"],
