@@ -1,12 +1,5 @@
 """LC-PFN: a network trained on synthetic curves only, which extrapolates in context.
 
-<<<<<<< HEAD
-After Adriaensen et al. 2023 (arXiv 2310.20447). Their package requires an old torch and downloads
-its weights, so this one is trained here, on our variant of their prior
-(`neuneu.forecasters.curve_prior`). Further differences: our transformer with a quantile head and
-pinball loss replaces theirs with a binned likelihood, distances are in ln tokens, and the present
-level is subtracted.
-=======
 After Adriaensen et al. 2023 (arXiv 2310.20447). Their package requires an old torch and
 downloads its weights, so this one is trained here, on our variant of their prior. Theirs mixes pow3,
 ILOG2 and Janoschek curves. Ours does too, but curves run from a chance level to a ceiling above or
@@ -15,7 +8,6 @@ published parameter priors, checkpoints are spaced at random, evenly or evenly i
 there are 10 to 60 of them instead of 100 epochs. Further differences: our transformer with a
 quantile head and pinball loss replaces theirs with a binned likelihood, distances are in
 ln tokens, and the present level is subtracted.
->>>>>>> 17d9ff5 (Boosted trees and the LC-PFN prior stand with the study that uses them; synthetic curves with the network they train)
 """
 
 from collections.abc import Callable

@@ -19,11 +19,7 @@ from neuneu.evaluation.backtest import BacktestConfig
 from neuneu.forecasters.window.config import PRESETS, ModelConfig
 from neuneu.ladder.config import OptimConfig, SuiteConfig
 from neuneu.scoring.checkpoints.suite_file import SuiteFile
-<<<<<<< HEAD
 from neuneu.scoring.config import ExtractConfig
-=======
-from neuneu.scoring.pipeline import ExtractConfig
->>>>>>> a9d53cc (Attempts in flight are keys; one reader of a file's tensors; local files of checkpoints refused in one place)
 from neuneu.scoring.plan import HardwareProfile
 from neuneu.training.config import TrainConfig
 from neuneu.training.cross_run.pretraining import PretrainConfig
