@@ -1,13 +1,13 @@
 """LC-PFN: a network trained on synthetic curves only, which extrapolates in context.
 
-After Adriaensen et al. 2023 (arXiv 2310.20447). Their package requires an old torch and
-downloads its weights, so this one is trained here, on our variant of their prior. Theirs mixes pow3,
-ILOG2 and Janoschek curves. Ours does too, but curves run from a chance level to a ceiling above or
-a little below it (so some fall), shapes are drawn from the log-normals below and not from the
+After Adriaensen et al. 2023 (arXiv 2310.20447). Their package requires an old torch and downloads
+its weights, so this one is trained here, on our variant of their prior. Theirs mixes pow3, ILOG2
+and Janoschek curves. Ours does too, but curves run from a chance level to a ceiling above or a
+little below it (so some fall), shapes are drawn from the log-normals below and not from the
 published parameter priors, checkpoints are spaced at random, evenly or evenly in the logarithm, and
 there are 10 to 60 of them instead of 100 epochs. Further differences: our transformer with a
-quantile head and pinball loss replaces theirs with a binned likelihood, distances are in
-ln tokens, and the present level is subtracted.
+quantile head and pinball loss replaces theirs with a binned likelihood, distances are in ln tokens,
+and the present level is subtracted.
 """
 
 from collections.abc import Callable
