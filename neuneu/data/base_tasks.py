@@ -1,4 +1,4 @@
-"""Which base task, group and split a published task belongs to, whoever names it."""
+"""Base task, group and split of published tasks, whatever a suite calls them."""
 
 from typing import Final
 
@@ -15,12 +15,12 @@ _COMMONSENSE_AND_READING: Final = frozenset(
 
 
 def base_task_of(name: str) -> str:
-    """The one name of a task that suites of tasks name differently."""
+    """Return the one name of a task that evaluation suites name differently."""
     return _BASE_TASKS.get(name, name)
 
 
 def group_of(base_task: str) -> str:
-    """The group of a base task; `other` for one that is not known."""
+    """Return the group of a base task, `other` if it is unknown."""
     if base_task in _SCIENCE_AND_MATH:
         return "science_and_math"
     if base_task in _COMMONSENSE_AND_READING:
@@ -30,5 +30,5 @@ def group_of(base_task: str) -> str:
 
 
 def split_name(split: str) -> str:
-    """A data split as the task table writes it."""
+    """Return a data split as the task table spells it."""
     return _SPLITS.get(split, split)

@@ -1,4 +1,4 @@
-"""Checkpoints as rows: where the weights of a language model lie and how far it was trained.
+"""References to checkpoints: where a language model's weights are, and how far it was trained.
 
 A suite of ours is a folder of ordinary Hugging Face checkpoints `<run>/step-<N>/`, on local disk
 or S3, each with a `neuneu.json` beside `config.json` and `model.safetensors`. That file is
@@ -23,7 +23,7 @@ from neuneu.data.checks import LARGEST
 METADATA_FILE: Final = "neuneu.json"
 _NAMES: Final = ("family", "suite", "run")
 _NUMBERS: Final = ("params", "tokens", "flops", "planned_tokens")
-# Steps are twelve digits of a file's name in a store.
+# File names in a store have twelve digits for the step.
 _STEPS: Final = 10**12
 
 
@@ -31,9 +31,9 @@ _STEPS: Final = 10**12
 class CheckpointRef:
     """One checkpoint of one training run.
 
-    `params` counts every distinct weight; `tokens` were seen in training up to `step`;
-    `planned_tokens` is the intended end of the run (None if unknown); `flops` are in FLOPs,
-    by convention 6 x params x tokens. `uri` is a local folder, `s3://bucket/folder` or
+    `params` counts distinct weights; `tokens` were trained on up to `step`; `planned_tokens` is the
+    planned end of the run (None if unknown); `flops` are in FLOPs, by convention
+    6 x params x tokens. `uri` is a local folder, `s3://bucket/folder` or
     `hf://org/repo@branch`; `revision` the commit of that branch, None elsewhere.
     """
 
@@ -56,29 +56,28 @@ class CheckpointRef:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a checkpoint: its size in bytes, and its SHA-256 where the store tells."""
+    """A file of a checkpoint: its size in bytes, and its SHA-256 where the store has one."""
 
     size: int
     sha256: str | None = None
 
 
 def write_metadata(folder: Path, ref: CheckpointRef) -> None:
-    """Marks a checkpoint folder as complete; call it after every other file is written."""
+    """Mark a checkpoint folder as complete; call it after all other files are written."""
     record = {key: value for key, value in asdict(ref).items() if key not in {"uri", "revision"}}
     write_text_atomic(folder / METADATA_FILE, json.dumps(record, indent=1) + "\n")
 
 
 def list_local(root: str | Path) -> list[CheckpointRef]:
-    """`list_folder` of a local folder; the addresses of the checkpoints are absolute."""
+    """List a local folder; the locations of its checkpoints are absolute."""
     return list_folder(Folder(Path(root).resolve()))
 
 
 def list_folder(root: Folder) -> list[CheckpointRef]:
-    """Every finished checkpoint below `root`, sorted by suite, run and step; no hidden folders.
+    """List the finished checkpoints below `root`, sorted by suite, run and step; no hidden folders.
 
     Raises:
-        DataError: none found, a metadata file that is not one or says what cannot be, or a
-            checkpoint given twice.
+        DataError: none found, an invalid metadata file, or a checkpoint listed twice.
     """
     names = [name for name in root.files(METADATA_FILE) if Path(name).name == METADATA_FILE]
     if not names:
@@ -91,29 +90,29 @@ def list_folder(root: Folder) -> list[CheckpointRef]:
 
 
 def in_order(refs: Iterable[CheckpointRef]) -> list[CheckpointRef]:
-    """Checkpoints by suite, run and step.
+    """Sort checkpoints by suite, run and step.
 
     Raises:
-        DataError: one of them stands there twice.
+        DataError: one of them occurs twice.
     """
     ordered = sorted(refs, key=lambda ref: ref.key)
     for ref, following in itertools.pairwise(ordered):
         if ref.key == following.key:
             raise DataError(
-                f"checkpoint {ref.key} stands in {ref.uri} and in {following.uri}; remove one."
+                f"checkpoint {ref.key} is in both {ref.uri} and {following.uri}; remove one."
             )
     return ordered
 
 
 def check(ref: CheckpointRef, *, where: str) -> CheckpointRef:
-    """The same checkpoint, once its names and numbers are known to be possible.
+    """Return the checkpoint after checking its names and numbers.
 
     Args:
         ref: the checkpoint.
-        where: what to call it in messages.
+        where: what messages call it.
 
     Raises:
-        DataError: the first that is not, with what was expected.
+        DataError: an impossible value, with what was expected.
     """
     for name in _NAMES:
         value: object = getattr(ref, name)
@@ -121,7 +120,7 @@ def check(ref: CheckpointRef, *, where: str) -> CheckpointRef:
             raise DataError(
                 f"{where}: {name} = {quoted(value)}; expected a name of printable characters."
             )
-    # bool is an int, and 1.0 is none: a step names a file.
+    # Neither True nor 1.0: a step is part of a file name.
     if type(ref.step) is not int or not 0 <= ref.step < _STEPS:
         raise DataError(
             f"{where}: step = {quoted(ref.step)}; expected a whole number from 0 to {_STEPS - 1}."

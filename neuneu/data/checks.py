@@ -29,7 +29,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def check_accuracies(table: pa.Table, *, name: str) -> None:
-    """Checks each row of `schemas.ACCURACIES`, and that a run has one size and one family.
+    """Check each row of `schemas.ACCURACIES`, and that a run has one size and one family.
 
     Raises:
         DataError: with the row and the column.
@@ -50,7 +50,7 @@ def check_accuracies(table: pa.Table, *, name: str) -> None:
 
 
 def check_present(table: pa.Table, column: str, *, name: str) -> None:
-    """Checks that no cell of a column is null, NaN or empty.
+    """Check that no cell of a column is null, NaN or empty.
 
     Raises:
         DataError: with the row.
@@ -68,7 +68,7 @@ def check_present(table: pa.Table, column: str, *, name: str) -> None:
 
 
 def check_count(table: pa.Table, column: str, *, name: str) -> None:
-    """Checks that what a column counts is at least 0 and at most `LARGEST`, where it is given.
+    """Check that the counts in a column are at least 0 and at most `LARGEST`, where given.
 
     Raises:
         DataError: with the row.
@@ -87,7 +87,7 @@ def check_count(table: pa.Table, column: str, *, name: str) -> None:
 
 
 def check_losses(table: pa.Table, *, name: str) -> None:
-    """Checks each row of `schemas.LOSSES`; a value may be missing.
+    """Check each row of `schemas.LOSSES`; a value may be missing.
 
     Raises:
         DataError: with the row.
@@ -101,7 +101,7 @@ def check_losses(table: pa.Table, *, name: str) -> None:
 
 
 def check_tasks(table: pa.Table, *, name: str) -> None:
-    """Checks each row of `schemas.TASKS`.
+    """Check each row of `schemas.TASKS`.
 
     Raises:
         DataError: with the row.
@@ -116,7 +116,7 @@ def check_tasks(table: pa.Table, *, name: str) -> None:
 
 
 def check_order(table: pa.Table, starts: npt.NDArray[np.int64], *, name: str) -> None:
-    """Checks that steps and tokens grow together within each trajectory.
+    """Check that steps and tokens grow together within each trajectory.
 
     Args:
         table: `schemas.ACCURACIES` sorted by trajectory and tokens, with `_row`, the row that
@@ -143,7 +143,7 @@ def check_order(table: pa.Table, starts: npt.NDArray[np.int64], *, name: str) ->
     before = int(steps[at - 1])
     if here["step"] == before:
         raise DataError(
-            f"{name}: {row_name(name, second)}: step {before} of {where} stands in "
+            f"{name}: {row_name(name, second)}: step {before} of {where} is in "
             f"{row_name(name, first)} already; expected each checkpoint of a trajectory once. Drop "
             "one, or tell them apart by run, suite, metric or num_fewshot."
         )
@@ -164,7 +164,7 @@ def _check_fractions(table: pa.Table, name: str) -> None:
     if 1.0 < found <= 100.0 and np.nanmedian(value) > 1.0:
         remedy = "Divide percentages by 100, or read the table with `neuneu import --percent`."
     elif 1.0 < found < np.inf:
-        remedy = "Divide percentages by 100; leave out what is no accuracy."
+        remedy = "Divide percentages by 100; leave out what is not an accuracy."
     _refuse(wrong, table, "value", name, f"expected a fraction in [0, 1]. {remedy}")
 
 
@@ -186,7 +186,7 @@ def _check_one_per_run(table: pa.Table, column: str, name: str) -> None:
         raise DataError(
             f"{name}: {row_name(name, row)}: {column} is {_shown(found[row])}, but "
             f"{_shown(found[there])} in {row_name(name, there)} of the same run "
-            f"{quoted(table.column('run')[row].as_py())}; expected one {column} a run. Give "
+            f"{quoted(table.column('run')[row].as_py())}; expected one {column} per run. Give "
             "different runs different names."
         )
 
@@ -206,5 +206,5 @@ def _shown(cell: pa.Scalar) -> str:
 
 
 def _values(table: pa.Table, column: str) -> npt.NDArray[np.float64]:
-    """A column as numbers; NaN where it is null."""
+    """Return a column as numbers, NaN where it is null."""
     return np.asarray(table.column(column).cast(pa.float64()).to_numpy(), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What a table of accuracies may leave out, and what is filled in.
+"""Defaults for the columns that a table of accuracies may leave out.
 
 Required are run, task, value and one of step, tokens and flops (docs/data-contract.md).
 """
@@ -26,7 +26,7 @@ _CONSTANTS: Final = {"family": "unknown", "suite": "table", "metric": "acc", "nu
 def fill_defaults(
     table: pa.Table, *, name: str, schema: pa.Schema = ACCURACIES
 ) -> tuple[pa.Table, list[str]]:
-    """Casts a table to `schema` and adds the columns that it leaves out.
+    """Cast a table to `schema` and add the columns that it leaves out.
 
     Forecasts read distances in ln tokens, so steps can stand for tokens, and FLOPs can where the
     parameters are unknown.
@@ -54,7 +54,7 @@ def fill_defaults(
     if missing := [column for column in required if column not in found]:
         raise DataError(
             f"{name}: missing column{'s' * (len(missing) > 1)} {listed(missing)}; found "
-            f"{listed(found)}. Add what is missing: a row is one evaluation."
+            f"{listed(found)}. Add what is missing: each row is one evaluation."
         )
     columns = {
         c: table.column(c) for c in found if c in required or table.column(c).null_count < count
@@ -87,7 +87,7 @@ def fill_defaults(
     filled |= {"params": pa.nulls(count, pa.float64()), "tokens": tokens, "step": _steps(tokens)}
     filled |= columns | {"flops": pa.array(flops, from_pandas=True)}
     if "params" not in numbers:
-        notes.append(f"{name}: no column params; sizes of models are taken for unknown")
+        notes.append(f"{name}: no column params; model sizes are unknown")
     elif np.isnan(flops).any():
         runs = columns["run"].filter(pa.array(np.isnan(flops))).unique().to_pylist()
         notes.append(f"{name}: neither params nor FLOPs known of runs {listed(runs)}")

@@ -1,4 +1,4 @@
-"""The package's own small example (the folder `example`): four finished runs, one unfinished."""
+"""The packaged example (folder `example`): four finished runs and one unfinished run."""
 
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ POINTS: Final = Path(__file__).parent / "example" / "points.csv"
 
 
 def show_example(console: Console) -> None:
-    """Prints the example's table, a line a run, and where its file is."""
+    """Print the example as a table with one line per run, and the path of its file."""
     data = load_dataset(POINTS, log_notes=False)
     tasks = sorted({t.task for t in data.trajectories})
     table = Table(title="The example: accuracy now, %")

@@ -1,6 +1,7 @@
-"""Hashes of trajectories: which data results come from, which runs a forecaster was trained on."""
+"""Hashes of trajectories: the data of a result, and the runs a forecaster was trained on."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -8,16 +9,16 @@ import numpy as np
 
 from neuneu.data.trajectories import RunGroup, Trajectory
 
-FINGERPRINT_POINTS = 3
+FINGERPRINT_POINTS: Final = 3
 SEEN_SHARE: Final = 0.5
-"""A run counts as seen when a forecaster was trained on more of its trajectories than this."""
+"""A run counts as seen if a forecaster was trained on more than this share of its trajectories."""
 
 
 def fingerprint(trajectory: Trajectory) -> str | None:
-    """Twelve hex digits of a trajectory's first three checkpoints; None when it is shorter.
+    """Return twelve hex digits of a trajectory's first three checkpoints; None if it is shorter.
 
     Names of runs and suites are left out, so that a renamed copy is recognised; only the first
-    points go in, so that a run is recognised when only its beginning is given.
+    points count, so that a run is recognised by its beginning.
     """
     trained = trajectory.without_step_zero()
     if len(trained) < FINGERPRINT_POINTS:
@@ -27,8 +28,16 @@ def fingerprint(trajectory: Trajectory) -> str | None:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
+def fingerprints(trajectories: Sequence[Trajectory]) -> dict[str, list[str]]:
+    """Map `family/run` to the sorted fingerprints of its trajectories."""
+    return {
+        "/".join(run): sorted({m for t in members if (m := fingerprint(t)) is not None})
+        for run, members in sorted(_by_run(trajectories).items(), key=lambda i: "/".join(i[0]))
+    }
+
+
 def share_trained_on(trajectories: Sequence[Trajectory], marks: frozenset[str]) -> float:
-    """The share of trajectories whose fingerprint is among `marks`; 0 where none has one."""
+    """Return the share of trajectories whose fingerprint is among `marks`; 0 if none has one."""
     known = [m in marks for t in trajectories if (m := fingerprint(t)) is not None]
     return sum(known) / len(known) if known else 0.0
 
@@ -36,31 +45,27 @@ def share_trained_on(trajectories: Sequence[Trajectory], marks: frozenset[str]) 
 def runs_trained_on(
     seen_share: Callable[[Sequence[Trajectory]], float], trajectories: Sequence[Trajectory]
 ) -> frozenset[RunGroup]:
-    """Run groups most of whose trajectories were learnt from; flat ones coincide, so not any.
+    """Return the run groups that a forecaster was trained on, by most of their trajectories.
+
+    A single one is not enough: flat trajectories of different runs coincide.
 
     Args:
-        seen_share: of a forecaster, the share of trajectories that it was trained on.
-        trajectories: of any runs.
+        seen_share: the forecaster's method: share of trajectories that it was trained on.
+        trajectories: trajectories of any runs.
     """
-    by_run: dict[RunGroup, list[Trajectory]] = {}
-    for trajectory in trajectories:
-        by_run.setdefault(trajectory.run_group, []).append(trajectory)
+    by_run = _by_run(trajectories)
     return frozenset(run for run, members in by_run.items() if seen_share(members) > SEEN_SHARE)
 
 
-def fingerprints(trajectories: Sequence[Trajectory]) -> dict[str, list[str]]:
-    """`family/run` -> sorted fingerprints of its trajectories."""
-    found: dict[str, set[str]] = {}
+def _by_run(trajectories: Sequence[Trajectory]) -> dict[RunGroup, list[Trajectory]]:
+    by_run: dict[RunGroup, list[Trajectory]] = defaultdict(list)
     for trajectory in trajectories:
-        of_run = found.setdefault("/".join(trajectory.run_group), set())
-        mark = fingerprint(trajectory)
-        if mark is not None:
-            of_run.add(mark)
-    return {run: sorted(marks) for run, marks in sorted(found.items())}
+        by_run[trajectory.run_group].append(trajectory)
+    return by_run
 
 
 def data_digest(trajectories: Sequence[Trajectory]) -> str:
-    """Sixteen hex digits of every checkpoint and accuracy, by which results name their data."""
+    """Return sixteen hex digits of all accuracies, which identify the data of a result."""
     digest = hashlib.sha256()
     for trajectory in trajectories:
         digest.update(repr((trajectory.family, *trajectory.key)).encode())

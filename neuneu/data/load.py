@@ -1,4 +1,4 @@
-"""Loads tables and stores as trajectories: the one way in, for commands, jobs and Python."""
+"""Loading of tables and stores as trajectories, for commands, jobs and the Python API alike."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ a mapping of column names to sequences or NumPy arrays; a sequence of row mappin
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Trajectories and what came with them.
+    """Trajectories with their losses, items and reference runs.
 
     `losses` is the loss table (`schemas.LOSSES`). `items` maps (task, metric) to its number of
-    items, where the task table says so. `reference` holds further finished runs. `notes` say what
-    was recognised in the tables or assumed where they left something out.
+    items, where the task table gives it. `reference` holds further finished runs. `notes` list
+    what was recognised in the tables, and what was assumed where they left something out.
     """
 
     trajectories: list[Trajectory]
@@ -47,14 +47,14 @@ class Dataset:
 
     @cached_property
     def token_losses(self) -> TokenLossTable | None:
-        """Losses word by word or token by token, read from their store on first use."""
+        """Losses per word or token, read from their store on first use."""
         if self.token_loss_store is None:
             return None
         return TokenLossTable.from_table(self.token_loss_store.token_losses())
 
     @cached_property
     def digest(self) -> str:
-        """A short hash of the trajectories, so that results can name their data."""
+        """Hash that identifies the trajectories in results."""
         return data_digest(self.trajectories)
 
 
@@ -68,15 +68,15 @@ def load_dataset(
     token_losses: str | Path | None = None,
     log_notes: bool = True,
 ) -> Dataset:
-    """Reads tables, fills in what they leave out, and checks them.
+    """Read tables or stores, fill in what they leave out, and check them.
 
     Args:
-        accuracies: evaluations, one a row (`schemas.ACCURACIES`), or a store.
+        accuracies: evaluations, one per row (`schemas.ACCURACIES`), or a store.
         losses: validation losses of these runs; a store brings its own.
         tasks: the task table (chance, base tasks, groups, items); a store brings its own.
         reference: accuracies of further finished runs.
         reference_losses: validation losses of the reference runs.
-        token_losses: a store with losses word by word; by default that of `accuracies`.
+        token_losses: a store with losses per word; by default that of `accuracies`.
         log_notes: whether to log the notes as warnings.
 
     Raises:
@@ -127,10 +127,10 @@ def _load(
 
 
 def load_table(table: Table, schema: pa.Schema, *, name: str) -> TableFile:
-    """Reads a table, fills in what an accuracy table leaves out, and checks it.
+    """Read a table, fill in what an accuracy table leaves out, and check it.
 
     Args:
-        table: see `Table`; no store.
+        table: see `Table`, but not a store.
         schema: `schemas.ACCURACIES`, `LOSSES` or `TASKS`.
         name: what messages call a table from memory.
 
@@ -145,10 +145,10 @@ def load_table(table: Table, schema: pa.Schema, *, name: str) -> TableFile:
 
 
 def read_table(table: Table, *, name: str) -> TableFile:
-    """Reads a file, or takes a table from memory, without checking its columns.
+    """Read a file, or convert a table from memory, without checking its columns.
 
     Raises:
-        UserError: a file that cannot be read, or something that is no table.
+        UserError: a file that cannot be read, or something that is not a table.
     """
     if isinstance(table, str | Path):
         return read_file(table)

@@ -1,4 +1,4 @@
-"""Quantile levels and the one pinball loss that training, calibration and evaluation share."""
+"""Quantile levels, and the pinball loss shared by training, calibration and evaluation."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,9 +17,9 @@ MEDIAN: Final = 0.5
 
 
 def common_levels(levels: Sequence[float]) -> list[int]:
-    """Places of the published levels, by which networks of different levels are compared.
+    """Return the indices of the published levels, on which networks are compared.
 
-    All places where a network lacks one of them.
+    If a network lacks one of them, the indices of all its levels.
     """
     if not set(PAPER_LEVELS) <= set(levels):
         return list(range(len(levels)))
@@ -27,14 +27,14 @@ def common_levels(levels: Sequence[float]) -> list[int]:
 
 
 def column(level: float) -> str:
-    """The forecasts column of a level: 0.05 -> `q0.05`."""
+    """Return the forecasts column of a level: 0.05 -> `q0.05`."""
     return f"q{level:g}"
 
 
 def pinball_torch(
     predicted_BQ: torch.Tensor, target_B: torch.Tensor, levels_Q: torch.Tensor
 ) -> torch.Tensor:
-    """Pinball loss of each prediction and level, shape (B, Q); Koenker and Bassett (1978).
+    """Return the pinball loss (B, Q) of each prediction and level; Koenker and Bassett (1978).
 
     loss = max(level * (y - q), (level - 1) * (y - q)), in the unit of the target.
     """

@@ -1,10 +1,11 @@
-"""Ranking accuracy: does a forecast order two runs on a task as their finals do?
+"""Ranking accuracy: whether a forecast orders two runs on a task as their finals do.
 
-A run's final is the mean of its last three checkpoints. Its noise is that of one checkpoint: the
-standard error of the task's items, else the scatter of the curve, else the standard deviation of
-the last three. A pair counts when both runs have the same suite, task, metric and shots, and
-their finals differ by more than twice their joint noise (root of the sum of squares): a
-difference that a reader would call real. Shapes: N items, T trajectories, P pairs.
+The final of a run is the mean of its last three checkpoints. Its noise is that of one checkpoint:
+the standard error of the task's items, else the scatter of the trajectory, else the standard
+deviation of the last three. A pair counts if both runs have the same suite, task, metric and shots,
+and their finals differ by more than twice their joint noise (root of the sum of squares).
+
+Shapes: N items, T trajectories, P pairs.
 """
 
 import itertools
@@ -22,14 +23,14 @@ MIN_SCATTER: Final = 10
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Finals:
-    """Final accuracy and noise of T trajectories; NaN where fewer than three targets exist."""
+    """Final accuracy and noise of T trajectories; NaN for fewer than three targets."""
 
     final: FloatArray
     noise: FloatArray
 
 
 def value_noise(trajectory: Trajectory) -> float:
-    """Standard deviation of one of its accuracies; NaN where neither is known.
+    """Return the standard deviation of a single accuracy; NaN where it is unknown.
 
     The mean known standard error of the last three checkpoints, else the root mean square of
     pseudo-residuals: how far a point lies from the line between its neighbours (Gasser, Sroka and
@@ -51,7 +52,7 @@ def value_noise(trajectory: Trajectory) -> float:
 def finals(
     y: FloatArray, starts: IntArray, stops: IntArray, known_noise: FloatArray | None = None
 ) -> Finals:
-    """Finals of trajectories that are the slices starts[i]:stops[i] of y (N,), in token order.
+    """Return the finals of trajectories: slices starts[i]:stops[i] of y (N,), in token order.
 
     Args:
         y: accuracies.
@@ -70,16 +71,16 @@ def finals(
     return Finals(final=final, noise=noise)
 
 
-def comparable_pairs(truth: Finals, cell: IntArray, group: IntArray) -> tuple[IntArray, IntArray]:
-    """Indices (P,), (P,) of trajectories to compare: same cell, other run, a real difference.
+def comparable_pairs(truth: Finals, kind: IntArray, group: IntArray) -> tuple[IntArray, IntArray]:
+    """Return indices (P,), (P,) of pairs to compare: same kind, different runs, a real difference.
 
     Args:
         truth: finals of the T trajectories.
-        cell: (T,) code of what must be equal: suite, task, metric, shots, and fold.
-        group: (T,) run group; two trajectories of one run are not compared.
+        kind: (T,) code of what must be equal: suite, task, metric, shots and fold.
+        group: (T,) run group; trajectories of one run are not compared with each other.
     """
-    order = np.argsort(cell, kind="stable")
-    bounds = np.flatnonzero(np.diff(cell[order], prepend=-1, append=-1))
+    order = np.argsort(kind, kind="stable")
+    bounds = np.flatnonzero(np.diff(kind[order], prepend=-1, append=-1))
     firsts, seconds = [], []
     for start, stop in itertools.pairwise(bounds):
         members = order[start:stop]
@@ -91,7 +92,7 @@ def comparable_pairs(truth: Finals, cell: IntArray, group: IntArray) -> tuple[In
     i, j = np.concatenate(firsts), np.concatenate(seconds)
     joint_noise = np.hypot(truth.noise[i], truth.noise[j])
     difference = np.abs(truth.final[i] - truth.final[j])
-    # NaN compares false, so that a final that does not exist is in no pair.
+    # NaN compares false: a missing final is in no pair.
     real = (difference > NOISE_MULTIPLE * joint_noise) & (group[i] != group[j])
     return i[real].astype(np.int64), j[real].astype(np.int64)
 
@@ -99,7 +100,7 @@ def comparable_pairs(truth: Finals, cell: IntArray, group: IntArray) -> tuple[In
 def pair_scores(
     truth: Finals, forecast: FloatArray, first: IntArray, second: IntArray
 ) -> FloatArray:
-    """1 for a pair ordered rightly, 0 wrongly, 0.5 for a tie, NaN where one is unanswered; (P,).
+    """Score pairs (P,): 1 if ordered correctly, 0 if not, 0.5 for a tie, NaN without a forecast.
 
     Args:
         truth: finals of the T trajectories.

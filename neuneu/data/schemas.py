@@ -1,6 +1,6 @@
-"""The data contract: one pyarrow schema a table, and the validation of a table on entry.
+"""The data contract: a pyarrow schema per table, and the validation of tables on entry.
 
-Tidy tables, one observation a row. `docs/data-contract.md` explains the columns.
+Tables are tidy, one observation per row. `docs/data-contract.md` explains the columns.
 """
 
 import difflib
@@ -52,7 +52,7 @@ ACCURACIES: Final = _schema(
 LOSSES: Final = _schema(
     _RUN, _POSITION, _fields(_TEXT, "name", "metric"), _fields(_NUMBER, "value")
 )
-"""One mean validation loss of one checkpoint. `cross_entropy_loss` is in nats a token."""
+"""One mean validation loss of one checkpoint. `cross_entropy_loss` is in nats per token."""
 
 TASKS: Final = _schema(
     _fields(_TEXT, "task", "metric", "base_task", "format", "split", "group"),
@@ -104,20 +104,32 @@ FORECASTS: Final = _schema(
 
 _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__|Unnamed: 0")
 _OPTIONAL: Final = frozenset({"stderr", "planned_tokens", "revision", "error"})
-_OTHER_NAMES: Final = {
-    "accuracy": "value", "acc": "value", "score": "value", "metric_value": "value",
-    "model": "run", "model_name": "run", "name": "run", "benchmark": "task", "dataset": "task",
-    "parameters": "params", "n_params": "params", "size": "params", "iteration": "step",
-    "global_step": "step", "checkpoint": "step", "tokens_seen": "tokens", "shots": "num_fewshot",
-    "compute": "flops",
-}  # fmt: skip
-"""What others call our columns."""
+SYNONYMS: Final = {
+    "run": "run model model_name run_name name",
+    "step": "step steps global_step training_step train_step checkpoint iteration",
+    "tokens": "tokens tokens_seen train_tokens training_tokens total_tokens",
+    "flops": "flops train_flops compute",
+    "params": "params parameters n_params num_params model_size",
+    "task": "task task_name benchmark dataset eval",
+    "metric": "metric metric_name",
+    "value": "value score accuracy acc result",
+    "stderr": "stderr standard_error acc_stderr se",
+    "num_fewshot": "num_fewshot shots num_shots n_shot fewshot n_shots",
+    "family": "family model_family",
+    "suite": "suite",
+    "planned_tokens": "planned_tokens",
+}
+"""Our columns, and what others call them: in any case, with spaces or hyphens for underscores."""
+_HINTS: Final = {name: ours for ours, names in SYNONYMS.items() for name in names.split()} | {
+    "metric_value": "value",
+    "size": "params",
+}
 
 TRAJECTORY_KEY: Final = ("suite", "run", "num_fewshot", "task", "metric")
 
 
 def conform(table: pa.Table, schema: pa.Schema, *, name: str, partial: bool = False) -> pa.Table:
-    """Casts a table to `schema`; columns that the schema lets be null may be absent.
+    """Cast a table to `schema`; columns that may be null may be absent.
 
     An index column that pandas wrote is dropped.
 
@@ -125,7 +137,7 @@ def conform(table: pa.Table, schema: pa.Schema, *, name: str, partial: bool = Fa
         table: any table.
         schema: one of this module's schemas.
         name: what messages call the table, such as its file name.
-        partial: whether any column may be absent; the result then lacks it, too.
+        partial: whether any column may be absent, also in the result.
 
     Raises:
         DataError: unknown, repeated or missing columns, or a value that does not fit its type.
@@ -161,7 +173,7 @@ def conform(table: pa.Table, schema: pa.Schema, *, name: str, partial: bool = Fa
 
 
 def validate_accuracies(table: pa.Table, *, name: str) -> pa.Table:
-    """Conforms an accuracy table and checks its values; returns it sorted by trajectory, tokens.
+    """Conform an accuracy table, check its values, and sort it by trajectory and tokens.
 
     Raises:
         DataError: with the row: something missing or not finite, a value outside [0, 1], tokens
@@ -178,7 +190,7 @@ def validate_accuracies(table: pa.Table, *, name: str) -> pa.Table:
 
 
 def validate(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
-    """Conforms a table of `schema` that came from outside, and checks its values.
+    """Conform a table from outside to `schema`, and check its values.
 
     Raises:
         DataError: a table that breaks the contract, with the row.
@@ -193,9 +205,14 @@ def validate(table: pa.Table, schema: pa.Schema, *, name: str) -> pa.Table:
     return table
 
 
+def plain_name(column: str) -> str:
+    """Return a column's name in lower case, with underscores, as `SYNONYMS` has it."""
+    return column.strip().lower().replace(" ", "_").replace("-", "_")
+
+
 def _nearest(column: str, free: Sequence[str]) -> str | None:
-    plain = column.strip().lower().replace(" ", "_").replace("-", "_")
-    near = [plain, _OTHER_NAMES.get(plain), *difflib.get_close_matches(plain, free, n=1)]
+    plain = plain_name(column)
+    near = [plain, _HINTS.get(plain), *difflib.get_close_matches(plain, free, n=1)]
     return next((name for name in near if name in free), None)
 
 
@@ -211,7 +228,7 @@ def trajectory_starts(table: pa.Table) -> npt.NDArray[np.int64]:
 
 
 def check_version(schema: pa.Schema, *, name: str) -> None:
-    """Refuses a parquet file that another version of the contract wrote.
+    """Refuse a parquet file written by another version of the contract.
 
     Raises:
         DataError: the file carries a version, and it is not `SCHEMA_VERSION`.

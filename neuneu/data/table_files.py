@@ -29,7 +29,7 @@ from neuneu.data.store.store import META
 MAX_ROWS: Final = 50_000_000
 MAX_COLUMNS: Final = 1000
 MAX_BYTES: Final = 1_000_000_000
-"""Larger texts are refused: they are read whole. As parquet the same rows are far smaller."""
+"""Larger texts are refused, as they are read whole; as parquet the same rows are far smaller."""
 
 DELIMITERS: Final = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _SUFFIXES: Final = (".parquet", ".pq", ".csv", ".tsv", ".txt")
@@ -61,10 +61,10 @@ def is_folder(location: str | Path) -> bool:
 
 
 def check_store(location: str | Path) -> None:
-    """Checks that a folder, if it is local, is a store.
+    """Check that a folder, if it is local, is a store.
 
     Raises:
-        UserError: it is none; the tables in it are named.
+        UserError: it is not; the message names the tables in it.
     """
     folder = Path(location)
     if "://" not in str(location) and not (folder / META).exists():
@@ -72,7 +72,7 @@ def check_store(location: str | Path) -> None:
 
 
 def read_file(location: str | Path) -> TableFile:
-    """Reads a parquet or CSV file, local or `s3://`, without checking its columns.
+    """Read a parquet or CSV file, local or `s3://`, without checking its columns.
 
     Raises:
         UserError: no such file, another kind of file, or one that is damaged or too large.
@@ -112,7 +112,7 @@ def _read_file(path: Path, name: str) -> TableFile:
 
 
 def read_local(path: Path, *, name: str, limited: bool = True) -> TableFile:
-    """Reads a local parquet or CSV file, whatever its suffix.
+    """Read a local parquet or CSV file, whatever its suffix.
 
     Args:
         path: the file.
@@ -186,8 +186,8 @@ def _read_parquet(path: Path, name: str, *, limited: bool) -> pa.Table:
 
 def _too_wide(name: str, count: int) -> str:
     return (
-        f"{name}: expected one evaluation a row (run, task, step, value), found {count:,} columns; "
-        "make rows of them (`neuneu import --wide`)."
+        f"{name}: expected one evaluation per row (run, task, step, value), found {count:,} "
+        "columns; make rows of them (`neuneu import --wide`)."
     )
 
 

@@ -32,7 +32,7 @@ class Trajectory:
 
     `steps` (n,) int64; `tokens`, `flops`, `values` (accuracy in [0, 1]) and `stderrs` (NaN where
     unknown) (n,) float64. `losses` maps a validation set's name to (n,) float64 mean losses in
-    nats a token, NaN where a checkpoint has none. `chance` and `base_task` come from the task
+    nats per token, NaN where a checkpoint has none. `chance` and `base_task` come from the task
     table; chance is None where unknown.
     """
 
@@ -65,17 +65,17 @@ class Trajectory:
 
     @property
     def run_group(self) -> RunGroup:
-        """(family, run): all suites, shots and metrics of one training; the unit of splits."""
+        """(family, run): the unit of splits and of calibration."""
         return (self.family, self.run)
 
     def slice(self, start: int, stop: int) -> "Trajectory":
-        """The checkpoints start .. stop - 1, with everything else unchanged."""
+        """Keep the checkpoints start .. stop - 1 and everything else."""
         arrays: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _ARRAYS}
         losses = {name: values[start:stop] for name, values in self.losses.items()}
         return replace(self, **arrays, losses=losses)
 
     def without_step_zero(self) -> "Trajectory":
-        """Drops the untrained checkpoint, which no protocol uses."""
+        """Drop the untrained checkpoint, which no protocol uses."""
         return self.slice(1, len(self)) if len(self) and self.steps[0] == 0 else self
 
 
@@ -173,7 +173,7 @@ class TokenLossTable:
 
     @classmethod
     def from_table(cls, table: pa.Table) -> "TokenLossTable | None":
-        """Reads `schemas.TOKEN_LOSSES`; None when it is empty.
+        """Read `schemas.TOKEN_LOSSES`; None if it is empty.
 
         Raises:
             DataError: rows of different corpora, units or lengths, which cannot be aligned.
@@ -187,7 +187,7 @@ class TokenLossTable:
         if len(kinds) != 1:
             raise DataError(f"token losses: expected one corpus, unit and length, found {kinds}.")
         (corpus_hash, unit, _, count) = kinds.pop()
-        # By chunks: one list array holds at most 2^31 values, 8,300 checkpoints of 256,000 words.
+        # By chunks: a list array holds at most 2^31 values, 8,300 checkpoints of 256,000 words.
         flat = np.concatenate(
             [
                 chunk.flatten().to_numpy(zero_copy_only=False)

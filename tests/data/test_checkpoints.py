@@ -35,7 +35,7 @@ def test_list_local_sorts_by_step_and_skips_unfinished(tmp_path: Path) -> None:
 def test_list_local_same_checkpoint_twice_is_refused(tmp_path: Path) -> None:
     make(tmp_path / "a", 3)
     make(tmp_path / "b", 3)
-    with pytest.raises(DataError, match=r"stands in .*a and in .*b"):
+    with pytest.raises(DataError, match=r"is in both .*a and .*b"):
         list_local(tmp_path)
 
 

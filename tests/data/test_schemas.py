@@ -37,7 +37,7 @@ def test_validate_accuracies_sorts_by_trajectory_and_tokens() -> None:
     [
         ([accuracy(value=45.0)], r"row 0: value is 45; expected a fraction"),
         ([accuracy(), accuracy(step=20, value=float("nan"))], r"row 1: value is missing or NaN"),
-        ([accuracy(), accuracy()], r"row 1: step 10 of run 'r', .* stands in row 0 already"),
+        ([accuracy(), accuracy()], r"row 1: step 10 of run 'r', .* is in row 0 already"),
         (
             [accuracy(), accuracy(step=20, tokens=5.0)],
             r"row 1: .* step 20 of .* has 5 tokens and step 10 has 10000 \(row 0\)",

@@ -159,7 +159,7 @@ def test_missing_repository_is_the_users_error(hub: HubServer) -> None:
 
 def test_same_step_twice_is_refused(hub: HubServer) -> None:
     fill(hub, "step1", "step01")
-    with pytest.raises(DataError, match=r"stands in hf://.*step0?1 and in hf://.*step0?1"):
+    with pytest.raises(DataError, match=r"is in both hf://.*step0?1 and hf://.*step0?1"):
         list_suite(suite())
 
 

@@ -1,4 +1,4 @@
-"""Any table of scores: long (a row a score) or wide (a column a task)."""
+"""Tables of scores: long (one row per score) or wide (one column per task)."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,33 +15,15 @@ from neuneu.data.importers.checkpoint_names import parse_checkpoint
 from neuneu.data.importers.protocol import Imported, ImportOptions
 from neuneu.data.importers.series import read_tag
 from neuneu.data.importers.wandb import is_export
-from neuneu.data.schemas import ACCURACIES
+from neuneu.data.schemas import ACCURACIES, SYNONYMS, plain_name
 from neuneu.data.table_files import read_header, read_local
 
-_SYNONYMS: Final = {
-    "run": ("run", "model", "model_name", "run_name", "name"),
-    "step": (
-        "step", "steps", "global_step", "training_step", "train_step", "checkpoint", "iteration",
-    ),
-    "tokens": ("tokens", "tokens_seen", "train_tokens", "training_tokens", "total_tokens"),
-    "flops": ("flops", "train_flops", "compute"),
-    "params": ("params", "parameters", "n_params", "num_params", "model_size"),
-    "task": ("task", "task_name", "benchmark", "dataset", "eval"),
-    "metric": ("metric", "metric_name"),
-    "value": ("value", "score", "accuracy", "acc", "result"),
-    "stderr": ("stderr", "standard_error", "acc_stderr", "se"),
-    "num_fewshot": ("num_fewshot", "shots", "num_shots", "n_shot", "fewshot", "n_shots"),
-    "family": ("family", "model_family"),
-    "suite": ("suite",),
-    "planned_tokens": ("planned_tokens",),
-}  # fmt: skip
-"""Ours, and theirs: spelt in any case, with spaces or hyphens for underscores."""
 _NO_SCORES: Final = re.compile(
     r"|lr|learning_rate|epochs?|seed|index|unnamed.*|time|runtime|wall_time|batch_size|grad_norm|rank"
     r"|.*(?:loss|perplexity|ppl|stderr|_se)",
     re.IGNORECASE,
 )
-"""Columns of a wide table that are no tasks."""
+"""Columns of a wide table that are not tasks."""
 _POSITIONS: Final = ("step", "tokens", "flops")
 _SUFFIXES: Final = (".csv", ".tsv", ".parquet")
 
@@ -80,7 +62,7 @@ class Columns:
         if "task" not in table.column_names:
             raise UserError(
                 f"{path}: expected a column task beside {found['value']!r}, found "
-                f"{theirs.column_names}; give --column task=NAME, or --wide for a column a task."
+                f"{theirs.column_names}; give --column task=NAME, or --wide."
             )
         empty = table.column("value").null_count
         if 0 < empty < table.num_rows:
@@ -93,7 +75,7 @@ class Columns:
 
 
 def _check_told_apart(table: pa.Table, others: Sequence[str], path: Path) -> None:
-    """Raises DataError where only columns that are left out tell rows apart."""
+    """Raises DataError if only columns that are left out distinguish rows."""
     keys = [name for name in ("run", "task", "metric", "num_fewshot") if name in table.column_names]
     keys += [name for name in _POSITIONS if name in table.column_names]
     counts = table.group_by(keys).aggregate([([], "count_all")])
@@ -112,10 +94,10 @@ def _renaming(found: Mapping[str, str]) -> list[str]:
 
 
 def _matched(names: Sequence[str], given: Mapping[str, str], path: Path) -> dict[str, str]:
-    """Their column for ours.
+    """Map our columns to theirs.
 
     Raises:
-        UserError: a mapping of a column that is not there, or to one that we do not have.
+        UserError: a mapping from a column that the table lacks, or to one that we do not have.
     """
     for ours, theirs in given.items():
         if ours not in ACCURACIES.names:
@@ -130,9 +112,9 @@ def _matched(names: Sequence[str], given: Mapping[str, str], path: Path) -> dict
     found = dict(given)
     spelt: dict[str, str] = {}
     for name in names:
-        spelt.setdefault(name.strip().lower().replace(" ", "_").replace("-", "_"), name)
-    for ours, synonyms in _SYNONYMS.items():
-        free = [spelt[s] for s in synonyms if s in spelt and spelt[s] not in found.values()]
+        spelt.setdefault(plain_name(name), name)
+    for ours, synonyms in SYNONYMS.items():
+        free = [spelt[s] for s in synonyms.split() if s in spelt and spelt[s] not in found.values()]
         if ours not in found and free:
             found[ours] = free[0]
     return found
@@ -183,7 +165,7 @@ def _with_positions(table: pa.Table, path: Path) -> tuple[pa.Table, list[str]]:
     columns |= {"run": pa.array(names), "step": pa.array([c.step for c in parsed])}
     if "tokens" not in columns and all(c.tokens is not None for c in parsed):
         columns["tokens"] = pa.array([c.tokens for c in parsed])
-    return pa.table(columns), ["steps are taken out of names"]
+    return pa.table(columns), ["steps are parsed from names"]
 
 
 def _as_step(text: str) -> str:
@@ -222,10 +204,10 @@ def _melted(
         parts.append(part.append_column("value", values.take(rows)))
     if not any(part.num_rows for part in parts):
         raise UserError(
-            f"{name}: expected a column value (--column value=NAME) or one column of numbers a "
-            f"task, found {theirs.column_names}."
+            f"{name}: expected a column value (--column value=NAME) or one column of numbers "
+            f"per task, found {theirs.column_names}."
         )
-    notes = [f"one column a task: {', '.join(n for n in others if n not in skipped)}"]
+    notes = [f"one column per task: {', '.join(n for n in others if n not in skipped)}"]
     if skipped:
         notes.append(f"columns left out: {', '.join(skipped)}")
     return pa.concat_tables(parts), notes

@@ -1,4 +1,4 @@
-"""Completes what a source contains to whole tables: options, defaults, validation."""
+"""Completion of imported tables: options, defaults, validation."""
 
 from typing import Any, Final
 
@@ -123,7 +123,7 @@ def _distinct_tokens(table: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
         repaired.append(str(run))
     if not repaired:
         return table, []
-    note = f"tokens do not tell all checkpoints apart, taken in proportion to steps: {repaired}"
+    note = f"tokens do not distinguish all checkpoints, taken in proportion to steps: {repaired}"
     return _with(table, "tokens", tokens), [note]
 
 

@@ -1,4 +1,4 @@
-"""The known formats, and which of them a file or folder is."""
+"""The known formats, and detection of the format of a file or folder."""
 
 from pathlib import Path
 from typing import Final
@@ -18,13 +18,13 @@ IMPORTERS: Final[tuple[Importer, ...]] = (
 
 
 def find_importer(path: Path, name: str | None) -> tuple[Importer, str]:
-    """The importer of a name or, without one, the only one that recognises the path.
+    """Find the importer by name or, without one, the only one that recognises the path.
 
     Returns:
-        It, and a sentence that says why.
+        The importer, and the reason in words.
 
     Raises:
-        UserError: no such path or format, none that fits, or several.
+        UserError: no such path or format, no format that fits, or several.
     """
     if not path.exists():
         raise UserError(f"{path}: expected a local file or folder, found none; check the path.")
@@ -32,7 +32,7 @@ def find_importer(path: Path, name: str | None) -> tuple[Importer, str]:
     if name is not None:
         if name not in known:
             raise UserError(f"--format {name!r}: expected one of {', '.join(known)}.")
-        return known[name], f"format {name}, as asked for"
+        return known[name], f"format {name}, as requested"
     reasons = {
         importer.name: reason
         for importer in IMPORTERS

@@ -41,10 +41,10 @@ def as_imported(
     tasks: Iterable[dict[str, Any]] = (),
     notes: Sequence[str] = (),
 ) -> Imported:
-    """Make tables of scores: the newest of each counts, and what is no accuracy is left out.
+    """Make tables of scores: the newest of each counts, and all but accuracies are left out.
 
     Args:
-        scores: anything that may be an accuracy.
+        scores: numbers that may be accuracies.
         options: options of the import.
         name: what messages call the source.
         losses: validation losses; their `task` is the name of the validation set.
@@ -68,7 +68,7 @@ def as_imported(
         where = examples(score.source for score in scores)
         raise UserError(
             f"{name}: no step found in the names of models, revisions and folders ({where}); "
-            "expected such as step1000, checkpoint-500 or tokens4B. Give --step-from REGEX."
+            "expected names such as step1000, checkpoint-500 or tokens4B. Give --step-from REGEX."
         )
     if len(placed) < len(finite):
         where = examples(score.source for score in finite if not score.checkpoint.has_position)

@@ -69,7 +69,7 @@ def test_a_wide_table_has_a_column_a_task(tmp_path: Path) -> None:
         ("m", "piqa", "acc", 200, 0.6),
     ]
     assert any(
-        "one column a task: hellaswag_acc_norm, piqa" in n for n in import_results(path).notes
+        "one column per task: hellaswag_acc_norm, piqa" in n for n in import_results(path).notes
     )
 
 
