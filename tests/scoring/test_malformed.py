@@ -143,27 +143,39 @@ OF_FILES: dict[str, tuple[Damage, str]] = {
     "needs a package": (config(model_type="timm_wrapper"), "config.json: "),
     "offsets are texts": (
         header(lambda raw: raw[NORM].update(data_offsets=["0", "256"])),
-        "expected dtype, shape and",
+        r'safetensors \(.*invalid type: string "0"',
     ),
     "offsets are mixed": (
         header(lambda raw: raw[NORM].update(data_offsets=[0, "x"])),
-        "expected dtype, shape and",
+        r'safetensors \(.*invalid type: string "x"',
     ),
     "offset is missing": (
         header(lambda raw: raw[NORM].update(data_offsets=[0])),
-        "expected dtype, shape and",
+        r"safetensors \(.*invalid length 1",
     ),
     "offsets overlap": (
         header(lambda raw: raw[NORM].update(data_offsets=[0, 256])),
-        "lies at bytes 0 to 81920; expected 81920 bytes from 256",
+        r"safetensors \(.*invalid offset for tensor",
     ),
-    "shape is negative": (header(lambda raw: raw[NORM].update(shape=[-64])), "expected dtype, sha"),
-    "shape is huge": (header(lambda raw: raw[NORM].update(shape=[2**62, 2**62])), "lies at bytes"),
-    "type is null": (header(lambda raw: raw[NORM].update(dtype=None)), "expected dtype, shape and"),
-    "tensor is a list": (header(lambda raw: raw.update({NORM: []})), "expected dtype, shape and"),
-    "header is a list": (raw_header(b"[]"), "header: expected a mapping, found list"),
-    "header is nested": (raw_header(DEEP.encode()), "header: cannot be read as JSON"),
-    "header is not UTF-8": (raw_header(b'{"\xff": 1}'), "header: cannot be read as JSON"),
+    "shape is negative": (
+        header(lambda raw: raw[NORM].update(shape=[-64])),
+        r"safetensors \(.*invalid value: integer `-64`",
+    ),
+    "shape is huge": (
+        header(lambda raw: raw[NORM].update(shape=[2**62, 2**62])),
+        r"safetensors \(.*overflow",
+    ),
+    "type is null": (
+        header(lambda raw: raw[NORM].update(dtype=None)),
+        r"safetensors \(.*invalid type: null",
+    ),
+    "tensor is a list": (
+        header(lambda raw: raw.update({NORM: []})),
+        r"safetensors \(.*invalid length 0",
+    ),
+    "header is a list": (raw_header(b"[]"), r"safetensors \(.*invalid type: sequence"),
+    "header is nested": (raw_header(DEEP.encode()), r"safetensors \(.*invalid type: sequence"),
+    "header is not UTF-8": (raw_header(b'{"\xff": 1}'), r"safetensors \(.*invalid UTF-8"),
     "weights are a folder": (replaced("model.safetensors", Path.mkdir), "expected a regular file"),
     "weights are a pipe": (replaced("model.safetensors", os.mkfifo), "expected a regular file"),
     "weights link to themselves": (replaced("model.safetensors", to_itself), "a regular file"),
@@ -177,7 +189,10 @@ OF_FILES: dict[str, tuple[Damage, str]] = {
     "index is empty": (index({"weight_map": {}}), "expected the weight files"),
 }
 OF_TOKENIZER: dict[str, tuple[Damage, str]] = {
-    "tokenizer is a list": (text("tokenizer.json", "[]"), "expected a tokenizer with a vocabulary"),
+    "tokenizer is a list": (
+        text("tokenizer.json", "[]"),
+        r"tokenizer.json: cannot be loaded \(.*invalid type: sequence",
+    ),
     "tokenizer is nested": (text("tokenizer.json", DEEP), "tokenizer.json: cannot be read as JSON"),
     "merges are broken": (
         edited("tokenizer.json", lambda raw: raw["model"].update(merges=[["q", "zz"]])),
@@ -189,19 +204,19 @@ OF_TOKENIZER: dict[str, tuple[Damage, str]] = {
     ),
     "id is a text": (
         edited("tokenizer.json", lambda raw: raw["model"]["vocab"].update(a="1")),
-        "token 'a' has the id 1",
+        r'tokenizer.json: cannot be loaded \(.*invalid type: string "1"',
     ),
     "id is infinite": (
         edited("tokenizer.json", lambda raw: raw["model"]["vocab"].update(a=float("inf"))),
-        "token 'a' has the id inf",
+        "tokenizer.json: cannot be loaded",
     ),
     "id is negative": (
         edited("tokenizer.json", lambda raw: raw["model"]["vocab"].update(a=-1)),
-        "token 'a' has the id -1",
+        r"tokenizer.json: cannot be loaded \(.*invalid value: integer `-1`",
     ),
     "vocabulary of numbers": (
         edited("tokenizer.json", lambda raw: raw["model"].update(vocab=[1, 2])),
-        "expected a tokenizer with a vocabulary",
+        r"tokenizer.json: cannot be loaded \(.*invalid type: sequence, expected a map",
     ),
     "pre-tokenizer is unknown": (
         edited("tokenizer.json", lambda raw: raw["pre_tokenizer"].update(type="Nonsense")),

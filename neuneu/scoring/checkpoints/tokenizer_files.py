@@ -94,31 +94,13 @@ def hash_tokenizer(files: Mapping[str, bytes]) -> str:
 def _token_ids(content: bytes) -> Mapping[str, int]:
     from tokenizers import Tokenizer
 
-    raw = parse_json(content, "tokenizer.json")
+    parse_json(content, "tokenizer.json")
     try:
-        vocab = raw["model"]["vocab"]
-        if isinstance(vocab, list):
-            vocab = {piece: i for i, (piece, _) in enumerate(vocab)}
-        ids = vocab | {token["content"]: token["id"] for token in raw.get("added_tokens") or []}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            "tokenizer.json: expected a tokenizer with a vocabulary, found "
-            f"{type(error).__name__}: {one_line(error)}."
-        ) from error
-    for name, value in ids.items():
-        if type(value) is not int or value < 0:
-            raise CheckpointError(
-                f"tokenizer.json: token {name!r} has the id {str(value)[:40]}; expected a "
-                "whole number of at least 0."
-            )
-    try:
-        # As an engine would; only native code finds broken merges.
-        Tokenizer.from_buffer(content)
+        return Tokenizer.from_buffer(content).get_vocab(with_added_tokens=True)
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of native code is no Exception
         raise CheckpointError(f"tokenizer.json: cannot be loaded ({one_line(error)}).") from error
-    return ids
 
 
 def _read_settings(files: Mapping[str, bytes]) -> dict[str, Any]:
