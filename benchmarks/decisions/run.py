@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from run_splits import SPLITS
 
+from neuneu.core.config import config_to_dict
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
 from neuneu.data.load import load_dataset
@@ -395,7 +396,7 @@ def main() -> None:
         "data_digest": folds.digest, "split": SPLIT, "cpus": os.cpu_count(),
         "python": platform.python_version(), "torch": torch.__version__, "samples": SAMPLES,
         "folds": [["/".join(group) for group in fold] for fold in folds.folds],
-        "joint": [joint.to_json() for joint in joints], "contexts": {},
+        "joint": [config_to_dict(joint) for joint in joints], "contexts": {},
     }  # fmt: skip
     for share in CONTEXTS:
         with stage(f"from {share:g} of the checkpoints", 1) as bar:

@@ -4,20 +4,21 @@ Forecasts of one run share its fate: a hundred tasks of one run are not a hundre
 So a run has one unit of weight, shared by its trajectories and by their targets, and the test
 run one more unit at infinity, as in split conformal prediction for two-layer hierarchies (Dunn,
 Wasserman and Ramdas 2022, arXiv 1809.07441; the pooled variant). Each tail is adjusted alone, in
-units of the band's width (conformalised quantile regression, Romano et al. 2019, arXiv
-1905.03222), so that a level q is exceeded from below by a share q of outcomes.
+units of the interval's width (conformalised quantile regression, Romano et al. 2019, arXiv
+1905.03222), so that a share q of outcomes lies below the quantile of level q.
 
-What is promised with the surcharge of one more run: a run drawn like the calibration runs is
-covered at least at the stated rate on average over runs. Without it the rate is that of the
-calibration runs themselves, which is what the shipped forecaster uses: with some forty runs the
-surcharge would make an 80 % band hold 84 %. Nothing is promised for a new family, for sizes
-beyond those seen, or from fewer than ten runs; answers say so.
+With the surcharge of one more run, a run drawn like the calibration runs is covered at least at
+the stated rate, on average over runs (the finite-sample correction of split conformal
+prediction). Without it, coverage is that of the calibration runs themselves. The shipped
+forecaster goes without: with some forty runs the surcharge would turn an 80 % interval into one
+that covers 84 %. Nothing is guaranteed for a new family, for larger models than those in the
+calibration set, or from fewer than ten runs; answers carry a warning then.
 Shapes: N targets, Q levels.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -28,20 +29,21 @@ from neuneu.data.trajectories import FloatArray, IntArray
 from neuneu.forecasters.warnings import Warning
 
 MIN_RUNS: Final = 10
-"""Groups of fewer runs use the pooled adjustment."""
+"""Groups of fewer runs use the pooled adjustment: a 10 % tail takes ten runs to hold one."""
 
 SMALLEST_WIDTH: Final = 0.004
-"""Bands narrower than this share their unit: four tenths of a point."""
+"""Unit of narrower intervals: four tenths of a point. A score must not grow without bound where a
+forecast is nearly certain, as on a task that stays at 0."""
 
 POOLED: Final = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupAdjustment:
-    """Shifts of a group's quantiles away from the median, in widths; one for each level.
+    """Shifts of a group's quantiles away from the median, in widths, one for each level.
 
-    `n_runs` is how many runs they rest on. `reached` is false for a level that so few runs
-    cannot support; its shift is then the largest that was seen.
+    They rest on `n_runs` runs. `reached` is false for a level that too few runs support; its
+    shift is then the largest score of the group.
     """
 
     shifts: tuple[float, ...]
@@ -51,11 +53,7 @@ class GroupAdjustment:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Adjustments by group, and what they were learnt on.
-
-    `groups` always holds `all`. `families` and `largest_params` say which runs the calibration
-    set had.
-    """
+    """Adjustments by group, always with `all`; `families` and `largest_params` of their runs."""
 
     levels: tuple[float, ...]
     groups: Mapping[str, GroupAdjustment]
@@ -63,12 +61,12 @@ class Calibration:
     largest_params: float
 
     def group(self, name: str) -> str:
-        """The group that is used for `name`: itself, or `all` where it has too few runs."""
+        """The group to use for `name`: itself, or `all` where it has too few runs."""
         found = self.groups.get(name)
         return name if found is not None and found.n_runs >= MIN_RUNS else POOLED
 
     def apply(self, quantiles_NQ: FloatArray, names: Sequence[str]) -> FloatArray:
-        """Adjusted quantiles (N, Q) in [0, 1], non-decreasing; the median stays.
+        """Adjusts quantiles (N, Q): in [0, 1], non-decreasing, with the same median.
 
         Args:
             quantiles_NQ: at this calibration's levels.
@@ -84,7 +82,7 @@ class Calibration:
         side = np.sign(np.array(self.levels) - MEDIAN)
         moved = quantiles_NQ + side * shifts[row] * width
         middle = self.levels.index(MEDIAN)
-        # Away from the median, so that no adjustment crosses it or another.
+        # Groups are adjusted level by level, so shifted levels may cross; the outer one gives way.
         moved[:, middle:] = np.maximum.accumulate(moved[:, middle:], axis=1)
         moved[:, : middle + 1] = np.minimum.accumulate(moved[:, middle::-1], axis=1)[:, ::-1]
         return np.clip(moved, 0.0, 1.0)
@@ -107,47 +105,13 @@ class Calibration:
             found.append(Warning("few-calibration-runs", text))
         return found
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON types; `Calibration.from_json` reads them."""
-        return {
-            "levels": list(self.levels),
-            "groups": {
-                name: {"shifts": list(g.shifts), "reached": list(g.reached), "n_runs": g.n_runs}
-                for name, g in self.groups.items()
-            },
-            "families": list(self.families),
-            "largest_params": self.largest_params,
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Calibration":
-        """What `to_json` gave.
-
-        Raises:
-            DataError: something else.
-        """
-        try:
-            return cls(
-                levels=tuple(record["levels"]),
-                groups={
-                    name: GroupAdjustment(
-                        shifts=tuple(g["shifts"]), reached=tuple(g["reached"]), n_runs=g["n_runs"]
-                    )
-                    for name, g in record["groups"].items()
-                },
-                families=tuple(record["families"]),
-                largest_params=float(record["largest_params"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"not a calibration: {error}.") from error
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CalibrationSet:
-    """N forecasts of runs whose outcomes are known and that the forecaster had not learnt from.
+    """N forecasts of runs that the forecaster was not trained on, and their outcomes.
 
-    `quantiles` (N, Q); `outcomes` (N,); `runs` and `trajectories` (N,) codes, a trajectory
-    belongs to one run; `groups` (N,) names.
+    `quantiles` (N, Q); `outcomes` (N,); `runs` and `trajectories` (N,) codes, each trajectory of
+    one run; `groups` (N,) names.
     """
 
     quantiles: FloatArray
@@ -165,15 +129,15 @@ def calibrate(
     largest_params: float,
     surcharge: bool = True,
 ) -> Calibration:
-    """Learns the adjustments of every group and of all together.
+    """Computes the adjustments of every group and of all together.
 
     Args:
         known: forecasts with outcomes.
         levels: of their columns.
         families: of the runs.
         largest_params: of the runs.
-        surcharge: count the run to be forecast as one more, of unbounded score, so that coverage
-            is at least what is stated on average; without it coverage is what the known runs had.
+        surcharge: whether to count the run to be forecast as one more run of infinite score,
+            which guarantees the stated coverage on average.
 
     Raises:
         DataError: no forecasts, or NaN among them.
@@ -198,13 +162,13 @@ def calibrate(
 
 
 def conformal_quantile(scores: FloatArray, weights: FloatArray, share: float) -> tuple[float, bool]:
-    """The smallest score that at least `share` of the weight does not exceed.
+    """The smallest score that at least `share` of the weight does not exceed, and True.
 
-    `weights` add up to less than 1: the rest lies at infinity. Returns the largest score and
-    False where it is not reached.
+    `weights` may add up to less than 1: the rest lies at infinity. Where that makes the quantile
+    infinite, the largest score and False.
     """
     order = np.argsort(scores, kind="stable")
-    reached = np.cumsum(weights[order]) >= share - 1e-12
+    reached = np.cumsum(weights[order]) >= share - 1e-12  # sums of weights are not exact
     place = int(np.argmax(reached)) if reached.any() else len(order) - 1
     return float(scores[order[place]]), bool(reached.any())
 
@@ -219,32 +183,29 @@ def _adjust(
 ) -> GroupAdjustment:
     runs, trajectories = known.runs[chosen], known.trajectories[chosen]
     weights, n_runs = run_weights(runs, trajectories)
-    if not surcharge:
+    if not surcharge:  # 1 / m each instead of 1 / (m + 1)
         weights *= (n_runs + 1) / n_runs
-    shifts, reached = [], []
-    for column, level in enumerate(levels):
-        if level == MEDIAN:
-            shifts.append(0.0)
-            reached.append(True)
-            continue
-        share = max(level, 1.0 - level)
-        shift, found = conformal_quantile(scores_NQ[chosen, column], weights, share)
-        shifts.append(shift)
-        reached.append(found)
-    return GroupAdjustment(shifts=tuple(shifts), reached=tuple(reached), n_runs=n_runs)
+    found = [
+        (0.0, True)
+        if level == MEDIAN
+        else conformal_quantile(scores_NQ[chosen, column], weights, max(level, 1.0 - level))
+        for column, level in enumerate(levels)
+    ]
+    shifts, reached = zip(*found, strict=True)
+    return GroupAdjustment(shifts=shifts, reached=reached, n_runs=n_runs)
 
 
 def run_weights(runs: IntArray, trajectories: IntArray) -> tuple[FloatArray, int]:
-    """((N,) weights, m runs): each run 1 / (m + 1), shared evenly by its trajectories, and the
-    share of a trajectory by its targets."""
+    """((N,) weights, m runs): 1 / (m + 1) for each run, split evenly among its trajectories, and
+    then among their targets."""
     distinct, run_of = np.unique(runs, return_inverse=True)
     _, trajectory_of, targets = np.unique(trajectories, return_inverse=True, return_counts=True)
     pairs = np.unique(np.stack([run_of, trajectory_of]), axis=1)
-    per_run = np.bincount(pairs[0], minlength=len(distinct))
+    per_run = np.bincount(pairs[0])  # trajectories of each run
     share = 1.0 / (len(distinct) + 1)
     return share / (per_run[run_of] * targets[trajectory_of]), len(distinct)
 
 
 def _widths(quantiles_NQ: FloatArray) -> FloatArray:
-    """(N, 1) distance of the widest pair of levels, at least `SMALLEST_WIDTH`."""
+    """(N, 1) distance between the outermost levels, at least `SMALLEST_WIDTH`."""
     return np.maximum(quantiles_NQ[:, -1:] - quantiles_NQ[:, :1], SMALLEST_WIDTH)

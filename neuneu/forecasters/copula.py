@@ -1,20 +1,20 @@
 """Coherent futures: samples of whole trajectories whose margins are the forecast quantiles.
 
-A forecast that is too high at one checkpoint is too high at the next, on the run's other tasks and
-for other runs on the same task, to some extent. Margins alone do not say so, and a mean over
-checkpoints or tasks, a first passage or a difference of two runs needs it. Each target's outcome
-is put on the scale of a standard normal by its forecast distribution; those scores are taken for
-a Gaussian process (a Gaussian copula; Nelsen 2006, An Introduction to Copulas): the sum of a part
-that all tasks of a run share, one that all runs on a task share, one of the trajectory's own, all
-with an exponential covariance in ln tokens, and noise. Its parameters are fitted to the scores of
-runs that the forecaster had not learnt from.
-Shapes: N targets, Q levels, H targets of one query, S samples, T trajectories, K places.
+A forecast that is too high at one checkpoint tends to be too high at the next, on the run's other
+tasks, and for other runs on the same task. Margins alone do not express that, but means over
+checkpoints or tasks, first passages and differences between runs depend on it. A Gaussian copula
+does (Nelsen 2006, An Introduction to Copulas): each outcome is mapped to a standard normal score
+by its forecast distribution, and scores are modelled as a Gaussian process. It is the sum of a
+part shared by all tasks of a run, one shared by all runs on a task, one of the trajectory's own,
+all with an exponential covariance in ln tokens, and noise. Its parameters are fitted to the scores
+of runs that the forecaster was not trained on.
+Shapes: N targets, Q levels, H targets of one query, S samples, T trajectories, K grid points.
 """
 
 import hashlib
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,28 +23,35 @@ from neuneu.core.errors import DataError
 from neuneu.data.trajectories import FloatArray, IntArray
 
 LARGEST_SCORE: Final = 2.6
-"""Outcomes beyond the forecast distribution count as this many standard deviations."""
+"""Bound of scores: an outcome outside its forecast distribution would score infinity, and a few of
+those would dominate every product."""
 
 _LAGS: Final = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2])
-_RANGES: Final = np.geomspace(0.05, 50.0, 61)
+"""Edges of the lag bins in ln tokens: doubling, since correlations fall fast at first."""
+
+_REACHES: Final = np.geomspace(0.05, 50.0, 61)
+"""Candidates for `reach`, from the first lag bin to far beyond any horizon. Steps of 12 % are finer
+than the data can tell apart, and a grid has no local minimum to end in."""
+
 _PAIRS: Final = 200
-"""Of a trajectory at most so many pairs of targets are read."""
+"""Maximum number of pairs of targets per trajectory."""
 
 _CELL: Final = 0.2
-"""Scores of different trajectories are compared within cells of so many ln tokens."""
+"""Width in ln tokens of the bins in which scores of different trajectories are compared."""
 
 _NODES: Final = 16
 _MEMORY: Final = 8 * _NODES
-"""Nodes a reach of paths that runs share, and how many of them a value remembers: all but e^-8."""
+"""Nodes per reach of paths that runs share, and the number of them that a value remembers: what is
+left out weighs e^-8."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Joint:
-    """How scores move together.
+    """The correlations of scores.
 
     At distance d > 0 in ln tokens the correlation is (1 - noise) exp(-d / reach) within a
     trajectory, run_share exp(-d / reach) between two tasks of a run, task_share exp(-d / reach)
-    between two runs on a task, and nothing otherwise. `noise` is a checkpoint's own share.
+    between two runs on a task, and nothing otherwise. `noise` is each checkpoint's own.
     """
 
     reach: float
@@ -54,43 +61,17 @@ class Joint:
 
     @property
     def own_share(self) -> float:
-        """What is neither noise nor shared with other trajectories."""
+        """The share of the variance that is neither noise nor shared with other trajectories."""
         return max(0.0, 1.0 - self.noise - self.run_share - self.task_share)
-
-    def to_json(self) -> dict[str, float]:
-        """JSON types; `Joint.from_json` reads them."""
-        return {
-            "reach": self.reach,
-            "noise": self.noise,
-            "run_share": self.run_share,
-            "task_share": self.task_share,
-        }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> "Joint":
-        """What `to_json` gave; shares that are not there are 0.
-
-        Raises:
-            DataError: something else.
-        """
-        try:
-            return cls(
-                reach=float(record["reach"]),
-                noise=float(record["noise"]),
-                run_share=float(record.get("run_share", 0.0)),
-                task_share=float(record.get("task_share", 0.0)),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"not a joint distribution: {error}.") from error
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
-    """Normal scores of N outcomes of runs that a forecaster had not learnt from.
+    """Normal scores of N outcomes of runs that the forecaster was not trained on.
 
-    `x` is ln tokens. `trajectories`, `runs` and `tasks` are codes. Two targets of the same run
-    code and other task codes are of one run, forecast from one place, and of other tasks; two
-    of the same task code are of one task, forecast from one place with the same references.
+    `x` is ln tokens. `trajectories`, `runs` and `tasks` are codes: targets with equal run codes
+    are of one run and were forecast from the same context fraction; targets with equal task codes
+    are of one task and were forecast from the same context fraction and references.
     """
 
     scores: FloatArray
@@ -101,9 +82,9 @@ class Scored:
 
 
 def scores(quantiles_NQ: FloatArray, levels: tuple[float, ...], y: FloatArray) -> FloatArray:
-    """(N,) standard normal scores of outcomes under their forecast distributions."""
+    """Standard normal scores (N,) of outcomes under their forecast distributions."""
     places, values = _support(quantiles_NQ, levels)
-    # Flat pieces of a distribution would make the inverse ambiguous; a hair of slope mends it.
+    # Where quantiles coincide the distribution jumps; a tiny slope keeps the inverse unique.
     values = values + 1e-9 * np.arange(values.shape[1])
     above = np.clip((values < y[:, None]).sum(axis=1), 1, values.shape[1] - 1)
     rows = np.arange(len(y))
@@ -114,12 +95,12 @@ def scores(quantiles_NQ: FloatArray, levels: tuple[float, ...], y: FloatArray) -
 
 
 def fit_joint(known: Scored, *, seed: int = 0) -> Joint:
-    """Fits reach and noise to the mean products of scores by distance (least squares), and the
-    shares to the mean products of different trajectories at like tokens.
+    """Fits reach and noise by least squares to the mean products of scores by distance, and the
+    shares to the mean products of different trajectories at similar tokens.
 
     Args:
         known: scores.
-        seed: of the choice of pairs.
+        seed: for choosing pairs.
 
     Raises:
         DataError: no trajectory of two targets.
@@ -128,7 +109,7 @@ def fit_joint(known: Scored, *, seed: int = 0) -> Joint:
     reach, noise = _fit_within(known, variance, np.random.default_rng(seed))
     run_share = _between(known, known.runs) / variance
     task_share = _between(known, known.tasks) / variance
-    # A share of two trajectories cannot exceed what is common to one.
+    # Trajectories cannot share more than is common to the checkpoints of one of them.
     total = max(run_share + task_share, 1e-9)
     scale = min(1.0, (1.0 - noise) / total)
     return Joint(
@@ -161,8 +142,9 @@ def _fit_within(
     mean = np.bincount(cell, weights=weight * product)[used] / total[used] / variance
     lag = np.bincount(cell, weights=weight * distance)[used] / total[used]
     fits = []
-    for reach in _RANGES:
+    for reach in _REACHES:
         shape = np.exp(-lag / reach)
+        # For a given reach the best share has a closed form.
         share = np.clip((total[used] * shape * mean).sum() / (total[used] * shape**2).sum(), 0, 1)
         loss = float((total[used] * (mean - share * shape) ** 2).sum())
         fits.append((loss, float(reach), 1.0 - float(share)))
@@ -171,9 +153,9 @@ def _fit_within(
 
 
 def _between(known: Scored, owner: IntArray) -> float:
-    """Mean product of scores of different trajectories of one owner at like tokens, at least 0.
+    """Mean product of scores of different trajectories of one owner at similar tokens, at least 0.
 
-    Every trajectory of a cell of n counts once: a pair weighs 2 / (n - 1).
+    Every trajectory in a bin of n counts once, so that a pair weighs 2 / (n - 1).
     """
     place = np.floor(known.x / _CELL).astype(np.int64)
     series, first, inverse = np.unique(
@@ -185,7 +167,7 @@ def _between(known: Scored, owner: IntArray) -> float:
     cell = cell.reshape(-1)
     n = np.bincount(cell, minlength=cells.shape[1])
     total = np.bincount(cell, weights=mean)
-    pairs = total**2 - np.bincount(cell, weights=mean**2)
+    pairs = total**2 - np.bincount(cell, weights=mean**2)  # sum of m_i m_j over i != j
     many = n > 1
     if not many.any():
         return 0.0
@@ -204,24 +186,31 @@ def sample_futures(
     count: int,
     seed: int,
 ) -> list[FloatArray]:
-    """(S, H) accuracies in [0, 1] of each query; a column has its target's distribution.
+    """Samples accuracies (S, H) in [0, 1] of each query; a column has its target's distribution.
 
-    A query is drawn from its names and the seed: the other runs that it is drawn with do not
-    change its samples, they only move with them.
+    A query is sampled from its names and the seed alone: other queries do not change its samples,
+    but theirs move with them.
 
     Args:
         quantiles: (H, Q) of each of T queries; NaN gives NaN.
         levels: of the columns.
         x: (H,) ln tokens of the targets of each query, increasing.
-        joint: how targets move together.
-        trajectories: (T,) names, different for each query. Names are told apart by their `repr`.
-        runs: (T,) names; equal for the tasks of one run.
-        tasks: (T,) names; equal for the runs on one task.
+        joint: correlations.
+        trajectories: (T,) names, one for each query. Names are identified by their `repr`.
+        runs: (T,) names, equal for the tasks of one run.
+        tasks: (T,) names, equal for the runs on one task.
         count: S.
-        seed: of the samples.
+        seed: for sampling.
     """
-    of_runs = _run_paths(runs, x, joint, count, seed) if joint.run_share else {}
-    of_tasks = _task_paths(tasks, x, joint, count, seed) if joint.task_share else {}
+    of_runs: _Paths = {}
+    of_tasks: _Paths = {}
+    if joint.run_share:
+        for run, grid in _grids(runs, x).items():
+            generator = _generator(seed, "run", run)
+            of_runs[run] = grid, _paths(grid, joint.reach, count, generator)
+    if joint.task_share:
+        for task, grid in _grids(tasks, x).items():
+            of_tasks[task] = grid, _placed_paths(grid, joint.reach, count, (seed, "task", task))
     drawn = []
     for row, (answer, targets) in enumerate(zip(quantiles, x, strict=True)):
         generator = _generator(seed, "trajectory", trajectories[row])
@@ -232,35 +221,17 @@ def sample_futures(
             (joint.task_share, of_tasks, tasks[row]),
         ):
             if shared:
-                places, paths = shared[owner]
-                normal += np.sqrt(share) * paths[:, np.searchsorted(places, targets)]
+                grid, paths = shared[owner]
+                normal += np.sqrt(share) * paths[:, np.searchsorted(grid, targets)]
         drawn.append(_at_shares(answer, levels, _normal_share(normal)))
     return drawn
 
 
 _Paths = dict[Hashable, tuple[FloatArray, FloatArray]]
-"""Owner -> ((K,) all its places, (S, K) one path over them)."""
+"""Owner -> ((K,) all its grid points, (S, K) one path over them)."""
 
 
-def _run_paths(
-    runs: Sequence[Hashable], x: Sequence[FloatArray], joint: Joint, count: int, seed: int
-) -> _Paths:
-    return {
-        run: (places, _paths(places, joint.reach, count, _generator(seed, "run", run)))
-        for run, places in _all_places(runs, x).items()
-    }
-
-
-def _task_paths(
-    tasks: Sequence[Hashable], x: Sequence[FloatArray], joint: Joint, count: int, seed: int
-) -> _Paths:
-    return {
-        task: (places, _placed_paths(places, joint.reach, count, (seed, "task", task)))
-        for task, places in _all_places(tasks, x).items()
-    }
-
-
-def _all_places(owners: Sequence[Hashable], x: Sequence[FloatArray]) -> dict[Hashable, FloatArray]:
+def _grids(owners: Sequence[Hashable], x: Sequence[FloatArray]) -> dict[Hashable, FloatArray]:
     mine: dict[Hashable, list[FloatArray]] = {}
     for owner, targets in zip(owners, x, strict=True):
         mine.setdefault(owner, []).append(targets)
@@ -268,13 +239,13 @@ def _all_places(owners: Sequence[Hashable], x: Sequence[FloatArray]) -> dict[Has
 
 
 def _generator(*name: object) -> np.random.Generator:
-    """A generator of its own for each name, the same in every process."""
+    """A generator for each name, the same in every process (`hash` is salted)."""
     digest = hashlib.blake2b(repr(name).encode(), digest_size=16).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def _paths(x_K: FloatArray, reach: float, count: int, generator: np.random.Generator) -> FloatArray:
-    """(S, K) standard normal paths of correlation exp(-d / reach): Ornstein-Uhlenbeck, exactly."""
+    """Standard normal paths (S, K) of correlation exp(-d / reach): Ornstein-Uhlenbeck, exact."""
     paths = generator.standard_normal((count, len(x_K)))
     kept = np.exp(-np.diff(x_K) / reach)
     for place, share in enumerate(kept, start=1):
@@ -285,11 +256,12 @@ def _paths(x_K: FloatArray, reach: float, count: int, generator: np.random.Gener
 def _placed_paths(
     x_K: FloatArray, reach: float, count: int, name: tuple[object, ...]
 ) -> FloatArray:
-    """(S, K) as `_paths`, nearly, but what is drawn at a place does not depend on the others.
+    """Approximates `_paths` (S, K) so that a value does not depend on the other grid points.
 
-    Nodes lie on one grid of ln tokens, `_NODES` in a reach. Each has noise of its own, and a
-    node's value is the decaying sum of the noise of the `_MEMORY` nodes up to it, which has the
-    correlation of `_paths`; between two nodes the path is a line, scaled to unit variance.
+    Runs on one task have different grid points, and adding a run must not change the samples of
+    another. So nodes lie on a fixed grid of ln tokens, `_NODES` per reach, each with noise of its
+    own. A node's value is the decaying sum of the noise of the `_MEMORY` nodes up to it, which has
+    the correlation of `_paths`; between nodes the path is linear, scaled to unit variance.
     """
     place = x_K * (_NODES / reach)
     left = np.floor(place).astype(np.int64)
@@ -315,7 +287,7 @@ def _placed_paths(
 def _at_shares(
     quantiles_HQ: FloatArray, levels: tuple[float, ...], uniform_SH: FloatArray
 ) -> FloatArray:
-    """(S, H) accuracies at shares of the forecast distributions."""
+    """Accuracies (S, H) at the given shares of the forecast distributions."""
     places, values = _support(quantiles_HQ, levels)
     columns = [
         np.interp(uniform_SH[:, target], places, values[target])
@@ -329,7 +301,7 @@ def _support(
 ) -> tuple[npt.NDArray[np.float64], FloatArray]:
     """Piecewise linear distributions: (Q + 2,) shares and (N, Q + 2) values.
 
-    Beyond the outermost levels the distribution goes on as steeply as between the last two.
+    Beyond the outermost levels they continue as steeply as between the last two.
     """
     places = np.array([0.0, *levels, 1.0])
     low, high = quantiles_NQ[:, [0]], quantiles_NQ[:, [-1]]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from neuneu.core.errors import DataError
+from neuneu.core.config import build_config, config_to_dict
+from neuneu.core.errors import DataError, UserError
 from neuneu.forecasters.calibration import (
     POOLED,
     Calibration,
@@ -162,9 +163,12 @@ def test_round_trip_and_bad_input() -> None:
     import json
 
     calibration = fitted(world(12, seed=8))
-    assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
-    with pytest.raises(DataError, match="not a calibration"):
-        Calibration.from_json({"levels": []})
+    assert (
+        build_config(Calibration, json.loads(json.dumps(config_to_dict(calibration))))
+        == calibration
+    )
+    with pytest.raises(UserError, match="Calibration: groups: Field required"):
+        build_config(Calibration, {"levels": []})
     empty = world(1, seed=9)
     empty.outcomes[0] = np.nan
     with pytest.raises(DataError, match="found NaN"):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from neuneu.core.errors import DataError
+from neuneu.core.config import build_config, config_to_dict
+from neuneu.core.errors import DataError, UserError
 from neuneu.data.quantiles import FORECAST_LEVELS
 from neuneu.forecasters.copula import Joint, Scored, fit_joint, sample_futures, scores
 
@@ -46,7 +47,7 @@ def test_fit_recovers_what_moved_together() -> None:
     found = fit_joint(apart(z, 600))
     assert found.noise == pytest.approx(0.3, abs=0.08)
     assert found.reach == pytest.approx(1.5, rel=0.3)
-    assert Joint.from_json(found.to_json()) == found
+    assert build_config(Joint, config_to_dict(found)) == found
 
 
 def test_independent_scores_have_nothing_in_common() -> None:
@@ -68,8 +69,8 @@ def test_samples_stay_accuracies_and_bad_records_are_refused() -> None:
     wide = np.clip(0.05 + 0.5 * NORMAL[None, :].repeat(30, axis=0), 0.0, 1.0)
     drawn = sample(wide, joint, count=100)
     assert ((drawn >= 0) & (drawn <= 1)).all()
-    with pytest.raises(DataError, match="not a joint distribution"):
-        Joint.from_json({"reach": 1.0})
+    with pytest.raises(UserError, match="Joint: noise: Field required"):
+        build_config(Joint, {"reach": 1.0})
     three = np.arange(3)
     with pytest.raises(DataError, match="two targets"):
         fit_joint(
@@ -104,7 +105,7 @@ def test_runs_and_tasks_share_what_was_fitted() -> None:
     assert fitted.run_share == pytest.approx(0.2, abs=0.07)
     assert fitted.task_share == pytest.approx(0.25, abs=0.07)
     assert fitted.noise == pytest.approx(0.3, abs=0.08)
-    assert Joint.from_json(fitted.to_json()) == fitted
+    assert build_config(Joint, config_to_dict(fitted)) == fitted
 
 
 def test_shared_parts_correlate_futures_and_only_where_shared() -> None:
@@ -151,4 +152,4 @@ def test_paths_that_runs_share_have_the_correlation_of_the_fit() -> None:
 
 
 def test_records_without_shares_are_read() -> None:
-    assert Joint.from_json({"reach": 1.0, "noise": 0.2}).task_share == 0.0
+    assert build_config(Joint, {"reach": 1.0, "noise": 0.2}).task_share == 0.0

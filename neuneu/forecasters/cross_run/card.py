@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from neuneu.core.config import build_config
 from neuneu.core.files import write_text_atomic
 from neuneu.forecasters.copula import Joint
 from neuneu.forecasters.window.export import CARD, CONFIG, read_record
@@ -84,7 +85,7 @@ def _calibration(record: dict[str, Any]) -> list[str]:
         shifts = group["shifts"]
         lines.append(f"| {name} | {group['n_runs']} | {shifts[low]:+.3f} | {shifts[high]:+.3f} |")
     if "joint" in record:
-        joint = Joint.from_json(record["joint"])
+        joint = build_config(Joint, record["joint"])
         lines += [
             "",
             f"Errors at two checkpoints d apart in ln tokens correlate by {1 - joint.noise:.2f} "

@@ -1,9 +1,13 @@
-"""What the network reads, computed from arrays without a loop over batch.
+"""Inputs of the network, computed from arrays without a loop over queries.
 
-Everything about other runs is a comparison: their change between two places, their distance
-from this run where both were observed. Places are aligned in four ways: at the same tokens, at
-the same share of the planned tokens, at the same FLOPs (6 x parameters x tokens), and as far
-beyond the place where the other run had this run's loss.
+Everything about other runs is a comparison: their change between two positions, their distance
+from this run where both were observed. Positions are aligned in four ways: at the same tokens, at
+the same fraction of the planned tokens, at the same FLOPs (6 x parameters x tokens, Kaplan et al.
+2020, arXiv 2001.08361), and as far beyond the position where the other run had this run's loss.
+
+Scales bring every column to order one, since the network does not normalise its inputs. Clips
+bound columns outside the range of the training runs. Both belong to the trained forecaster: a
+change of a number or of the order of columns invalidates its weights.
 Shapes: B queries, H targets, R references, L lags, F features, C candidates.
 """
 
@@ -18,22 +22,24 @@ from neuneu.forecasters.cross_run.curves import METRICS, Float32Array, at, first
 from neuneu.forecasters.cross_run.references import NONE, run_length
 
 LAGS: Final = np.array([0.0, 0.15, 0.35, 0.7, 1.2, 2.0, 3.0, 4.5], dtype=np.float32)
-"""Places in the past, in ln tokens before the last observation."""
+"""Positions in the past, in ln tokens before the last observation, denser where recent."""
 
 WINDOWS: Final = (0.35, 1.2, 4.0)
-"""Bandwidths of the lines fitted to the past, in ln tokens."""
+"""Bandwidths of the lines fitted to the past, in ln tokens: recent, a factor of 3, all of it."""
 
 ALIGNMENTS: Final = ("tokens", "progress", "flops", "loss")
 OWN_CANDIDATES: Final = 3
 EXPONENTS: Final = (0.15, 0.4, 0.9, 1.8)
-"""Exponents of the power laws in tokens that general features fit to the past: they level off."""
+"""Exponents of the power laws that general features fit to the past; unlike lines they saturate."""
 
 PAIR_CANDIDATES: Final = 2 * len(ALIGNMENTS) - 1
 SIZE_CANDIDATES: Final = 2
 CHANGE: Final = 10.0
-"""Changes of accuracy are a few points; scaled to be of order 0.1 to 1."""
+"""Scale of changes of accuracy, which are a few points."""
 
 _CENTRES: Final = {"params": (20.0, 2.0), "tokens": (23.0, 3.0)}
+"""Centre and scale of logarithms: 500M parameters, 10B tokens."""
+
 _CLIP: Final = 5.0
 
 
@@ -59,11 +65,11 @@ class Features:
 
 
 def make_features(batch: QueryBatch, *, general: bool = False) -> Features:
-    """Everything the network reads of B batch.
+    """Computes the inputs of B queries.
 
-    `general` features are those of families that were not learnt from: they do not tell how
-    large a run is, what it has read or what is measured, only how its parts compare; power laws
-    fitted to the past are further candidates.
+    `general` features are for families that were not trained on: they leave out absolute sizes
+    and tokens, losses, the metric and the number of shots, and only compare; power laws fitted to
+    the past are further candidates.
     """
     past = observed(batch)
     own = _own(batch, past, general=general)
@@ -99,6 +105,7 @@ def _own(batch: QueryBatch, past: Observed, *, general: bool) -> _Own:
     values, mask = past.values, past.mask
     smooth_BL = np.stack([_local_mean(past.x, values, mask, lag) for lag in LAGS], axis=1)
     span = -past.x.min(axis=1)
+    # Half a grid step of slack: checkpoints rarely lie exactly at a lag.
     has_BL = (LAGS[None, :] == 0.0) | (LAGS[None, :] <= span[:, None] + 0.05)
     lines = [_local_line(past.x, values, mask, window) for window in WINDOWS]
     fitted_BW = np.stack([line[0] for line in lines], axis=1)
@@ -112,6 +119,8 @@ def _own(batch: QueryBatch, past: Observed, *, general: bool) -> _Own:
     chance, shots = curves.chance[rows], curves.shots[rows]
     stderr = np.nan_to_num(_last(curves.stderrs, batch))
     count = mask.sum(axis=1)
+    # Where the table has no standard errors, the scatter around the smoothed past stands in: two
+    # degrees of freedom go to the curve, and fewer than five points say nothing.
     residual = np.where(mask, values - _blend(past, smooth_BL), 0.0)
     scatter = np.sqrt((residual**2).sum(axis=1) / np.maximum(count - 2, 1)) * (count > 4)
     scatter = np.clip(scatter, 0.0, 0.1)
@@ -125,7 +134,7 @@ def _own(batch: QueryBatch, past: Observed, *, general: bool) -> _Own:
         CHANGE * (values[:, -1] - level),
         np.isfinite(chance),
         CHANGE * np.nan_to_num(level - chance),
-        np.tanh(np.nan_to_num(level - chance) / (2.0 * noise)),
+        np.tanh(np.nan_to_num(level - chance) / (2.0 * noise)),  # is it above chance for sure?
         np.log(count) / 3.0,
         np.minimum(span, 12.0) / 5.0,
         CHANGE * stderr,
@@ -163,6 +172,7 @@ def _targets(
     ahead = np.where(np.isfinite(batch.targets), x_BH - past.now[:, None], 0.0)
     known_end = np.isfinite(batch.planned)[:, None]
     left = np.where(known_end, batch.planned[:, None] - x_BH, 0.0)
+    # A line is extended by no more than twice what it was fitted to.
     lines = [
         np.clip(own.slopes_BW[:, [w]] * np.minimum(ahead, 2.0 * WINDOWS[w]), -0.3, 0.3)
         for w in range(len(WINDOWS))
@@ -241,6 +251,8 @@ def _compare(batch: QueryBatch, own: _Own) -> _Compared:
     x = np.nan_to_num(batch.targets, nan=0.0)[:, :, None]
     ahead = np.where(np.isfinite(batch.targets), x[:, :, 0] - now, 0.0)[:, :, None]
     rows_BHR = np.broadcast_to(ref[:, None, :], (*batch.targets.shape, ref.shape[1]))
+    # What to add to ln tokens of this run to get the aligned position of the other. With FLOPs
+    # 6 N D, equal FLOPs mean ln D + ln(N / N').
     shift = {
         "tokens": np.zeros_like(length),
         "progress": np.nan_to_num(length - own_length),
@@ -256,6 +268,9 @@ def _compare(batch: QueryBatch, own: _Own) -> _Compared:
     columns, candidates = [], []
     results = {}
     for name in ALIGNMENTS:
+        # `change` is relative to the other run's level at this run's last checkpoint, `value` is
+        # its level at the target. Positions before its first checkpoint are masked, with three
+        # grid steps of slack; beyond its last one the grid is constant, and `beyond` says how far.
         begin = now + shift[name]
         place = x + shift[name][:, None, :]
         value = at(library.grid, rows_BHR, place)
@@ -288,8 +303,8 @@ def _size_trend(
 ) -> tuple[Float32Array, Float32Array]:
     """The references' change and value at the target's tokens, as lines in ln parameters.
 
-    Evaluated at the asked run's size: what its family says a run of its size does. A ridge
-    keeps lines through few or equal sizes flat. Returns ((B, H, 2) candidates, features).
+    They are evaluated at the size of the query's run; references of similar size and the same
+    suite weigh most. Returns ((B, H, 2) candidates, features).
     """
     level = own.level[:, None]
     ref = np.where(batch.references == NONE, 0, batch.references)
@@ -313,7 +328,10 @@ def _size_trend(
 def _line_at_zero(
     size_BR: npt.NDArray, value_BHR: npt.NDArray, weight_BR: npt.NDArray, ridge: float = 0.1
 ) -> tuple[npt.NDArray, npt.NDArray]:
-    """Weighted least-squares line in size, at size 0, and the total weight; both (B, H)."""
+    """Weighted least-squares line in size, at size 0, and the total weight; both (B, H).
+
+    The ridge keeps lines through few or equal sizes flat.
+    """
     weight = np.where(np.isfinite(value_BHR), weight_BR[:, None, :], 0.0)
     value = np.nan_to_num(value_BHR)
     total = weight.sum(axis=-1)
@@ -339,7 +357,10 @@ def _local_mean(x: npt.NDArray, values: npt.NDArray, mask: npt.NDArray, lag: flo
 def _local_line(
     x: npt.NDArray, values: npt.NDArray, mask: npt.NDArray, width: float
 ) -> tuple[npt.NDArray, npt.NDArray]:
-    """Value at x = 0 and slope of a line with exponential weights; a ridge damps the slope."""
+    """Value at x = 0 and slope of a line with exponential weights.
+
+    The ridge, 2 % of the squared width, damps slopes through points that lie close together.
+    """
     weight = np.exp(x / width) * mask
     total = np.maximum(weight.sum(axis=1), 1e-6)
     mean_x = (weight * x).sum(axis=1) / total
@@ -355,13 +376,13 @@ def _local_line(
 def _power_laws(past: Observed, ahead: npt.NDArray, level: npt.NDArray) -> list[npt.NDArray]:
     """Changes (B, H) from `level` by least squares of a + b tokens^-c, for each c of `EXPONENTS`.
 
-    A ridge keeps the slope of a past that tells little, and the change is within 0.3.
+    A ridge damps the slope of a short past; changes are clipped to 0.3.
     """
     weight = past.mask / np.maximum(past.mask.sum(axis=1, keepdims=True), 1)
     mean_v = (weight * past.values).sum(axis=1)[:, None]
     found = []
     for exponent in EXPONENTS:
-        # exp(-c x) falls from its first value to 1 at the last observation; scaled to at most 1.
+        # tokens^-c relative to the first observation, so that it lies in (0, 1].
         start = np.where(past.mask, past.x, 0.0).min(axis=1)
         basis = np.exp(-exponent * (past.x - start[:, None])) * past.mask
         mean_b = (weight * basis).sum(axis=1)[:, None]
@@ -375,7 +396,7 @@ def _power_laws(past: Observed, ahead: npt.NDArray, level: npt.NDArray) -> list[
 
 
 def _blend(past: Observed, smooth_BL: npt.NDArray) -> npt.NDArray:
-    """The smoothed past at the observed places, (B, K)."""
+    """The smoothed past at the observed positions, (B, K), linear between lags."""
     place = np.clip(np.searchsorted(LAGS, -past.x), 1, len(LAGS) - 1)
     low, high = LAGS[place - 1], LAGS[place]
     share = np.clip((-past.x - low) / (high - low), 0.0, 1.0)

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import torch
 
+from neuneu.core.config import build_config
 from neuneu.core.errors import DataError
 from neuneu.data.fingerprints import share_trained_on
 from neuneu.data.trajectories import FloatArray, Trajectory
@@ -95,8 +96,8 @@ class CrossRunForecaster:
             saved.networks,
             sees=sees,
             name=name,
-            calibration=None if calibration is None else Calibration.from_json(calibration),
-            joint=Joint.from_json(record["joint"]) if "joint" in record else None,
+            calibration=None if calibration is None else build_config(Calibration, calibration),
+            joint=build_config(Joint, record["joint"]) if "joint" in record else None,
             training_runs=record.get("provenance", {}).get("training_runs", {}),
             general=saved.general,
         )
