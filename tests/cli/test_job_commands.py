@@ -16,7 +16,7 @@ from neuneu.core.config import config_to_dict
 
 JOBS = Path(__file__).parents[2] / "jobs"
 FUNCTIONS = {
-    "backtest": "neuneu.reports.backtest.backtest",
+    "backtest": "neuneu.reports.backtest.run.backtest",
     "extract": "neuneu.scoring.pipeline.extract",
     "pretrain": "neuneu.training.cross_run.pretraining.pretrain",
     "suite": "neuneu.ladder.ladder.train_suite",
