@@ -1,9 +1,9 @@
-"""How figures look: palette, units on axes, direct labels, and saving without pyplot."""
+"""How figures look: palette, axes, legends, forecasts, and saving without pyplot."""
 
 import io
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -19,25 +19,32 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from neuneu.core.errors import UserError
 from neuneu.core.files import atomic_path
 from neuneu.core.formatting import format_count
+from neuneu.data.trajectories import FloatArray, IntArray
 
 INK: Final = "#222222"
 MUTED: Final = "#666666"
 FAINT: Final = "#d9d9d9"
 TRUTH: Final = "#111111"
+CHANCE: Final[dict[str, Any]] = {"color": MUTED, "lw": 0.9, "ls": (0, (2, 2))}
 
 PALETTE: Final = ("#0072b2", "#c44e00", "#00795a", "#9b4f96", "#8a6d00", "#3a8fb7")
 """Okabe and Ito's hues, darkened until text in them reads on white (contrast above 4.5)."""
 
-_FIXED: Final = {"persistence": MUTED, "power-law": PALETTE[1], "logistic-law": PALETTE[3]}
-_DASHES: Final = {"persistence": (0, (4, 2)), "power-law": (0, (1, 1)), "logistic-law": (0, (6, 1))}
-SOLID: Final = "-"
+_FIXED: Final = {
+    "persistence": {"color": MUTED, "ls": (0, (4, 2))},
+    "power-law": {"color": PALETTE[1], "ls": (0, (1, 1))},
+    "logistic-law": {"color": PALETTE[3], "ls": (0, (6, 1))},
+}
 
 WIDE_INCHES: Final = 9.6
 NARROW_INCHES: Final = 3.7
 
 MAX_PANELS: Final = 12
+MAX_POINTS: Final = 80
 
 _STYLE: Final = Path(__file__).parent / "templates" / "figures.mplstyle"
+_LEGEND_WIDTH: Final = 125
+"""Characters that fit side by side in the wide layout."""
 
 
 @contextmanager
@@ -48,27 +55,38 @@ def figure_style() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure with its own canvas, known to no global state; size in inches."""
+    """A figure with a canvas of its own, without global state; size in inches."""
     layout = ConstrainedLayoutEngine(h_pad=0.07, w_pad=0.05)
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
-def forecaster_colors(names: Sequence[str]) -> dict[str, str]:
-    """A colour a forecaster: baselines keep theirs, trained ones take blue first."""
-    free = [color for color in PALETTE if color not in _FIXED.values()]
-    trained = [name for name in names if name not in _FIXED]
-    return {name: _FIXED.get(name) or free[trained.index(name) % len(free)] for name in names}
+def panel_grid(
+    n: int, *, narrow: bool, columns: int, row_inches: float, label: str = "accuracy"
+) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels over training tokens, row by row; one column in the narrow layout."""
+    columns = 1 if narrow else min(columns, max(n, 1))
+    rows = max(math.ceil(n / columns), 1)
+    figure = new_figure(NARROW_INCHES if narrow else WIDE_INCHES, row_inches * rows + 0.7)
+    figure.supylabel(label, fontsize=9, color=INK)
+    figure.supxlabel("training tokens", fontsize=9, color=INK)
+    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(n)]
 
 
-def forecaster_dash(name: str) -> Any:
-    """The line style of a forecaster, so that colour is never the only difference."""
-    return _DASHES.get(name, SOLID)
+def forecaster_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and line style of each forecaster; trained ones are solid and take blue first."""
+    taken = {style["color"] for style in _FIXED.values()}
+    free = [color for color in PALETTE if color not in taken]
+    styles: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(names):
+        trained = len(styles.keys() - _FIXED.keys())
+        styles[name] = _FIXED.get(name) or {"color": free[trained % len(free)], "ls": "-"}
+    return styles
 
 
 def size_colors(sizes: Sequence[float]) -> list[Any]:
-    """A colour a run from its parameter count, light for small to dark for large."""
+    """A colour for each parameter count, light for small to dark for large."""
     ranks = sorted(set(sizes))
     scale = matplotlib.colormaps["viridis_r"]
     last = max(len(ranks) - 1, 1)
@@ -76,7 +94,7 @@ def size_colors(sizes: Sequence[float]) -> list[Any]:
 
 
 def shorten(name: str, limit: int) -> str:
-    """A long name with its middle left out: titles must not run into the next panel.
+    """A long name with its middle left out, so that titles do not run into the next panel.
 
     Dollars are escaped, or matplotlib takes what is between two of them for a formula.
     """
@@ -85,7 +103,41 @@ def shorten(name: str, limit: int) -> str:
     return short.replace("$", r"\$")
 
 
-def token_axis(axes: Axes, *, log: bool, label: str | None = "training tokens") -> None:
+def kept_points(n: int, limit: int = MAX_POINTS) -> IntArray:
+    """Indices of at most `limit` of n points, evenly spaced, both ends among them."""
+    return np.unique(np.linspace(0, n - 1, min(n, limit)).round().astype(np.int64))
+
+
+def draw_forecast(
+    axes: Axes,
+    start: tuple[float, float],
+    tokens: FloatArray,
+    levels: Mapping[float, FloatArray],
+    *,
+    crowded: bool = False,
+    **style: Any,
+) -> None:
+    """Draws a median with its 50 and 80 % intervals.
+
+    Args:
+        axes: where to draw.
+        start: tokens and value where observation ends; lines begin there, to be one with it.
+        tokens: (h,) of the forecast.
+        levels: level -> (h,) accuracies.
+        crowded: only the 80 % interval, fainter.
+        **style: of the median's line.
+    """
+    x = np.append(start[0], tokens)
+    lines = {level: np.append(start[1], values) for level, values in levels.items()}
+    wide, inner = (0.1, 0.9, 0.09 if crowded else 0.16), (0.25, 0.75, 0.28)
+    for low, high, alpha in (wide,) if crowded else (wide, inner):
+        if low in lines and high in lines and not np.isnan(lines[low] + lines[high]).any():
+            area = {"color": style["color"], "alpha": alpha, "lw": 0, "zorder": 2}
+            axes.fill_between(x, lines[low], lines[high], **area)
+    axes.plot(x, lines[0.5], zorder=4, **style)
+
+
+def token_axis(axes: Axes, *, log: bool) -> None:
     """Token ticks with K, M, B, T."""
     if log:
         axes.set_xscale("log")
@@ -95,99 +147,29 @@ def token_axis(axes: Axes, *, log: bool, label: str | None = "training tokens") 
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_count(value)))
-    if label:
-        axes.set_xlabel(label)
 
 
-def percent_axis(axes: Axes, label: str | None = "accuracy", *, points: bool = False) -> None:
-    """Fractions shown as per cent, or as points for differences and errors."""
+def percent_axis(axes: Axes, label: str | None = None, *, points: bool = False) -> None:
+    """Fractions as percent, or as points for differences and errors."""
     unit = "" if points else " %"
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}{unit}"))
-    if label:
-        axes.set_ylabel(label)
-
-
-def label_line_ends(
-    axes: Axes, ends: Sequence[tuple[float, float, str, Any]], *, gap_points: float = 11.0
-) -> None:
-    """Writes each label right of the axes, moved apart, with a thin leader to its line's end.
-
-    Args:
-        axes: axes whose limits are final.
-        ends: (x, y, label, colour) in data units.
-        gap_points: least distance between the middles of two labels.
-    """
-    right = axes.get_xlim()[1]
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure)
-    figure.draw_without_rendering()
-    scale = 72.0 / figure.dpi
-    wanted = sorted(
-        ((axes.transData.transform((x, y))[1] * scale, x, y, text, color)
-         for x, y, text, color in ends),
-        key=lambda end: end[0],
-    )  # fmt: skip
-    placed: list[float] = []
-    for height, *_ in wanted:
-        placed.append(max(height, placed[-1] + gap_points) if placed else height)
-    # Labels pushed up as a block are moved back by half of the push: the block stays centred.
-    push = (placed[-1] - wanted[-1][0]) / 2.0 if placed else 0.0
-    for (height, x, y, text, color), at in zip(wanted, placed, strict=True):
-        axes.annotate(
-            text,
-            (right, y),
-            xytext=(8, at - push - height),
-            textcoords="offset points",
-            color=INK if color is None else color,
-            va="center",
-            fontsize=8.5,
-            annotation_clip=False,
-        )
-        tip = axes.transData.inverted().transform(
-            axes.transData.transform((right, y))
-            + np.array([6 / scale, (at - push - height) / scale])
-        )
-        axes.plot([x, tip[0]], [y, tip[1]], color="#bbbbbb", lw=0.6, clip_on=False, zorder=0)
-    axes.set_xlim(right=right)
-
-
-def panel_grid(
-    n: int, *, narrow: bool, columns: int, row_inches: float
-) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels, row by row; one column in the narrow layout."""
-    columns = 1 if narrow else min(columns, max(n, 1))
-    rows = max(math.ceil(n / columns), 1)
-    figure = new_figure(NARROW_INCHES if narrow else WIDE_INCHES, row_inches * rows + 0.7)
-    return figure, [figure.add_subplot(rows, columns, index + 1) for index in range(n)]
+    axes.set_ylabel(label or "")
 
 
 def draw_legend(figure: Figure, handles: Sequence[Any], *, narrow: bool) -> None:
-    """One legend above all panels."""
+    """One legend above all panels, in as many columns as fit."""
+    lengths = [len(handle.get_label()) for handle in handles] or [1]
+    one_row = sum(length + 6 for length in lengths) <= _LEGEND_WIDTH
+    columns = len(handles) if one_row else max(1, _LEGEND_WIDTH // (max(lengths) + 7))
     figure.legend(
         handles=handles,
         loc="outside upper left",
-        ncols=2 if narrow else _legend_columns([h.get_label() for h in handles]),
+        ncols=2 if narrow else min(columns, max(len(handles), 1)),
         handlelength=2.0,
         columnspacing=1.3,
         fontsize=8.5,
     )
-
-
-def _legend_columns(labels: Sequence[str]) -> int:
-    """As many columns as fit side by side in the wide layout: about 125 characters."""
-    widest = max((len(label) for label in labels), default=1) + 7
-    one_row = sum(len(label) + 6 for label in labels) <= 125
-    return len(labels) if one_row else max(1, min(len(labels), 125 // widest))
-
-
-def settle_layout(figure: Figure) -> None:
-    """Computes the layout and keeps it: the solver costs more than the drawing."""
-    with figure_style():
-        # The first pass sizes the decorations, the second places the axes around them.
-        figure.draw_without_rendering()
-        figure.draw_without_rendering()
-    figure.set_layout_engine("none")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -196,7 +178,12 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         UserError: another suffix.
     """
-    settle_layout(figure)
+    with figure_style():
+        # The first pass sizes the decorations, the second places the axes around them; the layout
+        # is then kept, since the solver costs more than the drawing.
+        figure.draw_without_rendering()
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
     if path.suffix == ".svg":
         content = figure_svg(figure, name=path.stem).encode()
     elif path.suffix == ".png":

@@ -10,16 +10,19 @@ import pytest
 from neuneu.core.errors import UserError
 from neuneu.core.formatting import format_count
 from neuneu.reports.backtest.plots import (
+    Curve,
     ForecastPanel,
+    TaskPanel,
+    plot_above_chance,
     plot_coverage,
     plot_horizon,
+    plot_losses,
     plot_trajectories,
 )
-from neuneu.reports.backtest.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
 from neuneu.reports.style import (
     MAX_PANELS,
     figure_svg,
-    forecaster_colors,
+    forecaster_styles,
     save_figure,
     shorten,
 )
@@ -127,11 +130,11 @@ def test_long_curves_are_thinned() -> None:
     assert max(len(line.get_xdata()) for line in figure.axes[0].lines) <= 80
 
 
-def test_forecaster_colors_are_distinct_and_stable() -> None:
+def test_forecaster_styles_are_distinct_and_stable() -> None:
     names = ["persistence", "power-law", "logistic-law", "neural", "neural-small"]
-    colors = forecaster_colors(names)
-    assert len(set(colors.values())) == 5
-    assert forecaster_colors(["persistence"])["persistence"] == colors["persistence"]
+    styles = forecaster_styles(names)
+    assert len({style["color"] for style in styles.values()}) == 5
+    assert forecaster_styles(["persistence"])["persistence"] == styles["persistence"]
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts
 from neuneu.data.trajectories import FloatArray
-from neuneu.reports.thinning import kept_points
+from neuneu.reports.style import kept_points
 
 Key = tuple[str, str, int, str, str]
 """`schemas.TRAJECTORY_KEY`."""
 
-LEVELS: Final = ("q0.1", "q0.25", "q0.5", "q0.75", "q0.9")
+LEVELS: Final = {"q0.1": 0.1, "q0.25": 0.25, "q0.5": 0.5, "q0.75": 0.75, "q0.9": 0.9}
 
 _SEEN: Final = (60, 16, 30_000)
 _AHEAD: Final = (20, 8, 15_000)
@@ -50,7 +50,7 @@ def read_curves(forecasts: pa.Table, observed: pa.Table) -> dict[Key, Curve]:
             places=places,
             quantiles=quantiles,
         )
-        for key, (places, quantiles) in _by_trajectory(forecasts, LEVELS).items()
+        for key, (places, quantiles) in _by_trajectory(forecasts, tuple(LEVELS)).items()
         if key in seen
     }
 

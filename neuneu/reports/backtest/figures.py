@@ -13,12 +13,15 @@ from neuneu.core.storage import Folder
 from neuneu.data.trajectories import Trajectory
 from neuneu.evaluation.table import EvaluationTable, read_evaluation
 from neuneu.reports.backtest.plots import (
+    Curve,
     ForecastPanel,
+    TaskPanel,
+    plot_above_chance,
     plot_coverage,
     plot_horizon,
+    plot_losses,
     plot_trajectories,
 )
-from neuneu.reports.backtest.run_plots import Curve, TaskPanel, plot_above_chance, plot_losses
 from neuneu.reports.folder import FIGURE_NAMES, FIGURES_FOLDER
 from neuneu.reports.style import save_figure
 
