@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +35,7 @@ _WORD: Final = re.compile(r"\S+")
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """The text whose losses describe a checkpoint: documents of `n_words` words in all."""
+    """The text whose losses describe a checkpoint: documents with `n_words` words in total."""
 
     name: str
     documents: tuple[str, ...]
@@ -42,7 +43,7 @@ class Corpus:
 
     @cached_property
     def hash(self) -> str:
-        """Sixteen hex digits that name the text and how it is divided into documents."""
+        """Sixteen hex digits that identify the text and its division into documents."""
         digest = hashlib.sha256()
         for document in self.documents:
             content = document.encode("utf-8", "surrogatepass")
@@ -53,10 +54,10 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusLosses:
-    """Losses of a corpus under one checkpoint.
+    """Losses of a checkpoint on a corpus.
 
-    `word_losses` is (W,) nats, the sum over the tokens of each word; `nats_per_token`,
-    `nats_per_word` and `bits_per_byte` share the same total.
+    `word_losses` is (W,) nats, the sum over the tokens of each word. `nats_per_token`,
+    `nats_per_word` and `bits_per_byte` are the same total, divided differently.
     """
 
     word_losses: npt.NDArray[np.float32]
@@ -68,10 +69,10 @@ class CorpusLosses:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedCorpus:
-    """A corpus as prompts of one tokenizer and window.
+    """A corpus as prompts for one tokenizer and window.
 
-    `prompts[i]` scores its last `n_scored[i]` tokens; in order these are the `token_words.size`
-    tokens of the corpus, each once. `token_words` is the (T,) word index of each token.
+    The last `n_scored[i]` tokens of `prompts[i]` are scored; in order these are the T tokens of the
+    corpus, each once. `token_words` is the (T,) word index of each token.
     """
 
     prompts: list[tuple[int, ...]]
@@ -81,14 +82,14 @@ class EncodedCorpus:
     n_bytes: int
 
     def losses(self, logprobs: Sequence[npt.NDArray[np.floating]]) -> CorpusLosses:
-        """Adds up the losses of a scored corpus.
+        """Sum up the losses of a scored corpus.
 
         Args:
-            logprobs: an array in nats a prompt, of its last `n_scored[i]` tokens or more.
+            logprobs: One array per prompt, in nats, of at least its last `n_scored[i]` tokens.
 
         Raises:
-            CheckpointError: a log-probability is not finite.
-            ValueError: the arrays do not belong to these prompts.
+            CheckpointError: A log-probability is not finite.
+            ValueError: The arrays do not fit the prompts.
         """
         parts = []
         for i, (count, values) in enumerate(zip(self.n_scored, logprobs, strict=True)):
@@ -117,17 +118,17 @@ class EncodedCorpus:
 
 
 def load_corpus(path: str | Path, *, max_words: int) -> Corpus:
-    """Reads the first `max_words` whitespace words of a corpus, documents in order.
+    """Read the first `max_words` whitespace-separated words of a corpus.
 
-    The document in which the limit falls is cut after its last word; documents without a word
-    are left out.
+    The document that reaches the limit is cut after its last word; documents without words are left
+    out.
 
     Args:
-        path: what `read_documents` takes.
-        max_words: at least 1.
+        path: Anything that `read_documents` reads.
+        max_words: Maximum number of words, at least 1.
 
     Raises:
-        DataError: unreadable, of another layout, or without a word.
+        DataError: The corpus cannot be read, has another layout, or has no words.
         UserError: `max_words` is less than 1.
     """
     if max_words < 1:
@@ -144,20 +145,21 @@ def load_corpus(path: str | Path, *, max_words: int) -> Corpus:
             break
         documents.append(text)
     if not documents:
-        raise DataError(f"corpus {path}: expected text, found no word in it.")
+        raise DataError(f"corpus {path}: expected text, found no words.")
     return Corpus(name=Path(path).stem, documents=tuple(documents), n_words=n_words)
 
 
 def read_documents(path: str | Path) -> Iterator[str]:
-    """Yields the documents of a text source in order.
+    """Yield the documents of a text source in order.
 
     Args:
-        path: a parquet file with a string column `text` (others are ignored) or a UTF-8 `.txt`
-            file, which is one document, local or `s3://`; or a local folder, whose `.parquet` and
-            `.txt` files are taken in the order of their paths.
+        path: A parquet file with a string column `text` (others are ignored) or a UTF-8 `.txt`
+        file,
+            which is one document, local or `s3://`; or a local folder, whose `.parquet` and `.txt`
+            files are read in the order of their paths.
 
     Raises:
-        DataError: absent, unreadable, or of another layout.
+        DataError: The source does not exist, cannot be read, or has another layout.
     """
     with copy_of(path) as local:
         if "://" in str(path) and not local.is_file():
@@ -186,17 +188,17 @@ def _read(path: Path) -> Iterator[str]:
 
 
 def prefix_token(tokenizer: "PreTrainedTokenizerBase") -> int:
-    """The id after which a text starts: the tokenizer's bos, else its eos.
+    """Return the token that precedes a text: the tokenizer's bos, or else its eos.
 
     Raises:
-        CheckpointError: it has neither.
+        CheckpointError: It has neither.
     """
     for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token is not None:
             return int(token)
     raise CheckpointError(
-        f"tokenizer {tokenizer.name_or_path!r}: expected a bos or an eos token to score the first "
-        "token of a text after, found neither; set bos_token in tokenizer_config.json."
+        f"tokenizer {tokenizer.name_or_path!r}: expected a bos or eos token to precede the first "
+        "token of a text, found neither; set bos_token in tokenizer_config.json."
     )
 
 
@@ -207,28 +209,28 @@ def encode_corpus(
     prefix_token: int,
     max_tokens: int,
 ) -> EncodedCorpus:
-    """Tokenises a corpus into prompts that together score each of its tokens once.
+    """Tokenise a corpus into prompts that together score each of its tokens once.
 
-    A document starts with the prefix token and no special token is added. One that is longer
-    than the window goes on in windows without the prefix (as lm-evaluation-harness' rolling
-    windows): the first half of each repeats tokens already scored, as context.
+    A document starts with the prefix token, and no special tokens are added. A document longer than
+    the window continues in windows without the prefix, like the rolling windows of
+    lm-evaluation-harness: the first half of each repeats tokens already scored, as context.
 
     Args:
-        corpus: the text.
-        tokenizer: a fast tokenizer of the model, which gives character offsets.
-        prefix_token: see `prefix_token`.
-        max_tokens: the longest prompt, as `Scorer.max_prompt_tokens`; at least 2.
+        corpus: Text to tokenise.
+        tokenizer: Fast tokenizer of the model, which provides character offsets.
+        prefix_token: See `prefix_token`.
+        max_tokens: Maximum prompt length, as `Scorer.max_prompt_tokens`; at least 2.
 
     Raises:
         UserError: `max_tokens` is less than 2.
-        CheckpointError: the tokenizer gives no offsets, or no token for a document.
+        CheckpointError: The tokenizer provides no offsets, or no token for a document.
     """
     if max_tokens < 2:
         raise UserError(f"max_tokens: expected a window of at least 2 tokens, found {max_tokens}.")
     if not tokenizer.is_fast:
         raise CheckpointError(
             f"tokenizer {tokenizer.name_or_path!r}: expected a fast tokenizer (tokenizer.json), "
-            "which tells where its tokens lie; convert it with transformers."
+            "which provides character offsets; convert it with transformers."
         )
     batch = tokenizer(
         list(corpus.documents),
@@ -245,7 +247,7 @@ def encode_corpus(
         ids = batch["input_ids"][i]
         if not ids:
             raise CheckpointError(
-                f"corpus {corpus.name}: document {i} has words but no token; expected a "
+                f"corpus {corpus.name}: document {i} has words but no tokens; expected a "
                 "tokenizer that covers its characters."
             )
         spans = word_spans(document)
@@ -266,10 +268,10 @@ def encode_corpus(
 def windows(
     ids: Sequence[int], *, prefix_token: int, max_tokens: int
 ) -> Iterator[tuple[tuple[int, ...], int]]:
-    """Cuts a document into (prompt, number of last tokens to score), each token scored once.
+    """Cut a document into (prompt, number of last tokens to score), each token scored once.
 
-    The first prompt is the prefix and up to `max_tokens - 1` tokens, all scored. Each later one
-    has `max_tokens // 2` tokens of context before up to as many new ones as fill the window.
+    The first prompt is the prefix and up to `max_tokens - 1` tokens, all scored. Each later prompt
+    has `max_tokens // 2` tokens of context, followed by new tokens that fill the window.
     """
     end = min(len(ids), max_tokens - 1)
     yield (prefix_token, *ids[:end]), end
@@ -301,40 +303,35 @@ def _read_parquet(path: Path) -> Iterator[str]:
 
 
 def word_spans(text: str, *, max_words: int | None = None) -> Int64Array:
-    """Where the whitespace words of a text lie.
+    """Return the spans of the whitespace-separated words of a text.
 
     Args:
-        text: any text.
-        max_words: stop after that many words; None takes all.
+        text: Any text.
+        max_words: Maximum number of words; None takes all.
 
     Returns:
-        (W, 2) start and end of each word, in characters, as `text[start:end]`.
+        (W, 2) start and end of each word in characters, as in `text[start:end]`.
     """
-    spans: list[tuple[int, int]] = []
-    for match in _WORD.finditer(text):
-        if max_words is not None and len(spans) >= max_words:
-            break
-        spans.append(match.span())
+    spans = [match.span() for match in islice(_WORD.finditer(text), max_words)]
     return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
 
 def token_words(spans_W2: Int64Array, offsets_T2: npt.ArrayLike) -> Int64Array:
-    """The word each token belongs to.
+    """Assign each token to a word, in linear time.
 
-    A token belongs to the word that holds its last non-space character, so that a token which
-    spans two words belongs to the second. A token without such a character (pure whitespace,
-    or an empty span as tokenizers that trim offsets give) belongs to the next word, and after
-    the last word to the last.
+    A token belongs to the word with its last non-space character, so a token that spans two words
+    belongs to the second. A token without such a character (whitespace only, or an empty span from
+    a tokenizer that trims offsets) belongs to the next word, or after the last word to the last.
 
     Args:
-        spans_W2: what `word_spans` gives; W >= 1.
+        spans_W2: Spans from `word_spans`; W >= 1.
         offsets_T2: (T, 2) start and end of each token, in characters of the same text.
 
     Returns:
-        (T,) index of a word for each token.
+        (T,) word index of each token.
 
     Raises:
-        ValueError: there is no word to attribute a token to.
+        ValueError: There are no words.
     """
     offsets = np.asarray(offsets_T2, dtype=np.int64).reshape(-1, 2)
     n_words = len(spans_W2)
@@ -342,7 +339,7 @@ def token_words(spans_W2: Int64Array, offsets_T2: npt.ArrayLike) -> Int64Array:
         raise ValueError(
             f"expected a text with at least one word, found 0 for {len(offsets)} tokens."
         )
-    # The last word that starts before the token ends; it may have ended before the token starts.
+    # The last word that starts before the token ends, unless it ends before the token starts.
     last = np.searchsorted(spans_W2[:, 0], offsets[:, 1], side="left") - 1
     inside = (last >= 0) & (spans_W2[np.maximum(last, 0), 1] > offsets[:, 0])
     return np.where(inside, last, np.minimum(last + 1, n_words - 1))
@@ -351,6 +348,6 @@ def token_words(spans_W2: Int64Array, offsets_T2: npt.ArrayLike) -> Int64Array:
 def word_sums(
     values_T: npt.ArrayLike, words_T: Int64Array, *, n_words: int
 ) -> npt.NDArray[np.float64]:
-    """Sums token values by word: (n_words,) in double precision, 0 for a word without a token."""
+    """Sum token values by word: (n_words,) in double precision, 0 for a word without tokens."""
     values = np.asarray(values_T, dtype=np.float64)
     return np.bincount(words_T, weights=values, minlength=n_words).astype(np.float64)

@@ -19,6 +19,7 @@ from neuneu.scoring.prompts import EncodedRequest, continuation_logprobs, encode
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_POSITION: Final = ("family", "suite", "run", "params", "step", "tokens", "flops")
 _MAX_FLOAT16: Final = float(np.finfo(np.float16).max)
 
 
@@ -214,13 +215,4 @@ def _loss_rows(
 
 
 def _position(ref: CheckpointRef, *, num_fewshot: int) -> dict[str, Any]:
-    return {
-        "family": ref.family,
-        "suite": ref.suite,
-        "run": ref.run,
-        "params": ref.params,
-        "num_fewshot": num_fewshot,
-        "step": ref.step,
-        "tokens": ref.tokens,
-        "flops": ref.flops,
-    }
+    return {name: getattr(ref, name) for name in _POSITION} | {"num_fewshot": num_fewshot}

@@ -1,4 +1,4 @@
-"""Multiple-choice tasks: requests, and their log-probabilities as accuracies.
+"""Multiple-choice tasks: their requests, and accuracies from log-probabilities.
 
 Scores follow `ConfigurableTask.process_results` of lm-evaluation-harness, so that they can be
 compared with published ones.
@@ -21,9 +21,9 @@ TaskFormat = Literal["rc", "mc", "minimal_pair", "cloze"]
 class Request:
     """One (document, choice) of a task: score `continuation` after `context`.
 
-    `label` is the index of the right choice, the same on all requests of a document. An empty
-    context is scored after the tokenizer's prefix token. `choice_text` is what `acc_norm` and
-    `acc_bytes` measure; None stands for the continuation without the one space that may lead it.
+    `label` is the index of the correct choice, the same in all requests of a document. An empty
+    context is scored after the tokenizer's prefix token. `choice_text` is the text whose length
+    `acc_norm` and `acc_bytes` use; None is the continuation without one leading space.
     """
 
     task: str
@@ -36,12 +36,12 @@ class Request:
 
     @property
     def name(self) -> str:
-        """What identifies the request in a message."""
+        """Name of the request in messages."""
         return f"task {self.task}, document {self.doc}, choice {self.choice}"
 
     @property
     def measured(self) -> str:
-        """The text whose characters or bytes a normalised log-probability is divided by."""
+        """The text by whose characters or bytes a log-probability is normalised."""
         if self.choice_text is not None:
             return self.choice_text
         return self.continuation.removeprefix(" ")
@@ -49,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task and its requests, sorted by (doc, choice); every document has at least 2 choices.
+    """A task and its requests, sorted by (doc, choice); every document has at least two choices.
 
     `chance` is the expected accuracy of a uniform guess, the mean over documents of 1 / choices.
     """
@@ -65,13 +65,13 @@ class Task:
 
     @property
     def n_items(self) -> int:
-        """The number of documents."""
+        """Number of documents."""
         return len({request.doc for request in self.requests})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskScore:
-    """A metric of a task; `stderr` is NaN when there is only one document."""
+    """A metric of a task; `stderr` is NaN if there is only one document."""
 
     metric: str
     value: float
@@ -80,25 +80,25 @@ class TaskScore:
 
 
 def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
-    """Scores a task: `acc` by summed log-probability, `acc_norm` and `acc_bytes` by its density.
+    """Score a task: `acc` by summed log-probability, `acc_norm` and `acc_bytes` by its density.
 
-    That is the sum a character, or a byte of UTF-8, of `Request.measured`: the choice without
-    the space that joins it to its context, as the harness measures it; an empty one loses. Among
-    equal choices the first wins, as in `np.argmax`. Only in minimal pairs, whose good choice is
-    always the first, must it be strictly better: else a model that finds everything equally
-    likely would score 1. The harness lets a tie win there; nothing else differs.
+    The density is the sum per character, or per byte of UTF-8, of `Request.measured`: the choice
+    without the space that joins it to its context, as in the harness; an empty choice loses. Among
+    equal choices the first one wins, as in `np.argmax`. Only in minimal pairs, whose good choice is
+    always the first, it must be strictly better, because otherwise a model that finds everything
+    equally likely would score 1. The harness counts such a tie as correct; nothing else differs.
 
     Args:
-        task: with R requests.
+        task: Task with R requests.
         sums: (R,) log-probabilities in nats, in the order of `task.requests`.
 
     Returns:
-        The scores of `METRICS` in their order; `stderr` is sample sd / sqrt(documents), as the
-        harness' `mean_stderr`.
+        The scores in the order of `METRICS`; `stderr` is sample sd / sqrt(documents), as
+        `mean_stderr` in the harness.
 
     Raises:
-        CheckpointError: a log-probability is not finite.
-        ValueError: another number of sums than of requests.
+        CheckpointError: A log-probability is not finite.
+        ValueError: The number of sums is not that of requests.
     """
     if len(sums) != len(task.requests):
         raise ValueError(
@@ -111,34 +111,27 @@ def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
             "number. The checkpoint's weights are probably not finite."
         )
     texts = [request.measured for request in task.requests]
+    characters = np.array([len(text) for text in texts], np.float64)
+    n_bytes = [len(text.encode("utf-8", "surrogatepass")) for text in texts]
     with np.errstate(divide="ignore"):
-        densities = (
-            sums,
-            sums / np.array([len(text) for text in texts], np.float64),
-            sums
-            / np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], np.float64),
-        )
+        densities = (sums, sums / characters, sums / np.array(n_bytes, np.float64))
     scores = []
     for metric, values in zip(METRICS, densities, strict=True):
         correct = _correct(task, values)
-        stderr = (
-            float(correct.std(ddof=1)) / math.sqrt(len(correct)) if len(correct) > 1 else math.nan
-        )
-        scores.append(
-            TaskScore(
-                metric=metric, value=float(correct.mean()), stderr=stderr, n_items=len(correct)
-            )
-        )
+        n = len(correct)
+        stderr = float(correct.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+        value = float(correct.mean())
+        scores.append(TaskScore(metric=metric, value=value, stderr=stderr, n_items=n))
     return scores
 
 
 def count_ties(task: Task, sums: npt.NDArray[np.float64]) -> int:
-    """Documents whose largest summed log-probability several choices share to the last bit.
+    """Count documents whose largest summed log-probability several choices share to the last bit.
 
-    The order of the choices decides them, not the model; coarse float types have many.
+    The order of choices decides them, not the model; low-precision dtypes have many.
 
     Args:
-        task: with R requests.
+        task: Task with R requests.
         sums: (R,) log-probabilities in nats, in the order of `task.requests`.
     """
     choices_of = np.split(sums, _starts(task)[1:])
@@ -146,7 +139,7 @@ def count_ties(task: Task, sums: npt.NDArray[np.float64]) -> int:
 
 
 def _starts(task: Task) -> npt.NDArray[np.int64]:
-    """The first request of every document."""
+    """Index of the first request of each document."""
     docs = np.array([request.doc for request in task.requests])
     return np.flatnonzero(np.diff(docs, prepend=docs[0] - 1))
 

@@ -32,7 +32,7 @@ _EMPTY: Final[IdArray] = np.empty(0, np.int32)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedRequest:
-    """A prompt, of which the last `n_continuation` tokens are the continuation."""
+    """A prompt whose last `n_continuation` tokens are the continuation."""
 
     tokens: TokenIds
     n_continuation: int
@@ -45,27 +45,27 @@ def encode_requests(
     prefix_token: int,
     max_tokens: int,
 ) -> list[EncodedRequest]:
-    """Tokenises requests by the rule of lm-evaluation-harness.
+    """Tokenise requests by the rule of lm-evaluation-harness.
 
-    White space at the end of a context moves to the continuation. The continuation's tokens are
-    those of the whole text after as many as the context alone has, which keeps a merge across
-    the boundary out of the context. A context that is empty (then, or from the start) becomes
-    the prefix token; before any other one stands the bos token if the tokenizer puts it before
-    texts of itself. Prompts are cut from the left to `max_tokens`, at most to the last token
-    of the context, on which the first token of the continuation is conditioned.
+    White space at the end of a context moves to the continuation. The tokens of the continuation
+    are those of the whole text after as many as the context alone has, which keeps a merge across
+    the boundary out of the context. A context that is now empty becomes the prefix token; any other
+    one is preceded by the bos token if the tokenizer adds one to texts. Prompts are cut from the
+    left to `max_tokens`, but keep the last token of the context, on which the first token of the
+    continuation is conditioned.
 
     Args:
         requests: R requests.
-        tokenizer: of the model that will score them.
-        prefix_token: id that stands for an empty context.
-        max_tokens: the longest prompt, as `Scorer.max_prompt_tokens`.
+        tokenizer: Tokenizer of the model that will score them.
+        prefix_token: Token id for an empty context.
+        max_tokens: Maximum prompt length, as `Scorer.max_prompt_tokens`.
 
     Returns:
-        One prompt a request, in the same order, its tokens an int32 array.
+        One prompt per request, in the same order, with tokens as an int32 array.
 
     Raises:
-        UserError: a continuation alone leaves no room for one token of context.
-        DataError: a continuation has no token of its own.
+        UserError: A continuation leaves no room for a token of context.
+        DataError: A continuation has no token of its own.
     """
     pairs = [_move_spaces(request.context, request.continuation) for request in requests]
     prefix = np.array([prefix_token], np.int32)
@@ -76,7 +76,7 @@ def encode_requests(
         if not len(tail):
             raise DataError(
                 f"{request.name}: the continuation {request.continuation!r} has no token of its "
-                "own after its context; expected at least one. Drop the document."
+                "own after its context; expected at least one; drop the document."
             )
         if len(tail) >= max_tokens:
             raise UserError(
@@ -92,18 +92,18 @@ def encode_requests(
 def continuation_logprobs(
     encoded: Sequence[EncodedRequest], logprobs: Sequence[npt.NDArray[np.floating]]
 ) -> npt.NDArray[np.float64]:
-    """Sums the log-probabilities of each continuation.
+    """Sum the log-probabilities of each continuation.
 
     Args:
         encoded: R prompts of n_i tokens.
-        logprobs: R arrays in nats, as `Scorer.score` gives for those prompts: of all n_i - 1
-            tokens, or of the last ones, the continuation at least.
+        logprobs: R arrays in nats, as returned by `Scorer.score` for these prompts: of all n_i - 1
+            tokens, or of the last ones, including the continuation.
 
     Returns:
         (R,) sums in nats.
 
     Raises:
-        ValueError: the arrays do not belong to these prompts.
+        ValueError: The arrays do not fit the prompts.
     """
     sums = np.empty(len(encoded), dtype=np.float64)
     for i, (request, values) in enumerate(zip(encoded, logprobs, strict=True)):
@@ -119,15 +119,15 @@ def continuation_logprobs(
 def encode_pairs(
     pairs: Sequence[tuple[str, str]], tokenizer: "PreTrainedTokenizerBase"
 ) -> list[tuple[IdArray, IdArray]]:
-    """Tokenises contexts, and each context with its continuation, without special tokens.
+    """Tokenise contexts, and each context with its continuation, without special tokens.
 
     Args:
         pairs: (context, continuation).
-        tokenizer: of the model that will read them.
+        tokenizer: Tokenizer of the model that will score them.
 
     Returns:
-        For each pair the ids of the context and those of context + continuation, exactly as the
-        tokenizer gives them for either text.
+        For each pair the ids of the context and of context + continuation, exactly as the tokenizer
+        returns them for either text.
     """
     contexts = list(dict.fromkeys(context for context, _ in pairs))
     may_cut = _divides_at_spaces(tokenizer)
@@ -152,7 +152,7 @@ def encode_pairs(
 def _encode_shared(
     texts: Sequence[str], tokenizer: "PreTrainedTokenizerBase"
 ) -> dict[str, IdArray]:
-    """As `_encode`; what all texts begin with is tokenised once."""
+    """Tokenise like `_encode`, with the common beginning of all texts tokenised once."""
     shared = _common_beginning(texts) if len(texts) > 1 else ""
     cut = _last_cut(shared)
     if not cut:
@@ -166,7 +166,7 @@ def _encode_shared(
 
 
 def _encode(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> dict[str, IdArray]:
-    """Tokenises every distinct text once, in batches: a batch's encodings take much memory."""
+    """Tokenise each distinct text once, in batches, because encodings take much memory."""
     distinct = [text for text in dict.fromkeys(texts) if text]
     ids = {"": _EMPTY}
     for start in range(0, len(distinct), _BATCH):
@@ -179,32 +179,29 @@ def _encode(texts: Iterable[str], tokenizer: "PreTrainedTokenizerBase") -> dict[
 
 
 def _divides_at_spaces(tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether each word, with the space before it, is tokenised for itself."""
+    """Whether each word, with the space before it, is tokenised on its own."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or backend.pre_tokenizer is None:
         return False
     if any(map(_CUT.search, tokenizer.get_added_vocab())):
         return False
     starts = {start for _, (start, _) in backend.pre_tokenizer.pre_tokenize_str(_PROBE)}
-    # Pre-tokenizers that drop the space begin a piece after it.
+    # Pre-tokenizers that drop the space start a piece after it.
     return all(match.start() in starts or match.end() in starts for match in _CUT.finditer(_PROBE))
 
 
 def _last_cut(text: str) -> int:
-    """Where to cut a text that others continue; 0 for not at all."""
+    """Position at which to split a text that others continue; 0 if it cannot be split."""
     if len(text) < _MIN_SHARED:
         return 0
     start = len(text) - _MIN_SHARED
-    places = [match.start() for match in _CUT.finditer(text, start)]
-    return places[-1] if places else 0
+    return max((match.start() for match in _CUT.finditer(text, start)), default=0)
 
 
 def _common_beginning(texts: Sequence[str]) -> str:
     first, last = min(texts), max(texts)
-    for i, (a, b) in enumerate(zip(first, last, strict=False)):
-        if a != b:
-            return first[:i]
-    return first
+    differing = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
+    return first[: next(differing, len(first))]
 
 
 def _ends_with(ids: IdArray, end: IdArray) -> bool:
@@ -217,7 +214,7 @@ def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
 
 
 def _leading_tokens(tokenizer: "PreTrainedTokenizerBase") -> IdArray:
-    """The bos token if the tokenizer begins every text with it, else nothing."""
+    """The bos token if the tokenizer adds it to every text, else nothing."""
     bos = tokenizer.bos_token_id
     leads = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
     return np.array([bos] if leads else [], np.int32)

@@ -86,7 +86,7 @@ def test_prefix_token_is_bos_else_eos():
     tokenizer.bos_token = None
     assert prefix_token(tokenizer) == tokenizer.eos_token_id == 1
     tokenizer.eos_token = None
-    with pytest.raises(CheckpointError, match="expected a bos or an eos token"):
+    with pytest.raises(CheckpointError, match="expected a bos or eos token"):
         prefix_token(tokenizer)
 
 

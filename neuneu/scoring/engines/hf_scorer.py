@@ -1,4 +1,4 @@
-"""Plain transformers as a scorer: where vLLM is not installed, and what it is compared with."""
+"""Plain transformers as a scorer: an alternative to vLLM, and its reference in tests."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,13 +18,13 @@ from neuneu.scoring.engines.engine import (
 
 
 class HfScorer:
-    """Log-probabilities from a transformers model, in batches of prompts of like length."""
+    """Log-probabilities from a transformers model, in batches of prompts of similar length."""
 
     def __init__(self, config: EngineConfig, folder: Path) -> None:
-        """Loads the model of `folder`.
+        """Load the model in `folder`.
 
         Raises:
-            CheckpointError: the weights do not fit the config, or are not finite.
+            CheckpointError: The weights do not fit the config, or are not finite.
         """
         from transformers.utils.logging import disable_progress_bar
 
@@ -42,27 +42,27 @@ class HfScorer:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """As with vLLM, so that both score the same prompts."""
+        """Maximum prompt length, the same as with vLLM."""
         return self._window - 1
 
     @property
     def proof(self) -> str:
-        """Every load makes the model anew from exactly the tensors of its config."""
+        """Every load creates a new model from exactly the tensors of its config."""
         return "model loaded anew"
 
     def load(self, folder: Path) -> None:
-        """Replaces the model by that of a checkpoint.
+        """Replace the model by that of a checkpoint.
 
         Raises:
-            CheckpointError: the weights do not fit the config, or are not finite; no model is
-                left to score with until another one is loaded.
-            EngineError: the scorer was closed.
+            CheckpointError: The weights do not fit the config, or are not finite; the scorer has no
+                model until another one is loaded.
+            EngineError: The scorer was closed.
         """
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         if self._closed:
-            raise EngineError("this scorer was closed; make another.")
+            raise EngineError("this scorer was closed; create another.")
         self._model = None
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
@@ -87,10 +87,10 @@ class HfScorer:
     def score(
         self, prompts: Sequence[TokenIds], last: Sequence[int] | None = None
     ) -> list[npt.NDArray[np.float32]]:
-        """The last log-probabilities of each prompt, in nats; nothing is shared between prompts.
+        """Return log-probabilities of the last tokens of each prompt, in nats.
 
         Raises:
-            EngineError: the scorer was closed, or torch failed (out of memory).
+            EngineError: The scorer was closed, or torch failed (out of memory).
         """
         wanted = [len(prompt) - 1 for prompt in prompts] if last is None else last
         self.computed_tokens += sum(map(len, prompts))
@@ -101,7 +101,7 @@ class HfScorer:
             raise EngineError(f"transformers failed while scoring: {error}") from error
 
     def close(self) -> None:
-        """Frees the model; calling it again does nothing."""
+        """Free the model; calling this again does nothing."""
         self._model, self._closed = None, True
 
     def _engine(self) -> torch.nn.Module:
@@ -131,7 +131,7 @@ class HfScorer:
         return result
 
     def _batches(self, prompts: Sequence[TokenIds]) -> Iterator[list[int]]:
-        """Indices of prompts, longest first, at most the configured tokens a padded batch."""
+        """Yield indices of prompts, longest first, up to the configured tokens per padded batch."""
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         while order:
             size = max(1, self._batch_tokens // max(len(prompts[order[0]]), 1))

@@ -1,7 +1,7 @@
-"""In which order to score prompts so that the beginnings they share are computed once.
+"""The order of prompts in which an engine with a prefix cache computes shared beginnings once.
 
-A five-shot task repeats its examples before every choice of every question. An engine with a
-prefix cache computes them once if prompts that begin alike follow each other.
+A five-shot task repeats its examples before every choice of every question; they are computed once
+if prompts with the same beginning follow each other.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,19 @@ from neuneu.scoring.engines.engine import TokenIds
 
 
 def sharing_order(prompts: Sequence[TokenIds], wanted: Sequence[int], *, block: int) -> list[int]:
-    """Indices of the prompts that can read a cached beginning, those that begin alike together.
+    """Return the indices of prompts that can share a cached beginning, similar ones together.
 
-    A cache holds whole blocks, and the last token before the wanted ones must be computed: its
-    output is the first wanted log-probability.
+    A cache holds whole blocks, and the last token before the scored ones must be computed, because
+    its output is the first log-probability.
 
     Args:
-        prompts: of n_i tokens each.
-        wanted: how many of the last tokens are wanted of each; the rest is context.
-        block: tokens of a cache block.
+        prompts: Prompts of n_i tokens each.
+        wanted: Number of last tokens to score in each prompt; the rest is context.
+        block: Tokens per cache block.
 
     Returns:
-        In lexicographic order of tokens. Prompts whose context is shorter than a block are left
-        out, and those that share no whole block with another one.
+        Indices in lexicographic order of tokens, without prompts whose context is shorter than a
+        block or that share no whole block with another prompt.
     """
     keys = {
         index: np.asarray(prompt, dtype=">i4").tobytes()
@@ -44,7 +44,7 @@ def sharing_order(prompts: Sequence[TokenIds], wanted: Sequence[int], *, block: 
 def in_calls(
     order: Sequence[int], prompts: Sequence[TokenIds], *, tokens: int
 ) -> Iterator[list[int]]:
-    """Cuts an order of prompts into calls of at most `tokens` tokens, or of one longer prompt."""
+    """Split ordered prompts into calls of at most `tokens` tokens, or of one longer prompt."""
     call: list[int] = []
     size = 0
     for index in order:
@@ -58,15 +58,15 @@ def in_calls(
 
 
 def computed_tokens(prompts: Sequence[TokenIds], wanted: Sequence[int], *, block: int) -> int:
-    """Tokens that a model runs on when shared beginnings come from a cache that keeps them all.
+    """Count the tokens that a model computes if a cache keeps all shared beginnings.
 
-    A prompt reads the whole blocks that it has in common with the one before it in the order of
-    `sharing_order`. Where these reach into the wanted tokens it is computed a second time.
+    A prompt reads the whole blocks that it shares with the previous one in `sharing_order`. If they
+    reach into the tokens to score, it is computed a second time.
 
     Args:
-        prompts: of n_i tokens each.
-        wanted: how many of the last tokens are wanted of each.
-        block: tokens of a cache block.
+        prompts: Prompts of n_i tokens each.
+        wanted: Number of last tokens to score in each prompt.
+        block: Tokens per cache block.
     """
     total = sum(len(prompt) for prompt in prompts)
     before = np.empty(0, np.int32)

@@ -1,10 +1,10 @@
-"""The vLLM engine as a scorer: in this process, one architecture, weights swapped in place.
+"""vLLM as a scorer: one architecture, in this process, with weights swapped in place.
 
 The only module that imports vllm. `reload_weights` keeps old values of tensors that a checkpoint
 lacks, and on CPU leaves the packed head of a tied model stale, both without an error; after an
-exception the engine may hang. So each swap is proven (`neuneu.scoring.engines.swap`), and after any
-doubt the engine is given up. Contexts that several prompts share are computed once, through vLLM's
-prefix cache (see `VllmScorer.score`).
+exception the engine may hang. Each swap is therefore proven (`neuneu.scoring.engines.swap`), and
+the engine is discarded if in doubt. Contexts that several prompts share are computed once, using
+vLLM's prefix cache (see `VllmScorer.score`).
 """
 
 import gc
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-# In process: a start of seconds rather than half a minute, twice the throughput on CPU, and no
-# worker process that could outlive a killed actor and hold its GPU.
+# In this process: it starts in seconds rather than half a minute, has twice the throughput on CPU,
+# and has no worker process that could outlive a killed actor and keep its GPU.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -45,13 +45,13 @@ from neuneu.scoring.engines.engine import (
 from neuneu.scoring.engines.prefixes import in_calls, sharing_order
 from neuneu.scoring.workers.processes import first_line
 
-# Of a call all results are held as Python objects, some 100 bytes a token.
+# All results of a call are held as Python objects, about 100 bytes per token.
 _CALL_TOKENS: Final = 2**15
 _CANARY_TOKENS: Final = 24
-# Products differ by rounding only; packed bfloat16 kernels round each product.
+# Products differ only by rounding; packed bfloat16 kernels round each product.
 _EXACT: Final = 1e-4
 _ROUNDED: Final = 2e-2
-# Nats by which a fixed prompt may differ under the same weights.
+# Nats by which the log-probabilities of a fixed prompt may differ under the same weights.
 _CANARY_NATS: Final = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
@@ -59,12 +59,12 @@ class VllmScorer:
     """Log-probabilities of prompts from vLLM (`neuneu.scoring.engines.engine.Scorer`)."""
 
     def __init__(self, config: EngineConfig, folder: Path) -> None:
-        """Starts an engine with the weights of `folder`.
+        """Start an engine with the weights in `folder`.
 
         Raises:
-            CheckpointError: a tensor is not finite in the engine's dtype, or vLLM has no kernel
-                for the model's attention.
-            EngineError: vLLM does not start with it, or does not hold its weights afterwards.
+            CheckpointError: A tensor is not finite in the engine's dtype, or vLLM has no kernel for
+                the model's attention.
+            EngineError: vLLM does not start, or does not hold the weights afterwards.
         """
         config = with_dtype(config, gpu=not current_platform.is_cpu())
         model_config = read_model_config(folder)
@@ -79,7 +79,7 @@ class VllmScorer:
         self._compared_ranks: int | None = None
         expected = swap.file_products(folder, dtype=self._dtype, tied=self._tied)
         if current_platform.is_cpu():
-            # vLLM compiles the ranking of prompt tokens, which nobody reads here: 8 to 12 s.
+            # vLLM compiles the ranking of prompt tokens, which is not used here: 8 to 12 s.
             torch._dynamo.config.disable = True
         try:
             self._llm = LLM(
@@ -113,7 +113,7 @@ class VllmScorer:
 
     @property
     def proof(self) -> str:
-        """How the weights were compared; without that only a fixed prompt tells of them."""
+        """How weights were compared; if they cannot be, only a fixed prompt is evidence."""
         if not self._compared_ranks:
             return f"fixed prompt only: {swap.NOT_COMPARABLE}"
         ranks = "" if self._compared_ranks == 1 else f" on {self._compared_ranks} ranks"
@@ -121,15 +121,15 @@ class VllmScorer:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """vLLM leaves room for one generated token."""
+        """Maximum prompt length; vLLM needs room for one generated token."""
         return self._window - 1
 
     def load(self, folder: Path) -> None:
-        """Swaps in the weights of a checkpoint and proves that the engine computes with them.
+        """Swap in the weights of a checkpoint and prove that the engine computes with them.
 
         Raises:
-            CheckpointError: a tensor is not finite; the engine keeps what it had.
-            EngineError: the swap failed or cannot be proven; close the engine.
+            CheckpointError: A tensor is not finite; the engine keeps its weights.
+            EngineError: The swap failed or cannot be proven; close the engine.
         """
         llm = self._engine()
         expected = swap.file_products(folder, dtype=self._dtype, tied=self._tied)
@@ -141,20 +141,22 @@ class VllmScorer:
         except Exception as error:
             raise EngineError(f"vLLM could not swap in {folder}: {first_line(error)}") from error
         if not forgotten:
-            raise EngineError("vLLM did not forget the contexts computed with the weights before.")
+            raise EngineError(
+                "vLLM did not empty the cache of contexts computed with the previous weights."
+            )
         self._prove(folder, expected)
 
     def score(
         self, prompts: Sequence[TokenIds], last: Sequence[int] | None = None
     ) -> list[npt.NDArray[np.float32]]:
-        """The last log-probabilities of each prompt, in nats.
+        """Return log-probabilities of the last tokens of each prompt, in nats.
 
-        With `last`, the beginnings that contexts have in common are computed once while they
-        stay in the cache. vLLM leaves the log-probabilities of tokens that it took from its
-        cache uninitialised, so no result is accepted whose wanted tokens are among them.
+        With `last`, common beginnings of contexts are computed once while they stay in the cache.
+        vLLM leaves log-probabilities of cached tokens uninitialised, so a result is rejected if its
+        scored tokens are among them.
 
         Raises:
-            EngineError: vLLM raised, or returned other than one number a token.
+            EngineError: vLLM raised, or did not return one number per token.
         """
         wanted = [len(prompt) - 1 for prompt in prompts] if last is None else last
         shared = sharing_order(prompts, wanted, block=self._block_tokens)
@@ -169,7 +171,7 @@ class VllmScorer:
         return result
 
     def close(self) -> None:
-        """Frees the engine and its memory; calling it again does nothing."""
+        """Free the engine and its memory; calling this again does nothing."""
         if self._llm is None:
             return
         self._llm.llm_engine.engine_core.shutdown()
@@ -180,7 +182,7 @@ class VllmScorer:
 
     def _engine(self) -> LLM:
         if self._llm is None:
-            raise EngineError("this vLLM engine was closed; start another.")
+            raise EngineError("this vLLM engine was closed; create another.")
         return self._llm
 
     def _score(
@@ -222,11 +224,11 @@ class VllmScorer:
         return arrays
 
     def _prove(self, folder: Path, expected: swap.Held) -> None:
-        """Compares what all ranks hold with a checkpoint's files, and scores the fixed prompt.
+        """Compare the weights on all ranks with the checkpoint's files, and score a fixed prompt.
 
         Raises:
-            CheckpointError: the fixed prompt's log-probabilities are not finite.
-            EngineError: the engine does not hold or does not use the checkpoint's weights.
+            CheckpointError: Log-probabilities of the fixed prompt are not finite.
+            EngineError: The engine does not hold or does not use the checkpoint's weights.
         """
         try:
             shards: list[swap.Shard] = self._engine().apply_model(_shard)
@@ -235,7 +237,7 @@ class VllmScorer:
         held, readable_head = swap.combined(shards)
         if self._tied:
             expected = expected | readable_head
-        if self._compared_ranks is None:  # the architecture decides, not this load
+        if self._compared_ranks is None:  # depends on the architecture, not on this load
             self._compared_ranks = len(shards) if swap.comparable(held, expected) else 0
         if self._compared_ranks:
             packed = current_platform.is_cpu() and self._dtype != torch.float32
@@ -245,33 +247,33 @@ class VllmScorer:
                 raise EngineError(
                     f"after loading {folder} vLLM holds other weights than its files in "
                     f"{len(wrong)} places, the first {swap.describe(wrong[0])}; set "
-                    "engine.kind=hf if all checkpoints of this architecture fail so."
+                    "engine.kind=hf if all checkpoints of this architecture fail."
                 )
         self._check_canary(expected)
 
     def _check_canary(self, products: swap.Held) -> None:
-        """Scores a fixed prompt: it must be finite, repeat, and change with the weights."""
+        """Score a fixed prompt: results must be finite, repeatable, and change with the weights."""
         prompt = [(7 * i + 3) % self._vocab_size for i in range(_CANARY_TOKENS)]
         prompt = prompt[: self.max_prompt_tokens]
         values = self._score([prompt], [len(prompt) - 1])[0]
         if not np.isfinite(values).all():
             raise CheckpointError(
-                "the log-probabilities of a fixed prompt are not finite; expected numbers. The "
-                "weights overflow in this dtype, or training diverged."
+                "the log-probabilities of a fixed prompt are not finite; the weights overflow in "
+                "this dtype, or training diverged."
             )
         key = tuple(sorted(products.items()))
         before = self._canaries.get(key)
         limit = _CANARY_NATS[self._dtype]
         if before is not None and not np.allclose(values, before, rtol=0, atol=limit):
             raise EngineError(
-                "vLLM gave other log-probabilities for a fixed prompt than before under the "
+                "vLLM returned other log-probabilities for a fixed prompt than before under the "
                 f"same weights (by {np.abs(values - before).max():.2g} nats)."
             )
         if not self._compared_ranks and before is None:
             same = any(np.array_equal(values, earlier) for earlier in self._canaries.values())
             if same:
                 raise EngineError(
-                    "vLLM gave the log-probabilities of another checkpoint for a fixed prompt: "
+                    "vLLM returned the log-probabilities of another checkpoint for a fixed prompt: "
                     "the swap did not reach its computation."
                 )
         self._canaries[key] = values
@@ -280,19 +282,19 @@ class VllmScorer:
 def last_logprobs(
     output: Any, *, n_tokens: int, n_cached: int, count: int
 ) -> npt.NDArray[np.float32] | None:
-    """The log-probabilities of the last tokens of a prompt; None where they were not computed.
+    """Return log-probabilities of the last tokens of a prompt; None if they were not computed.
 
-    vLLM's V1 runner gives `n_tokens - 1` values, those of cached tokens uninitialised; its V2
-    runner gives `n_tokens - 1 - n_cached`, those that it computed.
+    vLLM's V1 runner returns `n_tokens - 1` values, uninitialised for cached tokens; its V2 runner
+    returns only the `n_tokens - 1 - n_cached` computed ones.
 
     Args:
-        output: a `RequestOutput` with flat prompt log-probabilities.
-        n_tokens: of the prompt.
-        n_cached: how many of them came from the cache.
-        count: how many of the last tokens are wanted.
+        output: `RequestOutput` with flat prompt log-probabilities.
+        n_tokens: Length of the prompt.
+        n_cached: Number of tokens from the cache.
+        count: Number of last tokens to return.
 
     Raises:
-        EngineError: vLLM gave another number of values.
+        EngineError: vLLM returned another number of values.
     """
     if n_cached > n_tokens - count - 1:
         return None
@@ -301,14 +303,14 @@ def last_logprobs(
     if len(values) not in {n_tokens - 1, n_tokens - 1 - n_cached}:
         cached = f", {n_cached} of them cached" if n_cached else ""
         raise EngineError(
-            f"vLLM gave {len(values)} log-probabilities for a prompt of {n_tokens} tokens{cached}; "
-            f"expected {n_tokens - 1}{' or fewer by the cached ones' if n_cached else ''}."
+            f"vLLM returned {len(values)} log-probabilities for a prompt of {n_tokens} tokens"
+            f"{cached}; expected {n_tokens - 1}{' or fewer by the cached ones' if n_cached else ''}."
         )
     return np.array(values[len(values) - count :], dtype=np.float32)
 
 
 def _shard(model: torch.nn.Module) -> swap.Shard:
-    """Products of what this rank computes with; runs in the process that holds the rank."""
+    """Products of the weights on this rank; runs in the process of the rank."""
     shard = swap.Shard(rows={}, whole={}, partial={}, head={})
     module: Any
     for name, module in model.named_modules():
@@ -316,10 +318,10 @@ def _shard(model: torch.nn.Module) -> swap.Shard:
         divided = (getattr(module, "tp_size", None) or 1) > 1
         for key, parameter in module.named_parameters(recurse=False):
             weight = parameter[: _own_rows(module)] if divided else parameter
-            place = swap.place_of(name, weight)
+            location = swap.location_of(name, weight)
             if divided and isinstance(module, RowParallelLinear) and key == "weight":
-                place = (place[0], module.input_size)
-                shard.partial[name] = (place, _partial_products(module, weight))
+                location = (location[0], module.input_size)
+                shard.partial[name] = (location, _partial_products(module, weight))
                 continue
             packed = key == "weight" and (parameter.numel() == 0 or head)
             if packed and hasattr(module, "cpu_linear"):
@@ -327,24 +329,24 @@ def _shard(model: torch.nn.Module) -> swap.Shard:
                 vector = swap.fixed_vector(columns).to(parameter.dtype)
                 output = module.quant_method.apply(module, vector[None], None)[0]
                 products = swap.of_products(output[: _own_rows(module)] if divided else output)
-                place = (swap.layer_of(name), columns)
+                location = (swap.layer_of(name), columns)
             else:
                 products = swap.matrix_products(weight)
             if head and key == "weight":
-                place = (swap.HEAD_LAYER, place[1])
-                shard.head[place] = swap.matrix_products(parameter)
+                location = (swap.HEAD_LAYER, location[1])
+                shard.head[location] = swap.matrix_products(parameter)
             to = shard.rows if divided and _divides_rows(module) else shard.whole
-            to[place] = to[place] + products if place in to else products
+            swap.add(to, location, products)
     return shard
 
 
 def _divides_rows(module: torch.nn.Module) -> bool:
-    """Whether the ranks divide the rows of a module's parameters; others each have them all."""
+    """Whether the rows of a module's parameters are split over ranks; others are on all ranks."""
     return isinstance(module, ColumnParallelLinear | VocabParallelEmbedding)
 
 
 def _own_rows(module: Any) -> int | None:
-    """How many of its rows count: heads of keys and values that several ranks share count once."""
+    """Number of rows to count: key and value heads that several ranks share count once."""
     if not isinstance(module, QKVParallelLinear):
         return None
     if module.tp_rank % module.num_kv_head_replicas == 0:
@@ -353,7 +355,7 @@ def _own_rows(module: Any) -> int | None:
 
 
 def _partial_products(module: Any, weight: torch.Tensor) -> torch.Tensor:
-    """(N,) products of the columns of this rank with their part of the whole fixed vector."""
+    """(N,) products of the columns on this rank with their part of the whole fixed vector."""
     columns = module.input_size_per_partition
     start = module.tp_rank * columns
     vector = swap.fixed_vector(module.input_size)[start : start + columns]
@@ -364,7 +366,7 @@ def _partial_products(module: Any, weight: torch.Tensor) -> torch.Tensor:
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:
-    """On CPU the head has a packed copy of the tied embedding, which a swap leaves stale."""
+    """Repack the head: on CPU it is a copy of the tied embedding, which a swap leaves stale."""
     if not current_platform.is_cpu():
         return
     module: Any
@@ -378,10 +380,10 @@ def _head_size(model: Any) -> int:
 
 
 def _check_head_size(model: Any) -> None:
-    """On CPU vLLM starts with any head size and fails on the first prompt.
+    """Refuse head sizes that vLLM accepts at the start and fails on later.
 
-    On GPUs FlashAttention takes multiples of 8; what is left falls to kernels of which misaligned
-    addresses are reported.
+    On CPU it fails on the first prompt. On GPUs FlashAttention supports multiples of 8; other sizes
+    use kernels with known misaligned addresses.
     """
     if not current_platform.is_cpu():
         if _head_size(model) % 8:
