@@ -155,7 +155,7 @@ def test_a_run_opens_with_its_words_and_a_chart_a_task(page: Browser) -> None:
     assert texts(page, "details.run[open] h3") == [SCRIPT]
     words = " ".join(texts(page, "details.run[open] p"))
     assert "at 8 checkpoints up to 8K tokens" in words
-    assert "Intervals may be off: family 'f' is not among" in words
+    assert "family 'f' is not in the calibration set" in words
     assert len(texts(page, "details.run[open] .panels h4")) == 4
     assert page.evaluate("document.querySelectorAll('details.run[open] svg .ahead').length") == 4
     assert page.complaints == []
