@@ -18,6 +18,16 @@ from neuneu.core.files import parse_mapping, read_regular
 _PROVENANCE: Final = {"_name_or_path", "_commit_hash", "transformers_version", "use_cache"}
 _SAVED_TYPE: Final = {"dtype", "torch_dtype"}
 _EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+# Keys that must be absent or false, and why.
+_REFUSED: Final = {
+    "auto_map": "asks for code from the checkpoint, which is never run; convert it to an "
+    "architecture of transformers",
+    "quantization_config": "quantised weights cannot be swapped; save the checkpoint unquantised",
+    "is_encoder_decoder": "expected a decoder, found an encoder-decoder",
+    **dict.fromkeys(
+        _EXPERTS, "expected a dense model; mixtures of experts cannot be swapped safely"
+    ),
+}
 # Heads and inner sizes, which some architectures give for each layer.
 _MAX_PER_LAYER: Final[dict[str, int]] = {
     **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head", "n_heads"), 2**12),
@@ -66,42 +76,20 @@ def check_config(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: what is wrong with it.
     """
-    names = config.get("architectures")
-    for wrong, message in (
-        (
-            config.get("auto_map"),
-            "auto_map asks for code from the checkpoint, which is never run; convert it to an "
-            "architecture of transformers.",
-        ),
-        (
-            config.get("quantization_config"),
-            "quantization_config: quantised weights cannot be swapped; save the checkpoint "
-            "unquantised.",
-        ),
-        *(
-            (
-                config.get(key),
-                f"{key} = {config.get(key)}: expected a dense model; mixtures of experts cannot "
-                "be swapped safely.",
-            )
-            for key in _EXPERTS
-        ),
-        (config.get("is_encoder_decoder"), "expected a decoder, found an encoder-decoder."),
-        (
-            not isinstance(names, list | None) or not all(isinstance(n, str) for n in names or ()),
-            f"architectures = {str(names)[:80]}; expected a list of names.",
-        ),
-        *(
-            (
-                not isinstance(config.get(key), str | None),
-                f"{key} = {str(config.get(key))[:80]}; expected a name such as bfloat16.",
-            )
-            for key in _SAVED_TYPE
-        ),
-    ):
-        if wrong:
-            raise CheckpointError(f"config.json: {message}")
+    for key, problem in _REFUSED.items():
+        if config.get(key):
+            raise CheckpointError(f"config.json: {key} = {str(config[key])[:80]}: {problem}.")
     check_sizes(config)
+    names = config.get("architectures")
+    if not isinstance(names, list | None) or not all(isinstance(n, str) for n in names or ()):
+        raise CheckpointError(
+            f"config.json: architectures = {str(names)[:80]}; expected a list of names."
+        )
+    for key in _SAVED_TYPE:
+        if not isinstance(config.get(key), str | None):
+            raise CheckpointError(
+                f"config.json: {key} = {str(config[key])[:80]}; expected a name such as bfloat16."
+            )
     return config
 
 
