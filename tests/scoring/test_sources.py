@@ -100,7 +100,7 @@ def test_groups_of_names_are_part_of_the_run(hub: HubServer) -> None:
 def test_include_keeps_what_one_condition_names(hub: HubServer) -> None:
     fill(hub, "step1")
     assert [ref.run for ref in list_suite(suite(include=[{"size": ["2m"]}]))] == ["model-2m"]
-    with pytest.raises(UserError, match="leave nothing over"):
+    with pytest.raises(UserError, match="leave no location"):
         list_suite(suite(include=[{"size": ["3m"]}]))
 
 
@@ -153,7 +153,7 @@ def test_place_without_matching_names_says_what_it_found(hub: HubServer) -> None
 
 def test_missing_repository_is_the_users_error(hub: HubServer) -> None:
     hub.add("org/model-1m", "step1", {})
-    with pytest.raises(UserError, match="org/model-2m: the hub has none"):
+    with pytest.raises(UserError, match="org/model-2m: not found on the hub"):
         list_suite(suite())
 
 

@@ -166,7 +166,7 @@ def test_file_that_is_not_as_listed_is_refused_at_once(
 def test_checkpoint_that_is_not_there_is_refused_at_once(hub: HubServer, tmp_path: Path) -> None:
     on_hub(hub)
     with (
-        pytest.raises(CheckpointError, match="org/m at step2: the hub has none"),
+        pytest.raises(CheckpointError, match="org/m at step2: not found on the hub"),
         stager(tmp_path).stage(ref_of("hf://org/m@step2")),
     ):
         pass

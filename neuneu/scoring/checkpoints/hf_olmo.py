@@ -107,7 +107,7 @@ def as_llama_config(config: Mapping[str, Any]) -> dict[str, Any]:
     hidden = config.get("mlp_hidden_size") or _positive(config, "mlp_ratio", 0) * width
     if not hidden or hidden % 2:
         raise CheckpointError(
-            "config.json: mlp_hidden_size and mlp_ratio give no even size of the MLP."
+            f"config.json: mlp_hidden_size or mlp_ratio gives an MLP of {hidden:g}; expected even."
         )
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -195,7 +195,9 @@ def _heads(config: Mapping[str, Any]) -> Heads:
             f"config.json: n_kv_heads = {config['n_kv_heads']}; expected n_heads ({count})."
         )
     if width % (2 * count):
-        raise CheckpointError(f"config.json: n_heads = {count} does not cut {width} evenly.")
+        raise CheckpointError(
+            f"config.json: n_heads = {count}; expected twice as many to divide d_model ({width})."
+        )
     return kernel_heads(count, width // count)
 
 

@@ -143,7 +143,7 @@ def _errors(what: str) -> Iterator[None]:
     except OSError as error:
         if error.errno is not None:  # from the disk
             raise
-        raise TransientError(f"{what}: the download is not whole.") from error
+        raise TransientError(f"{what}: the download is incomplete.") from error
 
 
 def _refusal(what: str, status: int) -> CheckpointError:
@@ -151,7 +151,7 @@ def _refusal(what: str, status: int) -> CheckpointError:
         return TransientError(f"{what}: the hub answered {status}.")
     if status in _HIDDEN:
         return CheckpointError(
-            f"{what}: the hub has none, or does not show it to you (status {status}); check the "
+            f"{what}: not found on the hub, or hidden from you (status {status}); check the "
             "name, or set HF_TOKEN if it is private or gated."
         )
     return CheckpointError(f"{what}: the hub refuses it (status {status}).")

@@ -49,12 +49,12 @@ def list_suite(suite: SuiteFile) -> list[CheckpointRef]:
     """
     found = locations(suite)
     if not found:
-        raise UserError(f"suite {suite.suite}: include and exclude leave nothing over.")
+        raise UserError(f"suite {suite.suite}: include and exclude leave no location.")
     with ThreadPoolExecutor(_LOCATIONS_AT_ONCE) as pool:
         lists = pool.map(partial(_list_location, suite), found)
         refs = in_order(ref for refs in lists for ref in refs)
     if not refs:
-        raise UserError(f"suite {suite.suite}: include, exclude and steps leave nothing over.")
+        raise UserError(f"suite {suite.suite}: include, exclude and steps leave no checkpoints.")
     for ref, following in itertools.pairwise(refs):
         if ref.run == following.run and ref.tokens >= following.tokens:
             raise DataError(
