@@ -33,10 +33,10 @@ class LmEvalResults:
 
     def recognises(self, path: Path) -> str | None:
         """Look for a JSON file with results by task."""
-        for found in files_under(path, ".json"):
-            if _is_candidate(found, path) and _is_results(_read_or_none(found)):
-                return f"{found.name} has results by task as lm-evaluation-harness writes them"
-        return None
+        found = next(_results(path, strict=False), None)
+        if found is None:
+            return None
+        return f"{found[0].name} has results by task as lm-evaluation-harness writes them"
 
     def read(self, path: Path, options: ImportOptions) -> Imported:
         """Read all results files; sample files and other JSON files are skipped."""
@@ -46,14 +46,7 @@ class LmEvalResults:
         tasks: list[dict[str, Any]] = []
         groups: set[str] = set()
         lower: set[str] = set()
-        for found in files_under(path, ".json"):
-            if not _is_candidate(found, path):
-                continue
-            # A truncated results file must not go unnoticed; other JSON files may be anything.
-            named = found.name.startswith("results") or found == path
-            record = read_json(found) if named else _read_or_none(found)
-            if not _is_results(record):
-                continue
+        for found, record in _results(path, strict=True):
             names = names_around(found, path)
             checkpoint = parse_checkpoint(
                 model=_model(record),
@@ -84,15 +77,21 @@ class LmEvalResults:
         return as_imported(scores, options, name=str(path), losses=losses, tasks=tasks, notes=notes)
 
 
-def _is_candidate(found: Path, path: Path) -> bool:
-    return found == path or not found.name.startswith("samples_")
-
-
-def _read_or_none(path: Path) -> Any:
-    try:
-        return read_json(path) if path.suffix == ".json" else None
-    except DataError:
-        return None
+def _results(path: Path, *, strict: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield files with results and their contents; `strict` raises DataError for truncated ones."""
+    for found in files_under(path, ".json"):
+        # Files of other names may be any JSON.
+        must_be = strict and (found.name.startswith("results") or found == path)
+        if found != path and found.name.startswith("samples_"):
+            continue
+        try:
+            record: Any = read_json(found) if must_be or found.suffix == ".json" else None
+        except DataError:
+            if must_be:
+                raise
+            continue
+        if _is_results(record):
+            yield found, record
 
 
 def _is_results(record: Any) -> bool:

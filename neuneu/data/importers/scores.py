@@ -131,20 +131,18 @@ def _newest(scores: Sequence[Score]) -> tuple[list[Score], int]:
 
 
 def _run_names(scores: Sequence[Score], given: str | None, name: str) -> dict[str, str]:
-    """Name each identity by its short name, or in full where several share that."""
+    """Name each identity by the given name, by its short name, or in full if several share that.
+
+    Raises:
+        UserError: no name found, or a given name for several scores of a step.
+    """
     short = {score.checkpoint.identity: score.checkpoint.run for score in scores}
     shared = Counter(short.values())
     names = {i: run if shared[run] == 1 else i for i, run in short.items()}
-    if given is not None:
-        _check_one_run(scores, names, given, name)
-        return dict.fromkeys(short, given)
-    if "" in names.values():
-        raise UserError(f"{name}: no name of a run found; give --run NAME.")
-    return names
-
-
-def _check_one_run(scores: Iterable[Score], names: dict[str, str], given: str, name: str) -> None:
-    """Raises UserError if one name would be given to several scores of a step."""
+    if given is None:
+        if "" in names.values():
+            raise UserError(f"{name}: no name of a run found; give --run NAME.")
+        return names
     owners: dict[tuple, str] = {}
     for score in scores:
         owner = owners.setdefault(_observation(score), score.checkpoint.identity)
@@ -154,6 +152,7 @@ def _check_one_run(scores: Iterable[Score], names: dict[str, str], given: str, n
                 f"--run {given}: expected one run in {name}, found {both} with the same "
                 "checkpoints; leave --run out, or import them one by one."
             )
+    return dict.fromkeys(short, given)
 
 
 def _observation(score: Score) -> tuple:
@@ -164,16 +163,13 @@ def _observation(score: Score) -> tuple:
 
 
 def _table(scores: Sequence[Score], runs: dict[str, str], subject: str) -> pa.Table:
-    fields: dict[str, tuple[pa.DataType, list[Any]]] = {
-        "run": (pa.string(), [runs[s.checkpoint.identity] for s in scores]),
-        "step": (pa.int64(), [s.checkpoint.step for s in scores]),
-        "tokens": (pa.float64(), [s.checkpoint.tokens for s in scores]),
-        "params": (pa.float64(), [s.params for s in scores]),
-        "num_fewshot": (pa.int32(), [s.shots for s in scores]),
-        subject: (pa.string(), [s.task for s in scores]),
-        "metric": (pa.string(), [s.metric for s in scores]),
-        "value": (pa.float64(), [s.value for s in scores]),
-    }
-    if subject == "task":
-        fields["stderr"] = (pa.float64(), [s.stderr for s in scores])
-    return pa.table({name: pa.array(values, kind) for name, (kind, values) in fields.items()})
+    rows = [
+        {
+            "run": runs[s.checkpoint.identity], "step": s.checkpoint.step,
+            "tokens": s.checkpoint.tokens, "params": s.params, "num_fewshot": s.shots,
+            subject: s.task, "metric": s.metric, "value": s.value, "stderr": s.stderr,
+        }
+        for s in scores
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(rows)
+    return table if subject == "task" else table.drop_columns(["stderr"])
