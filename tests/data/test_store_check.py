@@ -11,7 +11,7 @@ from rows import accuracy, checkpoint_rows
 from typer.testing import CliRunner
 
 from neuneu.cli.exit_codes import EXIT_PARTIAL, EXIT_USER_ERROR
-from neuneu.cli.store import app
+from neuneu.cli.app import app
 from neuneu.core.errors import StoreError
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.store.attempts import AttemptLedger
@@ -149,7 +149,7 @@ def test_summarize_groups_reasons_by_run(store: Store) -> None:
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(app, ["store", *map(str, arguments)])
     return result.exit_code, result.stdout, result.stderr
 
 

@@ -10,7 +10,7 @@ from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from typer.testing import CliRunner
 
 from neuneu.cli.exit_codes import EXIT_USER_ERROR
-from neuneu.cli.store import app
+from neuneu.cli.app import app
 from neuneu.core.errors import StorageError, StoreError
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.store.attempts import AttemptLedger
@@ -175,7 +175,7 @@ def test_store_on_s3_keeps_credentials_to_itself(s3: S3Server, store: Store) -> 
         assert ACCESS_KEY.encode() not in content
         assert SECRET_KEY.encode() not in content
     s3.refuse_access(f"no such key {ACCESS_KEY}")
-    done = CliRunner().invoke(app, ["check", str(store.folder)])
+    done = CliRunner().invoke(app, ["store", "check", str(store.folder)])
     assert done.exit_code == EXIT_USER_ERROR
     assert len(done.stderr.strip().splitlines()) == 1
     assert "S3 refuses access" in done.stderr
