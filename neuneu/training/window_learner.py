@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from neuneu.data.quantiles import MEDIAN, common_levels, pinball_torch
+from neuneu.data.quantiles import MEDIAN, common_levels, inside_80, pinball_torch
 from neuneu.data.trajectories import IntArray
 from neuneu.forecasters.window.batching import (
     Batch,
@@ -167,9 +167,7 @@ def evaluate(
         sums[1] += loss_BQ.mean(dim=1).sum().cpu()
         sums[2] += (quantiles_BQ[:, levels.index(MEDIAN)] - y_B).abs().sum().cpu()
         if 0.1 in levels and 0.9 in levels:
-            low_B = quantiles_BQ[:, levels.index(0.1)]
-            high_B = quantiles_BQ[:, levels.index(0.9)]
-            sums[3] += ((low_B <= y_B) & (y_B <= high_B)).sum().cpu()
+            sums[3] += inside_80(quantiles_BQ, y_B, levels).sum().cpu()
     count, pinball, error, inside = ranks.sum(sums).tolist()
     metrics = {"pinball": pinball / count, "mae": error / count}
     if 0.1 in levels and 0.9 in levels:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from neuneu.data.quantiles import MEDIAN, common_levels, pinball
+from neuneu.data.quantiles import MEDIAN, common_levels, inside_80, pinball
 from neuneu.data.splits import Anchored
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
@@ -58,8 +58,7 @@ def validate(
             error = np.abs(answer[:, levels.index(MEDIAN)] - y).mean()
             inside = 0.0
             if banded:
-                low, high = answer[:, levels.index(0.1)], answer[:, levels.index(0.9)]
-                inside = ((low <= y) & (y <= high)).mean()
+                inside = inside_80(answer, y, levels).mean()
             sums[place] += [1.0, loss, error, inside]
     totals = ranks.sum(torch.from_numpy(sums)).numpy()
     metrics: dict[str, float] = {}
