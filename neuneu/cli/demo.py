@@ -1,14 +1,16 @@
 """The whole system on one machine: a ladder, its extraction, a forecaster, its backtest.
 
-Every stage takes up what an interrupted one left, so the demo does too.
+Every stage resumes where it was interrupted, and so does the demo.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from rich.table import Table
 
@@ -17,6 +19,7 @@ from neuneu.core.errors import UserError
 from neuneu.core.progress import console
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.evaluation.backtest import BacktestConfig
+from neuneu.forecasters.window.config import merge_settings
 from neuneu.ladder.config import SuiteConfig
 from neuneu.ladder.ladder import train_suite
 from neuneu.reports.backtest.run import backtest
@@ -31,25 +34,21 @@ Runs = tuple[str, ...]
 T = TypeVar("T")
 
 
-def _extract_defaults() -> Section:
-    return {"tasks": ["generated"], "limit": 60, "corpus_words": 3_000}
-
-
-def _train_defaults() -> Section:
-    return {
-        "model": {"preset": "small", "encoder": {"kind": "histogram"}},
-        "max_ahead": None,
-        "optim": {"epochs": 8, "batch_size": 64, "learning_rate": 1e-3},
-    }
+EXTRACT: Final[Section] = {"tasks": ["generated"], "limit": 60, "corpus_words": 3_000}
+TRAIN: Final[Section] = {
+    "model": {"preset": "small", "encoder": {"kind": "histogram"}},
+    "max_ahead": None,
+    "optim": {"epochs": 8, "batch_size": 64, "learning_rate": 1e-3},
+}
 
 
 @config_dataclass
 class DemoConfig:
-    """The demo: each section holds settings of that stage over its defaults.
+    """The demo: each section holds settings that override the defaults of that stage.
 
-    The places of inputs and outputs are the demo's own, below `output`. `held_out_runs` are
-    forecast and `validation_runs` watched in training; neither is trained on. Empty means: of
-    the largest size the last recipe is held out, and of the next size the first one watched.
+    Inputs and outputs lie below `output`. `held_out_runs` are forecast, `validation_runs` are for
+    validation during training; neither is trained on. By default the last recipe of the largest
+    size is held out, and the first one of the next size is for validation.
     """
 
     output: Path = Path("runs/demo")
@@ -63,7 +62,7 @@ class DemoConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoResult:
-    """Where everything lies and what it took; seconds are of this invocation."""
+    """Outputs, and the seconds that each stage took in this invocation."""
 
     output: Path
     store: Path
@@ -77,7 +76,7 @@ class DemoResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """The resolved settings of the demo's stages; the last two need the split."""
+    """The resolved settings of the stages; the last two depend on the split."""
 
     suite: SuiteConfig
     extract: ExtractConfig
@@ -86,10 +85,10 @@ class Stages:
 
 
 def resolve_stages(config: DemoConfig) -> Stages:
-    """Validates all sections and puts in the demo's own places, before anything runs.
+    """Validates all sections before anything runs, and sets inputs and outputs.
 
     Raises:
-        UserError: an unknown key or invalid value, or a place that the demo sets itself.
+        UserError: an unknown key or invalid value, or a path that the demo sets itself.
     """
     root = config.output
     text = root / "suite" / "text"
@@ -97,7 +96,7 @@ def resolve_stages(config: DemoConfig) -> Stages:
     def train_config(held_out: Runs, validation: Runs) -> TrainConfig:
         return _section(
             TrainConfig,
-            _merged(_train_defaults(), config.train),
+            merge_settings(TRAIN, config.train),
             output=root / "forecaster",
             store=root / "store",
             held_out_runs=held_out,
@@ -118,7 +117,7 @@ def resolve_stages(config: DemoConfig) -> Stages:
         suite=_section(SuiteConfig, config.suite, output=root / "suite"),
         extract=_section(
             ExtractConfig,
-            _merged(_extract_defaults(), config.extract),
+            merge_settings(EXTRACT, config.extract),
             checkpoints=root / "suite" / "checkpoints",
             store=root / "store",
             corpus=text / "validation.parquet",
@@ -133,37 +132,37 @@ def resolve_stages(config: DemoConfig) -> Stages:
 
 
 def run_demo(config: DemoConfig, *, address: str | None = None) -> DemoResult:
-    """Runs, or goes on with, the whole main job.
+    """Runs or resumes the demo.
 
     Args:
-        config: the demo; `config.output` of an earlier demo with the same settings is taken up.
-        address: a Ray cluster that shares this file system; None starts one here when needed.
+        config: settings; with an `output` of the same settings the demo resumes there.
+        address: Ray cluster that shares this file system; None starts one here when needed.
 
     Raises:
-        UserError: a setting that does not fit, or an output folder of other settings.
+        UserError: invalid settings, or an output folder with other settings.
     """
     stages = resolve_stages(config)
     root = config.output
     save_config(config, root / "demo.yaml")
-    clock = _Clock()
+    seconds: dict[str, float] = {}
 
     console.print(f"[bold]1/4[/bold] language models -> {root / 'suite'}")
-    refs = train_suite(stages.suite, address=address)
-    clock.lap("suite")
+    with _timed("suite", seconds):
+        refs = train_suite(stages.suite, address=address)
     held_out, validation = split_runs(config, refs)
 
     engine = stages.extract.engine.kind
     console.print(f"[bold]2/4[/bold] extraction with {engine} -> {root / 'store'}")
-    extracted = extract(stages.extract, address=address)
-    clock.lap("extract")
+    with _timed("extract", seconds):
+        extracted = extract(stages.extract, address=address)
 
     console.print(f"[bold]3/4[/bold] forecaster -> {root / 'forecaster'}")
-    train(stages.train(held_out, validation), address=address)
-    clock.lap("train")
+    with _timed("train", seconds):
+        train(stages.train(held_out, validation), address=address)
 
     console.print(f"[bold]4/4[/bold] backtest on {', '.join(held_out)} -> {root}")
-    backtest(stages.backtest(held_out))
-    clock.lap("backtest")
+    with _timed("backtest", seconds):
+        backtest(stages.backtest(held_out))
     summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
 
     result = DemoResult(
@@ -174,39 +173,24 @@ def run_demo(config: DemoConfig, *, address: str | None = None) -> DemoResult:
         report=root / "report.html",
         checkpoints=len(refs),
         quarantined=extracted.quarantined + extracted.skipped_quarantined,
-        seconds=clock.laps,
+        seconds=seconds,
     )
     _print_closing(result, extracted, summary)
     return result
 
 
-class _Clock:
-    """Seconds from one stage's end to the next."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] = round(now - self._last, 1)
-        self._last = now
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - start, 1)
 
 
-def _merged(defaults: Section, settings: Section) -> Section:
-    """Settings over defaults, section by section."""
-    merged = defaults | settings
-    for key in defaults.keys() & settings.keys():
-        if isinstance(defaults[key], dict) and isinstance(settings[key], dict):
-            merged[key] = _merged(defaults[key], settings[key])
-    return merged
-
-
-def _section(cls: type[T], settings: Section, **places: Any) -> T:
-    taken = sorted(settings.keys() & places.keys())
+def _section(cls: type[T], settings: Section, **paths: Any) -> T:
+    taken = sorted(settings.keys() & paths.keys())
     if taken:
         raise UserError(f"demo: {taken} of {cls.__name__} are set by the demo itself; drop them.")
-    return build_config(cls, settings | places)
+    return build_config(cls, settings | paths)
 
 
 def split_runs(
@@ -215,7 +199,7 @@ def split_runs(
     """(held-out runs, validation runs) of a ladder; see `DemoConfig`.
 
     Raises:
-        UserError: a named run that the ladder does not have, or that stands on both sides.
+        UserError: a named run that the ladder does not have, or that is in both.
     """
     params = {ref.run: ref.params for ref in refs}
     unknown = sorted({*config.held_out_runs, *config.validation_runs} - params.keys())
@@ -223,7 +207,7 @@ def split_runs(
         raise UserError(f"runs {unknown} are not in the ladder; it has {sorted(params)}.")
     double = sorted(set(config.held_out_runs) & set(config.validation_runs))
     if double:
-        raise UserError(f"runs {double} are both held out and watched; name each once.")
+        raise UserError(f"runs {double} are both held out and for validation; name each once.")
     runs = sorted(params, key=lambda run: (params[run], run))
     largest = [run for run in runs if params[run] == params[runs[-1]]]
     held_out = config.held_out_runs or (largest[-1],)
@@ -235,25 +219,23 @@ def split_runs(
 
 
 def _print_closing(result: DemoResult, extracted: ExtractSummary, summary: dict[str, Any]) -> None:
-    """The closing table: what each forecaster scored on the held-out runs, and where all lies."""
+    """Prints the scores of each forecaster on the held-out runs, and the outputs."""
     table = Table(title="Forecasts of the held-out runs", title_justify="left")
     table.add_column("forecaster")
     table.add_column("sees")
-    for heading in ("MAE", "95 % interval", "80 % band holds"):
+    for heading in ("MAE", "95 % interval", "80 % coverage"):
         table.add_column(heading, justify="right")
-    ranked = sorted(
-        summary["forecasters"].items(), key=lambda item: _value(item[1]["overall"]["mae"], 1e9)
-    )
-    for name, entry in ranked:
-        mae, coverage = entry["overall"]["mae"], entry["overall"].get("coverage_80")
+    forecasters = summary["forecasters"]
+    for name in sorted(forecasters, key=lambda name: _value(forecasters[name]["overall"]["mae"])):
+        overall = forecasters[name]["overall"]
+        mae, coverage = overall["mae"] or {}, overall.get("coverage_80")
+        interval = mae.get("low") is not None
         table.add_row(
             name,
-            entry["sees"],
-            "-" if mae is None else f"{_value(mae, 0.0):.2%}",
-            "-"
-            if mae is None or mae.get("low") is None
-            else f"{mae['low']:.2%} to {mae['high']:.2%}",
-            "-" if coverage is None else f"{_value(coverage, 0.0):.0%}",
+            forecasters[name]["sees"],
+            _percent(mae, 2),
+            f"{mae['low']:.2%} to {mae['high']:.2%}" if interval else "-",
+            _percent(coverage, 0),
         )
     console.print(table)
     if extracted.done:
@@ -268,5 +250,12 @@ def _print_closing(result: DemoResult, extracted: ExtractSummary, summary: dict[
         console.print(f"{name:>11}  {getattr(result, name)}")
 
 
-def _value(entry: dict[str, Any] | None, default: float) -> float:
-    return default if entry is None or entry.get("value") is None else float(entry["value"])
+def _percent(entry: dict[str, Any] | None, digits: int) -> str:
+    value = _value(entry)
+    return "-" if math.isinf(value) else f"{value:.{digits}%}"
+
+
+def _value(entry: dict[str, Any] | None) -> float:
+    """A score, infinite where there is none, so that it ranks last."""
+    value = (entry or {}).get("value")
+    return math.inf if value is None else float(value)

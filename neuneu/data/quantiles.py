@@ -1,7 +1,7 @@
 """Quantile levels, and the pinball loss shared by training, calibration and evaluation."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,15 @@ def common_levels(levels: Sequence[float]) -> list[int]:
     if not set(PAPER_LEVELS) <= set(levels):
         return list(range(len(levels)))
     return [list(levels).index(level) for level in PAPER_LEVELS]
+
+
+def inside_80(quantiles: Any, target: Any, levels: Sequence[float]) -> Any:
+    """Whether targets (...) lie in the 80 % interval of quantiles (..., Q), NumPy or torch.
+
+    Its mean is the coverage. Both 0.1 and 0.9 must be among the levels.
+    """
+    low, high = (quantiles[..., list(levels).index(level)] for level in (0.1, 0.9))
+    return (low <= target) & (target <= high)
 
 
 def column(level: float) -> str:

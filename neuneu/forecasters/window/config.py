@@ -133,12 +133,13 @@ def resolve_preset(value: Any) -> Any:
     name = value["preset"]
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is unknown; there are {sorted(PRESETS)}")
-    return _merge(PRESETS[name], changes)
+    return merge_settings(PRESETS[name], changes)
 
 
-def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def merge_settings(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with changes; nested mappings change only the keys they give."""
     merged = dict(base)
     for key, value in changes.items():
         nested = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if nested else value
+        merged[key] = merge_settings(merged[key], value) if nested else value
     return merged
