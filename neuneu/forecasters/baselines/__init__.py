@@ -1,4 +1,4 @@
-"""Baselines: cheap forecasters that a learnt one has to beat. One noun a file, one registry."""
+"""Baselines: cheap forecasters that a trained one has to beat, and their registry."""
 
 from collections.abc import Callable
 from typing import Final
@@ -29,7 +29,7 @@ _MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
 }
 
 BASELINES: Final = tuple(_MAKERS)
-"""Names that `make_forecaster` knows."""
+"""Names for `make_forecaster`."""
 
 NEEDS_SCIPY: Final = frozenset(
     {
@@ -40,14 +40,14 @@ NEEDS_SCIPY: Final = frozenset(
         "ladder-law",
     }
 )
-"""Those that fit curves, with the extra `analysis`."""
+"""Baselines that fit curves with scipy, of the extra `analysis`."""
 
 DEFAULT_BASELINES: Final = ("persistence", "power-law", "logistic-law")
-"""Those that a backtest runs unless it is told others."""
+"""The baselines of a backtest unless others are specified."""
 
 
 def make_forecaster(name: str, logistic: LogisticLawConfig | None = None) -> Forecaster:
-    """A fresh baseline by its name.
+    """Makes a baseline by its name.
 
     Args:
         name: one of `BASELINES`.

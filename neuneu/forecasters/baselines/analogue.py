@@ -29,12 +29,12 @@ class NearestAnalogue:
     levels = (0.5,)
 
     def __init__(self) -> None:
-        """An analogue that knows no run yet, and so answers nothing."""
+        """An analogue without references, which answers nothing yet."""
         self._codes = Codes()
         self._library: Curves = build_curves([], self._codes)
 
     def fit(self, references: Sequence[Trajectory]) -> None:
-        """Remembers finished runs."""
+        """Keeps finished runs."""
         usable = [t for t in references if len(t.without_step_zero())]
         self._library = build_curves(usable, self._codes)
 

@@ -64,7 +64,7 @@ class LogisticLaw:
         future: FutureLoss = "true",
         offset: bool = False,
     ) -> None:
-        """A law that has no references yet, and so answers nothing.
+        """A law without references, which answers nothing yet.
 
         Args:
             config: which validation set.
@@ -82,7 +82,7 @@ class LogisticLaw:
         self._laws: dict[_Cell, FloatArray | None] = {}
 
     def fit(self, references: Sequence[Trajectory]) -> None:
-        """Remembers finished runs; a task's law is fitted when it is first asked for."""
+        """Keeps finished runs; the law of a task is fitted on first use."""
         self._references, self._laws, self._ladders = {}, {}, {}
         for trajectory in references:
             self._references.setdefault(_cell(trajectory), []).append(trajectory)
@@ -117,7 +117,7 @@ class LogisticLaw:
         return np.clip(logistic(np.log(losses), law) + shift, 0.0, 1.0)[:, None]
 
     def _future_loss(self, query: Query, name: str) -> FloatArray | None:
-        """(h,) nats a token; None where it cannot be told."""
+        """(h,) nats a token; None where it is unknown."""
         if self._future == "true":
             return (query.future_losses or {}).get(name)
         past = query.context.losses.get(name)
@@ -192,7 +192,7 @@ def fit_logistic(log_loss: FloatArray, value: FloatArray) -> FloatArray:
 
     order = np.argsort(log_loss, kind="stable")
     x, y = log_loss[order], value[order]
-    # Long trajectories repeat themselves: points evenly spaced in rank of loss are enough.
+    # Long trajectories are redundant: points evenly spaced in rank of loss are enough.
     start = _grid_start(*_thin(x, y, _GRID_POINTS))
     x, y = _thin(x, y, _FIT_POINTS)
 
@@ -261,5 +261,5 @@ def _loss_name(family: str, references: Sequence[Trajectory], wanted: str | None
     preferred = wanted or DEFAULT_LOSSES.get(family)
     if preferred in known:
         return preferred
-    # A name the user asked for is never swapped for another one in silence.
+    # A specified name is never silently replaced by another.
     return None if wanted or not known else min(known)

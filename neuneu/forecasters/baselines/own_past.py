@@ -1,6 +1,6 @@
-"""Baselines of two lines each that look at the run's own past.
+"""Baselines that extrapolate the run's own past.
 
-Persistence (the last value stays) is the baseline that no paper may skip.
+Persistence (the last value stays) is the baseline that no study may skip.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.forecasters.protocol import Query, Sees
 
 LAST: Final = 3
-"""How many of the last values are averaged: less noise than one, hardly more lag."""
+"""Number of last values to average: less noise than one, hardly more lag."""
 
 LINE_POINTS: Final = 8
-"""The line goes through the last so many points."""
+"""Number of last points that the line is fitted to."""
 
 
 class RecentMean:
@@ -25,11 +25,11 @@ class RecentMean:
     levels = (0.5,)
 
     def __init__(self, name: str = "recent-mean", *, last: int = LAST) -> None:
-        """Names it; `last` values are averaged."""
+        """`last` values are averaged."""
         self.name, self._last = name, last
 
     def fit(self, references: Sequence[Trajectory]) -> None:
-        """Learns nothing."""
+        """Does nothing."""
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """One (h, 1) array a query; an empty context is unanswered (NaN)."""
@@ -50,10 +50,10 @@ class LogTokenLine:
     levels = (0.5,)
 
     def fit(self, references: Sequence[Trajectory]) -> None:
-        """Learns nothing: the line is fitted on each query's own context."""
+        """Does nothing: the line is fitted on each query's own context."""
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
-        """One (h, 1) array a query, within [0, 1]; one point is carried on, none is NaN."""
+        """One (h, 1) array a query, within [0, 1]; one point is repeated, none is NaN."""
         return [self._answer(query) for query in queries]
 
     def _answer(self, query: Query) -> FloatArray:

@@ -2,7 +2,7 @@
 
 The families are those of Domhan, Springenberg and Hutter 2015 (IJCAI) that the paper's related
 work uses. x is training tokens in units of a tenth of those at the end of the context, so that
-every curve is asked about numbers near 10. Weights are exp(-AICc / 2), with AICc by Hurvich and
+curves are evaluated near 10. Weights are exp(-AICc / 2), with AICc by Hurvich and
 Tsai 1989; a curve needs two points more than parameters (its variance is one), and a context
 that is too short for each gets persistence.
 """
@@ -94,7 +94,7 @@ class ParametricEnsemble:
     levels = (0.5,)
 
     def fit(self, references: Sequence[Trajectory]) -> None:
-        """Learns nothing: curves are fitted on each query's own context."""
+        """Does nothing: curves are fitted on each query's own context."""
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """One (h, 1) array a query, within [0, 1]; an empty context is unanswered (NaN)."""

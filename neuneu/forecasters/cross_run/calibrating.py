@@ -1,4 +1,4 @@
-"""Calibration of the cross-run forecaster: groups of questions, and forecasts of held-out runs.
+"""Calibration of the cross-run forecaster: groups of targets, and forecasts of held-out runs.
 
 Shapes: N targets, Q levels.
 """
@@ -24,7 +24,7 @@ def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> li
 
     Args:
         queries: any.
-        with_references: whether the forecaster had runs to compare each with.
+        with_references: whether each query has references.
     """
     names = []
     for query, compared in zip(queries, with_references, strict=True):
@@ -46,7 +46,7 @@ def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> li
 class Answered:
     """One query, its (h, Q) answer, and the (h,) outcomes at ln tokens `x`.
 
-    `call` is shared by queries that were asked from like places with the same references.
+    `call` is shared by queries with the same context fraction and references.
     """
 
     context: Trajectory
@@ -58,7 +58,7 @@ class Answered:
 
 
 class OutOfFold:
-    """Collects forecasts of runs that a forecaster had not learnt from, and calibrates on them."""
+    """Collects forecasts of runs that a forecaster was not trained on, and calibrates on them."""
 
     def __init__(self, levels: tuple[float, ...]) -> None:
         """Nothing collected yet."""
@@ -67,7 +67,7 @@ class OutOfFold:
 
     @classmethod
     def merged(cls, parts: Sequence["OutOfFold"]) -> "OutOfFold":
-        """What several collected, all of the same levels."""
+        """Joins several collections of the same levels."""
         together = cls(parts[0]._levels)
         for part in parts:
             together._answered += part._answered
@@ -80,7 +80,7 @@ class OutOfFold:
         truths: Sequence[Trajectory],
         with_references: Sequence[bool],
     ) -> None:
-        """Forecasts `queries`, all from like places, and keeps what came of them in `truths`."""
+        """Forecasts `queries`, all of one context fraction, and keeps the outcomes in `truths`."""
         call = object()
         groups = group_names(queries, with_references)
         answers = forecaster.predict(queries)
@@ -94,7 +94,7 @@ class OutOfFold:
         ]  # fmt: skip
 
     def joint(self, calibration: Calibration) -> Joint:
-        """How outcomes move together under the calibrated forecasts.
+        """Fits the joint distribution of outcomes under the calibrated forecasts.
 
         Raises:
             DataError: no trajectory of two targets.
@@ -111,10 +111,10 @@ class OutOfFold:
         )
 
     def calibrate(self, *, surcharge: bool = False) -> Calibration:
-        """What was collected, as adjustments; see `calibration.calibrate`.
+        """Calibrates on everything collected; see `calibration.calibrate`.
 
         Raises:
-            DataError: nothing was.
+            DataError: nothing was collected.
         """
         return calibrate(
             CalibrationSet(

@@ -26,18 +26,18 @@ def _lines(record: dict[str, Any]) -> list[str]:
     training = (settings.get("cross_run") or settings)["optim"]
     runs = provenance["training_runs"]
     lines = [
-        "# A neuneu forecaster that reads finished runs",
+        "# A neuneu cross-run forecaster",
         "",
         "Predicts quantiles of a language model's later accuracy on a task from its earlier",
         "checkpoints and, where there are any, from other runs on the same task. How it works:",
         "docs/forecaster.md of the project.",
         "",
         f"* {record['networks']} networks of width {network['width']} whose mean answers; "
-        f"{training['max_steps']} steps of {training['batch_size']} questions each",
+        f"{training['max_steps']} steps of {training['batch_size']} queries each",
         f"* Quantile levels: {', '.join(f'{level:g}' for level in network['levels'])}",
         f"* {record['general']['networks'] if 'general' in record else 'no'} further network for "
         f"families other than {', '.join(network['families'])}, trained without absolute sizes",
-        f"* Base tasks told apart: {len(network['tasks'])}; others are answered, too",
+        f"* Base tasks with an embedding of their own: {len(network['tasks'])}; others share one",
         f"* Training identity: {provenance['identity']}; data {provenance['data_digest']}",
         f"* Made with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}",
     ]
@@ -57,7 +57,7 @@ def _lines(record: dict[str, Any]) -> list[str]:
 def _validation(provenance: dict[str, Any]) -> list[str]:
     return [
         f"* Weights: {provenance['selection']}",
-        "* Bands as the network gives them: calibrate with `neuneu pretrain`",
+        "* Intervals are not calibrated; `neuneu pretrain` calibrates them",
         f"* Validation runs: {', '.join(provenance['validation_runs']) or 'none'}",
         f"* Held-out runs, never read: {', '.join(provenance['held_out_runs']) or 'none'}",
         "",
@@ -69,13 +69,14 @@ def _validation(provenance: dict[str, Any]) -> list[str]:
 
 def _calibration(record: dict[str, Any]) -> list[str]:
     calibration = record["calibration"]
+    families = ", ".join(calibration["families"])
     lines = [
         "",
         "## Calibration",
         "",
-        f"Bands rest on forecasts of {calibration['groups']['all']['n_runs']} runs by networks",
-        "that had not learnt from them. Groups of fewer than ten runs use `all`. Shifts move each",
-        "quantile away from the median, in widths of the band.",
+        f"Intervals rest on forecasts of {calibration['groups']['all']['n_runs']} runs by networks",
+        "that were not trained on them. Groups of fewer than ten runs use `all`. Shifts move each",
+        "quantile away from the median, in widths of the interval.",
         "",
         "| group | runs | shift of 0.1 | shift of 0.9 |",
         "|---|---|---|---|",
@@ -92,14 +93,14 @@ def _calibration(record: dict[str, Any]) -> list[str]:
             f"exp(-d / {joint.reach:.2f})",
             f"on one task, by {joint.task_share:.2f} of that kind between two runs on a task, by "
             f"{joint.run_share:.2f} between two",
-            "tasks of a run; sampled futures move together like that.",
+            "tasks of a run; sampled futures are correlated in the same way.",
         ]
         if "fitted_on" in record["joint"]:
             lines.append(f"This was fitted to {record['joint']['fitted_on']}.")
     lines += [
         "",
-        f"Nothing is promised for families other than {', '.join(calibration['families'])}, for "
-        f"models of more than {calibration['largest_params']:.3g}",
-        "parameters, or where a group rests on fewer than ten runs.",
+        f"Coverage is not guaranteed for families other than {families}, for models of more than",
+        f"{calibration['largest_params']:.3g} parameters, or where a group rests on fewer than ten "
+        "runs.",
     ]
     return lines

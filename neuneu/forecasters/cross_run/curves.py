@@ -1,6 +1,6 @@
 """Trajectories as flat arrays, and smoothed on one grid of ln tokens so that runs can be aligned.
 
-Where another run stood at the same tokens, FLOPs, progress or loss is then a gather and a linear
+The level of another run at the same tokens, FLOPs, progress or loss is then a gather and a linear
 interpolation, for thousands of pairs at once.
 Shapes: T trajectories, N checkpoints of all of them laid end to end, G grid points.
 """
@@ -24,15 +24,15 @@ GRID_SIZE: Final = 240
 
 NO_LOSS: Final = -1
 LOSS_PREFERENCE: Final = ("c4_en-validation", "lambada_openai")
-"""Validation sets that are read before others; otherwise the first by name."""
+"""Validation sets to prefer; otherwise the first by name."""
 
 METRICS: Final = ("acc", "acc_norm")
-"""Metrics that are told apart; others are one more kind."""
+"""Metrics with an input of their own; all others share one."""
 
 _SHARE: Final = 0.5
 _FULL_WEIGHT: Final = 8
-"""Smoothing: what a neighbouring cell counts against the middle one, and at most how many of the
-points of a cell do, so that a sparse cell is not overruled by a dense neighbour."""
+"""Smoothing: weight of a neighbouring grid cell against the middle one, and maximum number of
+points of a cell that count, so that a dense neighbour does not overrule a sparse cell."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +44,8 @@ class Curves:
     (N,) float32. `grid` and `loss_grid` are (T, G): values and losses smoothed and interpolated,
     held constant beyond the first and last checkpoint; a loss grid without losses is NaN.
     `log_params`, `noise` (sd of one value) and `end` (ln of the tokens the run is planned for, NaN
-    where unknown), `chance` (NaN where unknown) and `shots` are (T,). `metrics` (T,) are places
-    in `METRICS`, or its length. `cells`, `runs`, `suites`, `families` and `loss_sets` are (T,)
+    where unknown), `chance` (NaN where unknown) and `shots` are (T,). `metrics` (T,) index
+    `METRICS`, or equal its length. `cells`, `runs`, `suites`, `families` and `loss_sets` are (T,)
     codes: equal cells are one (task, metric, num_fewshot), equal runs one run group.
     """
 
@@ -90,7 +90,7 @@ class Curves:
 
 
 class Codes:
-    """Integers for hashable names, the same for the same name; shared by tables to be compared."""
+    """Integers for hashable names, equal for equal names."""
 
     def __init__(self) -> None:
         """Knows no name yet."""
@@ -106,7 +106,7 @@ def build_curves(trajectories: Sequence[Trajectory], codes: Codes) -> Curves:
 
     Args:
         trajectories: each with at least one checkpoint besides step 0.
-        codes: of tables that are to be compared with this one.
+        codes: shared by all tables that are compared with each other.
 
     Raises:
         DataError: tokens that are not positive.
@@ -181,7 +181,7 @@ def first_below(grid_TG: Float32Array, rows: IntArray, level: npt.NDArray) -> Fl
 def _pick_loss(trajectory: Trajectory) -> tuple[str | None, npt.NDArray[np.float64]]:
     for name in (*LOSS_PREFERENCE, *sorted(trajectory.losses)):
         values = trajectory.losses.get(name)
-        # One that was measured only after the cut must not take the place of one that is known.
+        # A set that was measured only after the context must not shadow one that is known.
         if values is not None and np.isfinite(values).any():
             return name, values
     return None, np.full(len(trajectory), np.nan)
@@ -218,7 +218,7 @@ def _on_grid(
             continue
         centres, means = _binned(x[known], value[known])
         grid[row] = np.interp(axis, centres, means)
-        # A curve through few points follows them: the scatter around it says little then.
+        # A curve through few points follows them, so that the scatter around it says little.
         residual = value[known] - np.interp(x[known], centres, means)
         free = max(known.sum() - len(centres), 1)
         scatter[row] = np.sqrt((residual**2).sum() / free) if known.sum() > len(centres) else 0.0
@@ -226,7 +226,7 @@ def _on_grid(
 
 
 def _binned(x: npt.NDArray, value: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
-    """Means of points that share a grid cell, neighbours averaged in by how many points they hold.
+    """Means of points that share a grid cell, averaged with those of neighbouring cells.
 
     Sparse points (one a cell) stay as they are: only cells with several are smoothed.
     """
@@ -236,7 +236,7 @@ def _binned(x: npt.NDArray, value: npt.NDArray) -> tuple[npt.NDArray, npt.NDArra
     means = np.bincount(index, weights=value) / counts
     weight = np.minimum(counts, _FULL_WEIGHT).astype(np.float64)
     total, weights = weight * means, weight.copy()
-    # Both neighbours or none: with one the ends would lean towards the middle.
+    # Both neighbours or none: with a single one the ends would be pulled towards the middle.
     inner = np.zeros(len(kept), dtype=bool)
     inner[1:-1] = (np.diff(kept)[1:] == 1) & (np.diff(kept)[:-1] == 1) & (counts[1:-1] > 1)
     share = _SHARE * np.minimum(weight[:-2], weight[2:])

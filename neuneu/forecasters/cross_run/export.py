@@ -31,8 +31,8 @@ def save_networks(
     Args:
         folder: made if it is not there.
         networks: at least one.
-        general: those that answer for families that were not learnt from.
-        record: further JSON to keep beside the shape.
+        general: those for families that were not trained on.
+        record: further JSON to store beside the shape.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -62,7 +62,7 @@ def _shape(networks: Sequence[CrossRunNetwork]) -> dict[str, Any]:
 class Saved:
     """What a folder holds: networks in evaluation mode, and the rest of its record.
 
-    `general` ones answer for families that were not learnt from.
+    `general` ones are for families that were not trained on.
     """
 
     networks: list[CrossRunNetwork]

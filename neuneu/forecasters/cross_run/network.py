@@ -1,7 +1,7 @@
 """The network: all targets of a query in one pass, with finished runs as references.
 
 The median is a convex combination of forecasts that each follow from one comparison (no change;
-this run's own line; what another run did from the aligned place on; what it scored there; the
+this run's own line; what another run did from the aligned position on; what it scored there; the
 trend in size) plus a learned correction. The weights show what a forecast rests on.
 Shapes: B queries, H targets, R references, C candidates, D width, Q levels, F features.
 """

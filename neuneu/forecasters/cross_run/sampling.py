@@ -1,7 +1,7 @@
-"""Training questions: random pasts, targets and comparisons out of finished runs.
+"""Training queries: random contexts, targets and references out of finished runs.
 
-Every draw is a function of a generator, so a seed and a step number give the same batch.
-Shapes: B questions, H targets, M candidates, R references.
+Every draw is a function of the generator, so that a seed and a step number give the same batch.
+Shapes: B queries, H targets, M candidates, R references.
 """
 
 from typing import Annotated, Final
@@ -25,24 +25,24 @@ from neuneu.forecasters.cross_run.synthetic import SYNTHETIC
 
 SMALLER: Final = (0.2, 0.8)
 KEPT: Final = (0.02, 1.0)
-"""The share of a thinned past that is kept is drawn from this range."""
+"""Range of the share of checkpoints that a thinned context keeps."""
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 @config_dataclass
 class SamplingConfig:
-    """How training questions are drawn.
+    """How training queries are sampled.
 
-    `targets` and `references` are the most of one question. A past ends at an `anchor_share` of
-    questions after the first fifth of the checkpoints (as the paper asks), else anywhere, early
-    places as likely as late ones in ln checkpoints. `alone` of the questions have no references;
-    of the others `smaller_only` see runs of at most a share of their own parameters (`SMALLER`,
-    drawn for each), as the largest run of a ladder does. `spread` is the noise, in units of
-    distance, that varies which of the candidates are taken. The planned end is told in `told_end`
-    of the questions. A suite is drawn in proportion to its trajectories to the power
-    `suite_power`. In `thinned` questions a random share of the past is overlooked, as if fewer
-    checkpoints had been evaluated. `synthetic` of the questions are about made-up curves.
+    `targets` and `references` are the maxima of a query. A context ends at an `anchor_share` of
+    queries after the first fifth of the checkpoints (as in the paper), else anywhere, with ends
+    uniform in ln checkpoints. A share `alone` of queries has no references; of the others a share
+    `smaller_only` has runs of at most a fraction of their own parameters (`SMALLER`, drawn for
+    each), as the largest run of a ladder does. `spread` is the noise, in units of distance, that
+    varies which candidates are taken. The planned end is given in a share `told_end`. A suite is
+    drawn in proportion to its number of trajectories to the power `suite_power`. In a share
+    `thinned` a random part of the context is dropped, as if fewer checkpoints had been evaluated.
+    A share `synthetic` is about synthetic curves.
     """
 
     targets: Annotated[int, Field(ge=1)] = 6
@@ -58,10 +58,10 @@ class SamplingConfig:
 
 
 class Sampler:
-    """Draws questions about the trajectories of one table, compared with others of it."""
+    """Samples queries about the trajectories of one table, with references from the same table."""
 
     def __init__(self, curves: Curves, index: ReferenceIndex, config: SamplingConfig) -> None:
-        """Keeps the tables; trajectories of one checkpoint are never asked about."""
+        """Keeps the tables; trajectories of one checkpoint are never sampled."""
         self._curves, self._index, self._config = curves, index, config
         self._rows = np.flatnonzero(curves.lengths >= 2)
         _, suite, counts = np.unique(
@@ -75,7 +75,7 @@ class Sampler:
         self._cumulative = np.cumsum(weight / weight.sum())
 
     def draw(self, generator: np.random.Generator, size: int) -> tuple[QueryBatch, npt.NDArray]:
-        """(questions, (B, H) float32 values of their targets, NaN where there are fewer)."""
+        """Returns a batch and (B, H) float32 values of its targets, NaN where there are fewer."""
         curves, config = self._curves, self._config
         place = np.searchsorted(self._cumulative, generator.random(size))
         rows = self._rows[np.minimum(place, len(self._rows) - 1)]
@@ -84,7 +84,7 @@ class Sampler:
         flat = np.where(targets == NONE, 0, curves.starts[rows][:, None] + targets)
         told = generator.random(size) < config.told_end
         planned = np.where(np.isfinite(curves.end[rows]), curves.end[rows], curves.last[rows])
-        questions = QueryBatch(
+        batch = QueryBatch(
             curves=curves,
             rows=rows,
             end=end,
@@ -94,7 +94,7 @@ class Sampler:
             references=self._references(generator, rows),
             kept=self._kept(generator, size) if config.thinned else None,
         )
-        return questions, np.where(targets == NONE, np.nan, curves.values[flat]).astype(np.float32)
+        return batch, np.where(targets == NONE, np.nan, curves.values[flat]).astype(np.float32)
 
     def _kept(self, generator: np.random.Generator, size: int) -> npt.NDArray[np.bool_]:
         share = generator.uniform(*KEPT, size=(size, 1))

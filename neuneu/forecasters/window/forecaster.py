@@ -32,7 +32,7 @@ EVEN_SPACING = 0.01
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NeuralForecaster:
-    """The neural forecaster; knows nothing of other runs at forecast time.
+    """The published forecaster; it reads no other runs.
 
     With gaps in checkpoints, a target's distance is measured in units of the context's spacing
     when that is even (within 1 %), so that a single far target works; otherwise targets
@@ -64,7 +64,7 @@ class NeuralForecaster:
         return self.network.config.levels
 
     def fit(self, references: Sequence[Trajectory]) -> None:
-        """Nothing: it is trained already."""
+        """Does nothing: it is trained already."""
 
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
         """The share of `trajectories` (of one run, say) that it was trained on, by content."""

@@ -19,7 +19,7 @@ CHANGE_SCALE = 10.0
 PIECES = 6
 MIN_PIECE = 16
 MIN_SAVED = 0.1
-"""A batch is answered in pieces of like length where that leaves out a tenth of the work."""
+"""A batch is split into pieces of similar length where that saves a tenth of the work."""
 
 
 class Transformer(nn.Module):

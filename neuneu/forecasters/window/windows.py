@@ -1,4 +1,4 @@
-"""Trajectories as flat arrays, and the (context end, target) samples they hold.
+"""Trajectories as flat arrays, and the (context end, target) samples in them.
 
 No sample is an object: samples are three index arrays over the flat arrays of a `Series`.
 Shapes: T trajectories, N checkpoints of all of them laid end to end, R loss vectors of W
@@ -24,7 +24,7 @@ class Series:
 
     Trajectory t owns checkpoints `starts[t]` .. `starts[t + 1] - 1`. `starts` (T + 1,) int64;
     `values` (N,) float32 accuracies (NaN where unknown: a forecast's targets); `positions` (N,)
-    float64 places on the axis of gaps (checkpoints, or ln tokens); `loss_rows` (N,) int64
+    float64 positions on the axis of gaps (checkpoints, or ln tokens); `loss_rows` (N,) int64
     rows of `losses`, -1 where a checkpoint has none; `losses` (R, W) in nats; `noise` (T,)
     float32 standard deviations of one accuracy, 0 where not known.
     """
@@ -65,7 +65,7 @@ class Samples:
 
 
 def gap_positions(trajectory: Trajectory, gap_unit: str) -> FloatArray:
-    """Places (n,) of checkpoints on the axis of gaps: 0, 1, 2 ... or ln tokens.
+    """Positions (n,) of checkpoints on the axis of gaps: 0, 1, 2 ... or ln tokens.
 
     Raises:
         DataError: ln of tokens that are not positive.
