@@ -1,10 +1,11 @@
-"""Samples -> padded tensors, vectorised.
+"""Samples as padded tensors.
 
 Shapes: B samples, K context points (the longest of the batch), C distinct checkpoints whose
-loss vectors the batch needs, W values of a loss vector.
+loss vectors the batch needs, W values of a loss vector, M samples.
 """
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from neuneu.forecasters.window.windows import Samples, Series
 
 
 class Batch(TypedDict):
-    """What the network reads. Context points come first in a row, padding (zeros) after."""
+    """Inputs of the network. In a row, context points come first, then padding (zeros)."""
 
     accuracy_BK: Tensor  # (B, K) float32 accuracies of the context points
     gap_BK: Tensor  # (B, K) float32 distance to the next kept point; the last one's to the target
@@ -24,7 +25,7 @@ class Batch(TypedDict):
     losses_CW: Tensor  # (C, W) nats, each distinct loss vector once
     loss_index_B: Tensor  # (B,) int64 row of losses_CW: the one at the end of the context
     target_B: Tensor  # (B,) float32 accuracy to forecast; NaN where it is not known
-    weight_B: Tensor  # (B,) float32 what a sample counts in training; mean 1 over a step's batch
+    weight_B: Tensor  # (B,) float32 weight in training; mean 1 over a step's batch
 
 
 def make_batch(
@@ -42,7 +43,7 @@ def make_batch(
         samples: B >= 1 samples of it.
         kept_BK: false at checkpoints of a context to leave out, see `drop_inner`; None keeps all.
             Columns beyond the longest context of these samples are not read.
-        weight_B: what they count in training; None: 1 each.
+        weight_B: weights in training; None: 1 each.
         bank: the loss vectors of `series` (R, W) on a device; None gathers from memory.
     """
     first_B = series.starts[samples.trajectory]
@@ -84,7 +85,7 @@ def make_batch(
 def drop_inner(
     samples: Samples, chance: float, generator: np.random.Generator
 ) -> npt.NDArray[np.bool_]:
-    """(B, K) false where an inner checkpoint of a context (neither first nor last) is left out."""
+    """(B, K) false at inner checkpoints (neither first nor last) to drop at random."""
     place_K = np.arange(int(samples.end.max()) + 1)
     inner_BK = (place_K > 0) & (place_K < samples.end[:, None])
     kept_BK: npt.NDArray[np.bool_] = ~(inner_BK & (generator.random(inner_BK.shape) < chance))
@@ -94,8 +95,8 @@ def drop_inner(
 def grouped_order(key_M: IntArray, group: int, generator: np.random.Generator) -> IntArray:
     """A random order (M,) in which samples of one key come in groups of at most `group`.
 
-    Consecutive samples share what their key stands for (a checkpoint's loss vector, which then
-    is encoded once for all of them); groups of all keys are shuffled among each other.
+    Samples of one key share a checkpoint's loss vector, which is then encoded once for a group.
+    Groups of all keys are shuffled.
     """
     order = generator.permutation(len(key_M))
     order = order[np.argsort(key_M[order], kind="stable")]
@@ -110,12 +111,5 @@ def grouped_order(key_M: IntArray, group: int, generator: np.random.Generator) -
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch on another device."""
-    return Batch(
-        accuracy_BK=batch["accuracy_BK"].to(device),
-        gap_BK=batch["gap_BK"].to(device),
-        mask_BK=batch["mask_BK"].to(device),
-        losses_CW=batch["losses_CW"].to(device),
-        loss_index_B=batch["loss_index_B"].to(device),
-        target_B=batch["target_B"].to(device),
-        weight_B=batch["weight_B"].to(device),
-    )
+    tensors = cast("Mapping[str, Tensor]", batch)
+    return cast("Batch", {name: tensor.to(device) for name, tensor in tensors.items()})

@@ -1,11 +1,12 @@
 """Encoders of the loss prompt: what a checkpoint's validation losses tell the transformer.
 
 Shapes: C distinct checkpoints, W loss values a checkpoint (words; 1 for `mean`; 0 for `none`),
-P prompt tokens (1, or 0 for `none`), D width, N bins.
+P prompt tokens (1, or 0 for `none`), D width, N statistics of the losses.
 """
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,34 +26,6 @@ READS: Final[dict[EncoderKind, Reads]] = {
     "mean": "mean",
     "none": "nothing",
 }
-
-
-class Encoder(Protocol):
-    """Turns loss vectors into prompt tokens."""
-
-    def __call__(self, losses_CW: Tensor) -> Tensor:
-        """Losses in nats (C, W) of any float type -> prompt tokens (C, P, D)."""
-
-
-def build_encoder(config: EncoderConfig, width: int) -> nn.Module:
-    """The `Encoder` that a config names.
-
-    Raises:
-        ValueError: a property of the training data that the encoder needs is still None.
-    """
-    match config.kind:
-        case "cnn":
-            return TokenLossCnn(config, width)
-        case "histogram":
-            return LossHistogram(config, width)
-        case "quantiles":
-            return LossQuantiles(config, width)
-        case "sets":
-            return SetMeans(config, width)
-        case "mean":
-            return MeanLoss(config, width)
-        case "none":
-            return NoLoss(width)
 
 
 class TokenLossCnn(nn.Module):
@@ -88,24 +61,38 @@ class TokenLossCnn(nn.Module):
         return self.linear(stages_CN).unsqueeze(1)
 
 
-class LossHistogram(nn.Module):
-    """Position-free: the share of words in each bin, so that any text of any length will do.
+class PooledLosses(nn.Module):
+    """Reads N statistics of the losses, so that any text of any length will do.
 
-    Bin n of N holds p (or loss / 20 nats) in [n / N, (n + 1) / N); shares are multiplied by N,
-    so that a uniform distribution reads 1 everywhere. Two linear layers with GELU between.
+    Two linear layers with GELU between turn them into one prompt token.
     """
 
-    def __init__(self, config: EncoderConfig, width: int) -> None:
+    def __init__(self, count: int, width: int) -> None:
         super().__init__()
-        self.of, self.bins = config.histogram.of, config.histogram.bins
-        self.layers = nn.Sequential(nn.Linear(self.bins, width), nn.GELU(), nn.Linear(width, width))
+        self.layers = nn.Sequential(nn.Linear(count, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, losses_CW: Tensor) -> Tensor:
         """One prompt token a checkpoint (C, 1, D)."""
         dtype = next(self.parameters()).dtype
-        return self.layers(self.histogram(losses_CW).to(dtype)).unsqueeze(1)
+        return self.layers(self.statistics(losses_CW).to(dtype)).unsqueeze(1)
 
-    def histogram(self, losses_CW: Tensor) -> Tensor:
+    def statistics(self, losses_CW: Tensor) -> Tensor:
+        """Statistics (C, N) of order one."""
+        raise NotImplementedError
+
+
+class LossHistogram(PooledLosses):
+    """The share of words in each bin.
+
+    Bin n of N holds p (or loss / 20 nats) in [n / N, (n + 1) / N); shares are multiplied by N,
+    so that a uniform distribution reads 1 everywhere.
+    """
+
+    def __init__(self, config: EncoderConfig, width: int) -> None:
+        super().__init__(config.histogram.bins, width)
+        self.of, self.bins = config.histogram.of, config.histogram.bins
+
+    def statistics(self, losses_CW: Tensor) -> Tensor:
         """Shares times N, (C, N) float32; each row sums to N."""
         if self.of == "probability":
             unit_CW = probability(losses_CW)
@@ -117,22 +104,16 @@ class LossHistogram(nn.Module):
         return counts_CN * (self.bins / losses_CW.shape[1])
 
 
-class LossQuantiles(nn.Module):
-    """Position-free: evenly spaced quantiles of the word losses, of any text of any length.
-
-    Quantile n of N is that of share (n + 0.5) / N; nats are centred and scaled by constants. Two
-    linear layers with GELU between.
-    """
+class LossQuantiles(PooledLosses):
+    """Evenly spaced quantiles of the word losses: n of N is that of share (n + 0.5) / N."""
 
     def __init__(self, config: EncoderConfig, width: int) -> None:
-        super().__init__()
-        self.count = count = config.quantiles
-        self.layers = nn.Sequential(nn.Linear(count, width), nn.GELU(), nn.Linear(width, width))
+        super().__init__(config.quantiles, width)
+        self.count = config.quantiles
 
-    def forward(self, losses_CW: Tensor) -> Tensor:
-        """One prompt token a checkpoint (C, 1, D)."""
-        quantiles_CN = standard(self.quantiles(losses_CW))
-        return self.layers(quantiles_CN.to(next(self.parameters()).dtype)).unsqueeze(1)
+    def statistics(self, losses_CW: Tensor) -> Tensor:
+        """Centred and scaled nats (C, N)."""
+        return standard(self.quantiles(losses_CW))
 
     def quantiles(self, losses_CW: Tensor) -> Tensor:
         """Nats (C, N), the nearest word's."""
@@ -143,24 +124,21 @@ class LossQuantiles(nn.Module):
         return sorted_CW[:, place_N]
 
 
-class SetMeans(nn.Module):
+class SetMeans(PooledLosses):
     """The mean word loss of each of several validation sets, which follow one another."""
 
     def __init__(self, config: EncoderConfig, width: int) -> None:
-        super().__init__()
         if not config.sets:
             raise ValueError("encoder.sets is empty: give the number of words of each set")
+        super().__init__(len(config.sets), width)
         self.lengths = config.sets
-        count = len(config.sets)
-        self.layers = nn.Sequential(nn.Linear(count, width), nn.GELU(), nn.Linear(width, width))
 
-    def forward(self, losses_CW: Tensor) -> Tensor:
-        """One prompt token a checkpoint (C, 1, D)."""
-        means_CS = standard(self.means(losses_CW))
-        return self.layers(means_CS.to(next(self.parameters()).dtype)).unsqueeze(1)
+    def statistics(self, losses_CW: Tensor) -> Tensor:
+        """Centred and scaled nats (C, N)."""
+        return standard(self.means(losses_CW))
 
     def means(self, losses_CW: Tensor) -> Tensor:
-        """Nats a word of each set (C, S)."""
+        """Nats a word of each set (C, N)."""
         if losses_CW.shape[1] < sum(self.lengths):
             raise ValueError(f"encoder.sets: {sum(self.lengths)} words, found {losses_CW.shape[1]}")
         parts = losses_CW[:, : sum(self.lengths)].float().split(self.lengths, dim=1)
@@ -187,13 +165,33 @@ class MeanLoss(nn.Module):
 class NoLoss(nn.Module):
     """No prompt token at all."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, config: EncoderConfig, width: int) -> None:
         super().__init__()
+        del config
         self.width = width
 
     def forward(self, losses_CW: Tensor) -> Tensor:
         """An empty prompt (C, 0, D)."""
         return torch.empty(len(losses_CW), 0, self.width, device=losses_CW.device)
+
+
+_ENCODERS: Final[dict[EncoderKind, Callable[[EncoderConfig, int], nn.Module]]] = {
+    "cnn": TokenLossCnn,
+    "histogram": LossHistogram,
+    "quantiles": LossQuantiles,
+    "sets": SetMeans,
+    "mean": MeanLoss,
+    "none": NoLoss,
+}
+
+
+def build_encoder(config: EncoderConfig, width: int) -> nn.Module:
+    """The encoder that a config names: losses in nats (C, W) -> prompt tokens (C, P, D).
+
+    Raises:
+        ValueError: a property of the training data that the encoder needs is still None.
+    """
+    return _ENCODERS[config.kind](config, width)
 
 
 def standard(nats: Tensor) -> Tensor:

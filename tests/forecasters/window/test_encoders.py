@@ -46,14 +46,14 @@ def test_histogram_of_probability_hand_worked() -> None:
     encoder = LossHistogram(
         EncoderConfig(kind="histogram", histogram=HistogramConfig(bins=4)), width=8
     )
-    torch.testing.assert_close(encoder.histogram(losses), torch.tensor([[0.0, 2.0, 1.0, 1.0]]))
+    torch.testing.assert_close(encoder.statistics(losses), torch.tensor([[0.0, 2.0, 1.0, 1.0]]))
 
 
 def test_histogram_of_loss_hand_worked() -> None:
     config = EncoderConfig(kind="histogram", histogram=HistogramConfig(of="loss", bins=4))
     encoder = LossHistogram(config, width=8)
     # Bins are 5 nats wide; 20 nats and beyond fall into the last.
-    counts = encoder.histogram(torch.tensor([[0.0, 4.9, 5.0, 99.0]]))
+    counts = encoder.statistics(torch.tensor([[0.0, 4.9, 5.0, 99.0]]))
     torch.testing.assert_close(counts, torch.tensor([[2.0, 1.0, 0.0, 1.0]]))
 
 
