@@ -1,15 +1,18 @@
-"""Which figures a backtest draws, and of what: representative panels, chosen by rule."""
+"""Which figures a backtest draws, with representative panels selected by rule."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib.figure import Figure
 
 from neuneu.core.storage import Folder
+from neuneu.data.schemas import TRAJECTORY_KEY
 from neuneu.data.trajectories import Trajectory
 from neuneu.evaluation.table import EvaluationTable, read_evaluation
 from neuneu.reports.backtest.plots import (
@@ -23,7 +26,7 @@ from neuneu.reports.backtest.plots import (
     plot_trajectories,
 )
 from neuneu.reports.folder import FIGURE_NAMES, FIGURES_FOLDER
-from neuneu.reports.style import save_figure
+from neuneu.reports.style import kept_points, save_figure
 
 _PANELS: Final = 9
 _TASK_PANELS: Final = 12
@@ -37,26 +40,41 @@ def write_figures(
     trajectories: Sequence[Trajectory],
     losses: pa.Table | None = None,
 ) -> list[Path]:
-    """Draws every figure the data allow as SVG (wide and narrow) and PNG into folder/figures.
+    """Draws every figure that the data allow as SVG (wide and narrow) and PNG into folder/figures.
+
+    Figures of an earlier backtest in the folder are removed first.
 
     Args:
-        folder: the backtest's output folder.
+        folder: output folder of the backtest.
         table: `schemas.FORECASTS` with outcomes.
-        summary: what `evaluation_summary` says of it.
-        trajectories: the observed runs, those forecast among them.
+        summary: the `evaluation_summary` of it.
+        trajectories: the observed runs, with the forecast ones among them.
         losses: `schemas.LOSSES` of the same runs.
 
     Returns:
-        The files written. Figures of an earlier backtest in the folder are removed first.
+        The files written.
     """
-    out = folder / FIGURES_FOLDER
     remove_figures(Folder(folder))
-    drawn = _figures(read_evaluation(table), summary, trajectories, losses)
+    forecasters: Mapping[str, Any] = summary["forecasters"]
+    overall = {name: entry["overall"] for name, entry in forecasters.items()}
+    intervals = {name: of for name, of in overall.items() if of["coverage_80"] is not None}
+    panels = forecast_panels(read_evaluation(table), summary, trajectories)
+    horizon = {name: entry["by_horizon"] for name, entry in forecasters.items()}
+    figures = {
+        "trajectories": partial(plot_trajectories, panels),
+        "horizon": partial(plot_horizon, horizon),
+    }
+    if intervals:
+        figures["coverage"] = partial(plot_coverage, intervals)
+    if losses is not None and (found := loss_curves(losses)) is not None:
+        figures["losses"] = partial(plot_losses, found[1], name=found[0])
+    if tasks := task_panels(trajectories):
+        figures["above_chance"] = partial(plot_above_chance, tasks)
     written = []
-    for name, draw in drawn.items():
-        wide, narrow = draw(False), draw(True)
+    for name, draw in figures.items():
+        wide, narrow = draw(narrow=False), draw(narrow=True)
         for suffix, figure in ((".svg", wide), (".png", wide), ("-narrow.svg", narrow)):
-            path = out / f"{name}{suffix}"
+            path = folder / FIGURES_FOLDER / f"{name}{suffix}"
             save_figure(figure, path)
             written.append(path)
     return written
@@ -70,47 +88,15 @@ def remove_figures(folder: Folder) -> None:
             figures.delete(name)
 
 
-def _figures(
-    table: EvaluationTable,
-    summary: Mapping[str, Any],
-    trajectories: Sequence[Trajectory],
-    losses: pa.Table | None,
-) -> dict[str, Callable[[bool], Figure]]:
-    forecasters: Mapping[str, Any] = summary["forecasters"]
-    panels = forecast_panels(table, summary, trajectories)
-    horizon = {name: entry["by_horizon"] for name, entry in forecasters.items()}
-    figures: dict[str, Callable[[bool], Figure]] = {
-        "trajectories": lambda narrow: plot_trajectories(panels, narrow=narrow),
-        "horizon": lambda narrow: plot_horizon(horizon, narrow=narrow),
-    }
-    bands = {
-        name: entry["overall"]
-        for name, entry in forecasters.items()
-        if entry["overall"]["coverage_80"] is not None
-    }
-    if bands:
-        figures["coverage"] = lambda narrow: plot_coverage(bands, narrow=narrow)
-    named = None if losses is None else loss_curves(losses)
-    if named is not None:
-        loss_name, curves = named
-        figures["losses"] = lambda narrow: plot_losses(curves, name=loss_name, narrow=narrow)
-    tasks = task_panels(trajectories)
-    if tasks:
-        figures["above_chance"] = lambda narrow: plot_above_chance(tasks, narrow=narrow)
-    return figures
-
-
 def leading_forecaster(summary: Mapping[str, Any]) -> str:
-    """The best forecaster a user could have: least paired MAE, oracles only if alone."""
-    forecasters = summary["forecasters"]
-    paired = summary["paired"].get("mae", {})
-    overall = {
-        name: (entry["overall"]["mae"] or {"value": np.inf})["value"]
+    """The forecaster with the least paired MAE; oracles only if there is no other."""
+    forecasters, paired = summary["forecasters"], summary["paired"].get("mae", {})
+    scores = {
+        name: (paired.get(name) or entry["overall"]["mae"] or {"value": np.inf})["value"]
         for name, entry in forecasters.items()
     }
-    score = {name: paired[name]["value"] if paired.get(name) else overall[name] for name in overall}
-    usable = [name for name in score if forecasters[name]["sees"] != "oracle-loss"]
-    return min(usable or score, key=lambda name: score[name])
+    usable = [name for name in scores if forecasters[name]["sees"] != "oracle-loss"]
+    return min(usable or scores, key=lambda name: scores[name])
 
 
 def forecast_panels(
@@ -118,32 +104,25 @@ def forecast_panels(
 ) -> list[ForecastPanel]:
     """The trajectory of median error in each task group, then those of 90th-percentile error.
 
-    The error is the leading forecaster's; the rule picks neither its best nor its worst.
+    The error is the leading forecaster's, at neither its best nor its worst.
     """
-    by_key = {t.key: t for t in trajectories}
-    who = [
-        (str(r["suite"]), str(r["run"]), _int(r["num_fewshot"]), str(r["task"]), str(r["metric"]))
-        for r in table.trajectories
-    ]
-    known = [by_key[key] for key in who]
+    by_key: dict[tuple[Any, ...], Trajectory] = {t.key: t for t in trajectories}
+    known = [by_key[tuple(row[key] for key in TRAJECTORY_KEY)] for row in table.trajectories]
     leader = leading_forecaster(summary)
     median = table.quantiles[leader][:, table.levels[leader].index(0.5)]
     errors = np.add.reduceat(np.abs(median - table.y), table.starts) / (table.stops - table.starts)
     chosen: list[int] = []
-    used: set[str] = set()
     for percentile in (50, 90):
-        for group in _by_frequency([t.group for t in known]):
+        for group in _by_frequency(t.group for t in known):
+            used = {known[i].base_task for i in chosen}
             members = [
                 i
                 for i, t in enumerate(known)
                 if t.group == group and not np.isnan(errors[i]) and t.base_task not in used
             ]
-            if not members or len(chosen) == _PANELS:
-                continue
-            ranked = sorted(members, key=lambda i: float(errors[i]))
-            pick = ranked[round((len(ranked) - 1) * percentile / 100)]
-            chosen.append(pick)
-            used.add(known[pick].base_task)
+            if members and len(chosen) < _PANELS:
+                ranked = sorted(members, key=lambda i: float(errors[i]))
+                chosen.append(ranked[round((len(ranked) - 1) * percentile / 100)])
     return [_forecast_panel(table, i, known[i]) for i in chosen]
 
 
@@ -167,74 +146,61 @@ def _forecast_panel(table: EvaluationTable, index: int, trajectory: Trajectory) 
 
 
 def loss_curves(losses: pa.Table) -> tuple[str, list[Curve]] | None:
-    """(validation set, a curve a run) of the suite with the most runs; None without losses."""
+    """(validation set, a curve per run) of the suite with the most runs; None without losses."""
     rows = losses.filter(pc.equal(losses["metric"], "cross_entropy_loss"))
     if rows.num_rows == 0:
         return None
-    suite = _by_frequency([suite for suite, _ in {(r["suite"], r["run"]) for r in _runs(rows)}])[0]
+    runs = rows.group_by(["suite", "run"]).aggregate([])
+    suite = _by_frequency(runs["suite"].to_pylist())[0]
     rows = rows.filter(pc.equal(rows["suite"], suite))
-    name = _by_frequency(rows["name"].to_pylist())[0]
-    rows = rows.filter(pc.equal(rows["name"], name))
-    shots = _by_frequency(rows["num_fewshot"].to_pylist())[0]
-    if shots is not None:
-        rows = rows.filter(pc.equal(rows["num_fewshot"], shots))
+    for column in ("name", "num_fewshot"):
+        value = _by_frequency(rows[column].to_pylist())[0]
+        rows = rows if value is None else rows.filter(pc.equal(rows[column], value))
     longest = rows.group_by(["run", "params"]).aggregate([("tokens", "max")]).to_pylist()
     curves = []
-    for run in _one_a_size({r["run"]: (r["params"], r["tokens_max"]) for r in longest}):
+    for run in _one_per_size({r["run"]: (r["params"], r["tokens_max"]) for r in longest}):
         part = rows.filter(pc.equal(rows["run"], run)).sort_by("tokens")
         tokens, values = part["tokens"].to_numpy(), part["value"].to_numpy()
         keep = (tokens > 0) & ~np.isnan(values)
         if keep.sum() > 1:
             params = part["params"][0].as_py()
             curves.append(Curve(run=run, params=params, tokens=tokens[keep], values=values[keep]))
-    return (f"{name} ({suite})", curves) if curves else None
+    return (f"{rows['name'][0]} ({suite})", curves) if curves else None
 
 
 def task_panels(trajectories: Sequence[Trajectory]) -> list[TaskPanel]:
     """The tasks that rise most while training, in the suite and shots with most runs x tasks."""
-    trained = [t.without_step_zero() for t in trajectories]
-    cells = _by_frequency([(t.suite, t.num_fewshot) for t in trained if len(t) > 1])
-    if not cells:
+    trained = [t for t in map(Trajectory.without_step_zero, trajectories) if len(t) > 1]
+    if not trained:
         return []
-    members = [t for t in trained if (t.suite, t.num_fewshot) == cells[0] and len(t) > 1]
-    shown = set(_one_a_size({t.run: (t.params, float(t.tokens[-1])) for t in members}))
+    setting = _by_frequency((t.suite, t.num_fewshot) for t in trained)[0]
+    members = [t for t in trained if (t.suite, t.num_fewshot) == setting]
+    shown = set(_one_per_size({t.run: (t.params, float(t.tokens[-1])) for t in members}))
     by_task: dict[tuple[str, str], list[Trajectory]] = {}
     for trajectory in members:
         if trajectory.run in shown:
             by_task.setdefault((trajectory.task, trajectory.metric), []).append(trajectory)
-    # One panel a task group in turn, its steepest tasks first: MMLU alone has 57.
+    # One panel per task group in turn, its steepest tasks first: MMLU alone has 57.
     ranked: dict[str, list[tuple[float, tuple[str, str]]]] = {}
-    for key, group in by_task.items():
-        rise = max(float(t.values[-3:].mean() - t.values[:3].mean()) for t in group)
-        ranked.setdefault(group[0].group, []).append((rise, key))
+    for key, tasks in by_task.items():
+        rise = max(float(t.values[-3:].mean() - t.values[:3].mean()) for t in tasks)
+        ranked.setdefault(tasks[0].group, []).append((rise, key))
     queues = [sorted(queue, reverse=True) for _, queue in sorted(ranked.items())]
-    depth = max(len(queue) for queue in queues)
-    order = [queue[level][1] for level in range(depth) for queue in queues if level < len(queue)]
-    seen: set[str] = set()
-    panels: list[TaskPanel] = []
-    for key in order:
-        group = by_task[key]
-        if group[0].base_task in seen or len(panels) == _TASK_PANELS:
-            continue
-        seen.add(group[0].base_task)
-        panels.append(
-            TaskPanel(
-                title=group[0].base_task,
-                chance=group[0].chance,
-                curves=[
-                    Curve(run=t.run, params=t.params, tokens=t.tokens, values=t.values)
-                    for t in group
-                ],
+    panels: dict[str, TaskPanel] = {}
+    for _, key in filter(None, (entry for turn in zip_longest(*queues) for entry in turn)):
+        first = by_task[key][0]
+        if first.base_task not in panels and len(panels) < _TASK_PANELS:
+            curves = [
+                Curve(run=t.run, params=t.params, tokens=t.tokens, values=t.values)
+                for t in by_task[key]
+            ]
+            panels[first.base_task] = TaskPanel(
+                title=first.base_task, chance=first.chance, curves=curves
             )
-        )
-    return panels
+    return list(panels.values())
 
 
-def _runs(rows: pa.Table) -> list[dict[str, Any]]:
-    return rows.group_by(["suite", "run", "params"]).aggregate([]).to_pylist()
-
-
-def _one_a_size(runs: Mapping[str, tuple[float, float]]) -> list[str]:
+def _one_per_size(runs: Mapping[str, tuple[float, float]]) -> list[str]:
     """At most `_RUNS` of runs {name: (params, last tokens)}: the longest of each size.
 
     Sizes are evenly spaced from the smallest to the largest; ties go to the first name.
@@ -243,17 +209,10 @@ def _one_a_size(runs: Mapping[str, tuple[float, float]]) -> list[str]:
     for run in sorted(runs, key=lambda name: (-runs[name][1], name)):
         best.setdefault(runs[run][0], run)
     ordered = [best[size] for size in sorted(best)]
-    keep = np.unique(np.linspace(0, len(ordered) - 1, min(_RUNS, len(ordered))).round())
-    return [ordered[int(index)] for index in keep]
+    return [ordered[int(index)] for index in kept_points(len(ordered), _RUNS)]
 
 
-def _by_frequency(values: Sequence[Any]) -> list[Any]:
+def _by_frequency(values: Iterable[Any]) -> list[Any]:
     """Distinct values, the most frequent first, ties in sorted order."""
-    counts: dict[Any, int] = {}
-    for value in values:
-        counts[value] = counts.get(value, 0) + 1
+    counts = Counter(values)
     return sorted(counts, key=lambda value: (-counts[value], str(value)))
-
-
-def _int(value: object) -> int:
-    return int(str(value))
