@@ -1,7 +1,7 @@
-"""From items to numbers: means within trajectories, means over them, run-bootstrapped intervals.
+"""Aggregation of items: means within trajectories, means over them, intervals by bootstrap.
 
-Runs, not checkpoints or tasks, are the independent units: all trajectories of one run share its
-training. Intervals therefore resample run groups (family, run) with replacement. Shapes: N
+Runs, not checkpoints or tasks, are the independent units, since all trajectories of a run share its
+training: intervals resample run groups (family, run) with replacement. Shapes: N
 items, T trajectories, M metrics, G run groups, B bootstrap samples.
 """
 
@@ -18,9 +18,9 @@ INTERVAL: Final = (2.5, 97.5)
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number and its 95 % interval; NaN where there is nothing to average.
+    """A number and its 95 % interval; NaN without values.
 
-    The interval is NaN where fewer than two run groups stand behind the number.
+    The interval is NaN with fewer than two run groups.
     """
 
     value: float
@@ -29,10 +29,10 @@ class Estimate:
 
 
 def trajectory_means(items: FloatArray, trajectory: IntArray, n: int) -> FloatArray:
-    """Means within trajectories: items (N, M), trajectory codes (N,) in 0..n-1 -> (n, M).
+    """Average within trajectories: items (N, M), trajectory codes (N,) in 0..n-1 -> (n, M).
 
-    A trajectory without items, or with a NaN item, is NaN for that metric: a forecast that is
-    answered only in part does not count as answered.
+    A trajectory without items, or with a NaN item, is NaN for that metric: a partly answered
+    forecast counts as unanswered.
     """
     count = np.bincount(trajectory, minlength=n).astype(np.float64)
     sums = [np.bincount(trajectory, weights=column, minlength=n) for column in items.T]
@@ -42,7 +42,7 @@ def trajectory_means(items: FloatArray, trajectory: IntArray, n: int) -> FloatAr
 
 @dataclass(frozen=True, kw_only=True)
 class RunBootstrap:
-    """Resamples run groups: the same seed gives the same samples for every forecaster.
+    """Resamples run groups, alike for every forecaster.
 
     Differences between two forecasters on the same trajectories are therefore paired.
     """
@@ -52,7 +52,7 @@ class RunBootstrap:
     _cache: dict[int, FloatArray] = field(default_factory=dict, repr=False, compare=False)
 
     def weights(self, n_groups: int) -> FloatArray:
-        """(B, n_groups) times each group is drawn; rows sum to n_groups."""
+        """Return how often each group is drawn, (B, n_groups); rows sum to n_groups."""
         if n_groups not in self._cache:
             generator = np.random.default_rng([self.seed, n_groups])
             drawn = generator.multinomial(
@@ -62,10 +62,10 @@ class RunBootstrap:
         return self._cache[n_groups]
 
     def means(self, values: FloatArray, group: IntArray) -> list[Estimate]:
-        """Mean of each column of (T, M) over the trajectories that have it, with intervals.
+        """Return the mean of each column of (T, M) with its interval.
 
         Args:
-            values: (T, M); NaN is left out of value and count.
+            values: (T, M); NaN is ignored.
             group: (T,) run group of each trajectory, any integers.
         """
         sums, counts = self._group_sums(values, group)
@@ -79,9 +79,9 @@ class RunBootstrap:
         ]
 
     def mean_of_means(self, values: FloatArray, group: IntArray, part: IntArray) -> Estimate:
-        """Mean over parts (such as suites) of the mean of values (T,) within each part.
+        """Return the mean over parts (such as suites) of the means of values (T,) within them.
 
-        A resample that misses a part averages the parts it has.
+        A resample without some part averages the others.
         """
         parts = np.unique(part)
         masked = np.stack([np.where(part == p, values, np.nan) for p in parts], axis=1)
@@ -95,7 +95,7 @@ class RunBootstrap:
     def pair_mean(
         self, scores: FloatArray, first: IntArray, second: IntArray, n_groups: int
     ) -> Estimate:
-        """Mean score (P,) of pairs of run groups; a resample weighs a pair by both its runs."""
+        """Return the mean score (P,) of pairs of run groups, weighted by both runs in resamples."""
         answered = ~np.isnan(scores)
         scores, first, second = scores[answered], first[answered], second[answered]
         if len(scores) == 0:
@@ -110,7 +110,7 @@ class RunBootstrap:
                 axis=1
             )
         involved = len(np.unique(np.concatenate([first, second])))
-        # Two runs make one pair: every resample that has it scores it alike.
+        # Two runs make one pair, which every resample scores alike.
         return _estimate(float(scores.mean()), drawn, involved if involved > 2 else 0)
 
     @staticmethod

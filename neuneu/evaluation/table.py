@@ -1,4 +1,4 @@
-"""A forecasts table as aligned arrays: every forecaster answers the same items in one order."""
+"""A forecasts table as aligned arrays: the same items in the same order for every forecaster."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ _IDENTITY = ("family", *TRAJECTORY_KEY)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvaluationTable:
-    """N items of T trajectories, in trajectory and token order, with each forecaster's answers.
+    """N items of T trajectories, in trajectory and token order, with each forecaster's quantiles.
 
-    `trajectories` are T identity rows (family, suite, run, num_fewshot, task, metric,
-    context_step, context_tokens); `starts` and `stops` (T,) their slices of the items; `tokens`
-    and `y` are (N,); `quantiles` maps a forecaster to (N, Q) for its own `levels`, NaN where it
-    did not answer; `sees` says what each looks at.
+    `trajectories`: T identity rows (family, suite, run, num_fewshot, task, metric, context_step,
+    context_tokens). `starts`, `stops`: their slices of the items, (T,). `tokens`, `y`: (N,).
+    `quantiles`: forecaster -> (N, Q) for its own `levels`, NaN where it did not answer. `sees`:
+    forecaster -> what it reads.
     """
 
     protocol: str
@@ -37,16 +37,16 @@ class EvaluationTable:
 
     @property
     def item_trajectory(self) -> IntArray:
-        """(N,) the trajectory of each item."""
+        """The trajectory of each item, (N,)."""
         return np.repeat(np.arange(len(self.starts)), self.stops - self.starts)
 
     @property
     def context_tokens(self) -> FloatArray:
-        """(T,) training tokens at the end of each context."""
+        """Training tokens at the end of each context, (T,)."""
         return np.array([row["context_tokens"] for row in self.trajectories], dtype=np.float64)
 
     def codes(self, *keys: str) -> tuple[list[tuple[object, ...]], IntArray]:
-        """(sorted distinct values of the keys, (T,) code of each trajectory)."""
+        """Return the sorted distinct values of the keys, and each trajectory's code, (T,)."""
         values = [tuple(row[key] for key in keys) for row in self.trajectories]
         known = sorted(set(values), key=lambda value: tuple(map(str, value)))
         index = {value: code for code, value in enumerate(known)}
@@ -54,15 +54,15 @@ class EvaluationTable:
 
 
 def read_evaluation(table: pa.Table, *, name: str = "forecasts") -> EvaluationTable:
-    """Aligns a forecasts table whose outcomes are known.
+    """Align a forecasts table with known outcomes.
 
     Args:
         table: `schemas.FORECASTS`, rows in any order.
-        name: what to call the table in messages.
+        name: name of the table in messages.
 
     Raises:
         DataError: no rows, several protocols, an unknown outcome, a forecaster whose `sees`
-            differs between rows, or forecasters that were not asked the same questions.
+            differs between rows, or forecasters with different targets.
     """
     table = conform(table, FORECASTS, name=name)
     if table.num_rows == 0:

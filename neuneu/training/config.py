@@ -1,4 +1,4 @@
-"""Settings of one training."""
+"""Settings of a training."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,24 +15,23 @@ from neuneu.training.trackers import TrackingConfig
 
 @config_dataclass
 class TrainConfig:
-    """One training of a forecaster.
+    """Settings of a training.
 
-    `output` is the folder of the result: on s3://, or local and shared by all machines of a
-    cluster. The source is a `store`, or tables: `accuracies` and optionally `losses` and `tasks`
-    (parquet or CSV). `loss_names` are the validation sets that the encoder `mean` reads, in order
-    of preference; `metrics` the accuracy metrics to learn (empty: all). Runs and tasks are named as
-    in the table; `held_out_tasks` are base tasks. `model` is a `ModelConfig`, a preset's name, or a
-    mapping with the key `preset` and changes to it. `max_ahead`: how many checkpoints a target may
-    lie after the context (null: any). `drop`: chance that an inner context point is left out.
-    `keep`: the weights of the last epoch, or of the epoch with the best validation pinball loss;
-    `patience` stops after so many epochs without a better one, and keeps the best whatever `keep`
-    says. State is saved after every
-    epoch and every `checkpoint_steps` steps. `checkpoint_group`: samples of one checkpoint come in
-    groups of so many, which share its word losses in a batch. `cross_run` trains the network that
-    leans on other runs; it brings its own network, optimiser and objective, so that `model`,
-    `optim`, `objective`, `max_ahead` and `drop` say nothing then. `workers`: how many, or (least,
-    most) of a cluster that grows and shrinks; what is learnt does not depend on it. `tracking`:
-    where else to log each epoch's metrics (docs/observability.md).
+    `output`: folder of the result, on s3://, or local and shared by all machines of a cluster. The
+    data are a `store`, or tables: `accuracies` and optionally `losses` and `tasks` (parquet or
+    CSV). `loss_names`: validation sets that the encoder `mean` reads, in order of preference.
+    `metrics`: accuracy metrics to train on (empty: all). Runs and tasks are named as in the table;
+    `held_out_tasks` are base tasks. `model`: a `ModelConfig`, a preset's name, or a mapping with
+    the key `preset` and changes to it. `max_ahead`: maximum distance of a target from its context,
+    in checkpoints (null: any). `drop`: probability of dropping an inner context point. `keep`: the
+    weights of the last epoch, or of the epoch with the best validation pinball loss; `patience`
+    stops after this many epochs without a better one, and always keeps the best. State is saved
+    after every epoch and every `checkpoint_steps` steps. `checkpoint_group`: number of samples of
+    one checkpoint drawn together, which share its word losses in a batch. `cross_run` trains the
+    cross-run network, which has its own network, optimiser and objective: `model`, `optim`,
+    `objective`, `max_ahead` and `drop` do not apply. `workers`: a number, or (least, most) for a
+    cluster that grows and shrinks; the result does not depend on it. `tracking`: where else to log
+    each epoch's metrics (docs/observability.md).
     """
 
     output: Address
@@ -83,14 +82,14 @@ class TrainConfig:
             != (ModelConfig(), OptimConfig(), ObjectiveConfig())
         ):
             raise ValueError(
-                "model, optim and objective are of the network without cross_run; "
+                "model, optim and objective do not apply with cross_run; "
                 "set cross_run.network, cross_run.optim and cross_run.objective"
             )
         return self
 
     @property
     def loop(self) -> Loop:
-        """What the training loop is told."""
+        """Settings of the training loop."""
         return Loop(
             optim=self.optim if self.cross_run is None else self.cross_run.optim,
             seed=self.seed,

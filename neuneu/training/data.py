@@ -1,4 +1,4 @@
-"""What a forecaster learns from: tables in, flat samples split by run out, with provenance."""
+"""Training data: tables in, flat samples split by run out, with provenance."""
 
 import hashlib
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingData:
-    """Samples of training and of validation runs over one `Series`.
+    """Samples of training and validation runs over one `Series`.
 
-    `model` is the config with what the data decide filled in (words W, mean and deviation of
-    the loss). `runs` maps each training run `family/run` to its trajectories' fingerprints.
-    `corpus_hash` names the text of the word losses; `digest` the contents of everything here.
+    `model`: the config, completed from the data (words W, mean and deviation of the loss). `runs`:
+    training run `family/run` -> fingerprints of its trajectories. `corpus_hash` identifies the text
+    of the word losses, `digest` all of these data.
     """
 
     series: Series
@@ -51,11 +51,11 @@ class TrainingData:
 
 
 Source = tuple[list[Trajectory], TokenLossTable | None]
-"""Trajectories (step 0 included) and word losses, where an encoder reads them."""
+"""Trajectories (step 0 included), and word losses if an encoder reads them."""
 
 
 def read_source(config: "TrainConfig") -> Source:
-    """Trajectories (step 0 included) and word losses of a store or of tables.
+    """Read trajectories (step 0 included) and word losses from a store or tables.
 
     Raises:
         UserError: no source or two of them, or files that break the data contract.
@@ -76,12 +76,12 @@ def read_source(config: "TrainConfig") -> Source:
 def prepare(
     config: "TrainConfig", trajectories: Sequence[Trajectory], words: TokenLossTable | None
 ) -> TrainingData:
-    """Selects, splits by run and lays out trajectories.
+    """Select trajectories, split them by run, and lay them out as samples.
 
     Args:
         config: metrics, held-out runs and tasks, validation runs, model, `max_ahead`.
         trajectories: with or without step 0.
-        words: word losses; needed by encoders that read them.
+        words: word losses, for encoders that read them.
 
     Raises:
         UserError: unknown runs or tasks, missing losses, or no sample left.
@@ -115,7 +115,7 @@ def prepare(
 def split_by_run(
     config: "TrainConfig", trajectories: Sequence[Trajectory]
 ) -> tuple[list[Trajectory], list[Trajectory]]:
-    """(those to learn from, those to validate on), without step 0; held-out runs are in neither.
+    """Return training and validation trajectories without step 0; held-out runs are in neither.
 
     Raises:
         UserError: unknown metrics, tasks or runs, or a run in both roles.

@@ -1,4 +1,4 @@
-"""How a cross-run network does on held-out runs while it is trained."""
+"""Validation of a cross-run network on held-out runs during training."""
 
 from collections.abc import Sequence
 
@@ -24,17 +24,17 @@ def validate(
     references: Sequence[Trajectory],
     ranks: Ranks | None = None,
 ) -> dict[str, float]:
-    """Means over trajectories of means over their later checkpoints, after a fifth of them.
+    """Return means over trajectories of the means over their checkpoints after the first fifth.
 
     `pinball` (over the published levels, see `common_levels`), `mae` (of the median) and
-    `coverage_80` (where the levels are there) with references, and with the prefix `own_`
-    without; in accuracy, 0.01 = one point. Empty without trajectories that are long enough.
+    `coverage_80` (if the levels are there) with references, and without them with the prefix
+    `own_`; in accuracy, 0.01 = one point. Empty without trajectories that are long enough.
 
     Args:
         network: a `CrossRunNetwork`.
         held_out: trajectories to forecast.
-        references: finished runs to compare with.
-        ranks: each forecasts its share of the trajectories.
+        references: reference runs.
+        ranks: each rank forecasts its share of the trajectories.
     """
     assert isinstance(network, CrossRunNetwork)
     ranks = ranks or Ranks()
@@ -45,9 +45,9 @@ def validate(
     network.eval()
     levels = network.config.levels
     shared = common_levels(levels)
-    banded = 0.1 in levels and 0.9 in levels
+    interval = 0.1 in levels and 0.9 in levels
     sums = np.zeros((len(_SEES), 4))
-    for place, (sees, _) in enumerate(_SEES):
+    for row, (sees, _) in enumerate(_SEES):
         forecaster = CrossRunForecaster([network], sees=sees)
         forecaster.fit(references)
         for answer, truth in zip(forecaster.predict(queries[mine]), truths[mine], strict=True):
@@ -57,15 +57,15 @@ def validate(
             loss = pinball(answer[:, shared], y, np.asarray(levels)[shared]).mean()
             error = np.abs(answer[:, levels.index(MEDIAN)] - y).mean()
             inside = 0.0
-            if banded:
+            if interval:
                 inside = inside_80(answer, y, levels).mean()
-            sums[place] += [1.0, loss, error, inside]
+            sums[row] += [1.0, loss, error, inside]
     totals = ranks.sum(torch.from_numpy(sums)).numpy()
     metrics: dict[str, float] = {}
     for (_, prefix), (count, loss, error, inside) in zip(_SEES, totals.tolist(), strict=True):
         if not count:
             continue
         metrics |= {f"{prefix}pinball": loss / count, f"{prefix}mae": error / count}
-        if banded:
+        if interval:
             metrics[f"{prefix}coverage_80"] = inside / count
     return metrics

@@ -1,15 +1,15 @@
-"""Searching hyperparameters with Ray Tune: every trial is a training on Ray Train.
+"""Search hyperparameters with Ray Tune: every trial is a training on Ray Train.
 
-Nothing of a search lives outside its folder: `tune.json` says what is searched and why,
-`trials.jsonl` what each trial reported; `experiment/` is Ray Tune's, `models/<trial>` holds the
-output of a training (with its state, so that an interrupted or stopped trial resumes), `reruns/`
-the histories of stopped trials that were trained to the end.
+A search lives in one folder: `tune.json` holds its plan, `trials.jsonl` what each trial reported,
+`experiment/` Ray Tune's files, `models/<trial>` the output of a training (with its state, so that
+an interrupted or stopped trial resumes), `reruns/` the histories of stopped trials that were
+trained to the end.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal
 
 import pydantic
@@ -19,8 +19,9 @@ from neuneu.core.config import Address, build_config, config_dataclass, config_h
 from neuneu.core.errors import NeuneuError, UserError
 from neuneu.core.storage import Folder
 from neuneu.training.config import TrainConfig
+from neuneu.training.data import read_source
 from neuneu.training.optimisation import total_steps
-from neuneu.training.run import HISTORY, train
+from neuneu.training.run import HISTORY, load_learner, train
 from neuneu.training.trackers import TrackingConfig
 from neuneu.training.tuning.experiment import RERUNS, SETTINGS, TRIALS, read_trials
 from neuneu.training.tuning.search import Scheduler, domain, mutable, scheduler, searcher
@@ -40,18 +41,18 @@ Metric = Literal[
 
 @config_dataclass
 class TuneConfig:
-    """One search.
+    """Settings of a search.
 
-    `train` holds the keys of a `TrainConfig` (without `output`) that trials start from; its
-    validation runs are what a trial is judged by, and are no test runs any more. `space` is a
-    module of `tune_spaces/` or a Python file. `objectives`: one or two metrics, all to be small;
-    the scheduler looks at the first. `calibration_error` is how far the 80 % band's coverage is
-    from 80 %. `scheduler`: `asha` stops trials that lag behind at epochs `grace`, `grace` x
-    `reduction`, ...; with `pbt` (population based training) every `grace` epochs trials that lag
-    behind go on from the weights of a better one, with its parameters changed a little; `none`
-    runs all to the end. `concurrent`: trials at a time (null: as many as the CPUs or GPUs hold).
-    The first trial has the defaults. `tracking`: where else to log what trials report, by Ray
-    Tune's own integrations; it is chosen when a search begins.
+    `train`: keys of a `TrainConfig` (without `output`) that all trials share; trials are compared
+    on its validation runs, which are no test runs any more. `space`: a module of `tune_spaces/` or
+    a Python file. `objectives`: one or two metrics to minimise; the scheduler uses the first.
+    `calibration_error` is the distance of the 80 % interval's coverage from 80 %. `scheduler`:
+    `asha` stops trials that lag behind at epochs `grace`, `grace` x `reduction`, ...; with `pbt`
+    (population based training) every `grace` epochs trials that lag behind resume from the weights
+    of a better one, with its parameters changed a little; `none` runs all trials to the end.
+    `concurrent`: trials at a time (null: as many as the CPUs or GPUs hold). The first trial has the
+    defaults. `tracking`: where else to log what trials report, by Ray Tune's own integrations; it
+    is fixed when a search starts.
     """
 
     output: Address
@@ -76,14 +77,14 @@ class TuneConfig:
         if "tracking" in self.train:
             raise ValueError("train.tracking would follow no search; set tracking beside train")
         if not self.train.get("validation_runs"):
-            raise ValueError("train.validation_runs: name the runs that trials are judged by")
+            raise ValueError("train.validation_runs: name the runs that trials are compared on")
         return self
 
     def base(self) -> TrainConfig:
-        """What trials start from.
+        """Return the training config that trials share.
 
         Raises:
-            UserError: it is no training config.
+            UserError: `train` is no training config.
         """
         return build_config(TrainConfig, {**self.train, "output": f"{self.output}/{MODELS}"})
 
@@ -99,22 +100,20 @@ class TuneOutcome:
 
 
 def tune(config: TuneConfig, *, address: str | None = None) -> TuneOutcome:
-    """Runs a search, or goes on with an interrupted one.
+    """Run a search, or resume an interrupted one.
 
-    Trials that ended stay as they are; running ones go on from their last state, failed ones are
-    tried again. Experiments are restored by Ray, which unpickles: only open folders you trust.
+    Trials that ended stay as they are; running ones resume from their last state, failed ones are
+    tried again. Ray restores experiments by unpickling: only open folders you trust.
 
     Args:
-        config: what to search.
-        address: a Ray cluster; None: the one there is, else a small one on this machine.
+        config: settings.
+        address: a Ray cluster; None: the current one, else a small one on this machine.
 
     Raises:
         UserError: a config that does not fit its space, or a folder of another search.
-        NeuneuError: every trial failed; with what the first of them says.
+        NeuneuError: every trial failed; the message quotes the first.
     """
     from neuneu.core.ray_session import ray_session
-    from neuneu.training.data import read_source
-    from neuneu.training.run import load_learner
 
     space = usable(load_space(config.space), config.train)
     if config.scheduler == "pbt":
@@ -123,8 +122,7 @@ def tune(config: TuneConfig, *, address: str | None = None) -> TuneOutcome:
     _settings(config, {p.key: p.default for p in space}, "defaults")
     _callbacks(config)
     source = read_source(base)
-    load_learner(base, source)  # a mistake is told here and not once a trial
-    epochs = _epochs(base, source)
+    epochs = _epochs(base, source)  # reports a mistake in the data here, not once a trial
     _claim(config, space, epochs)
     with ray_session(address, dashboard=True):
         _tuner(config, base, space, epochs, source).fit()
@@ -147,15 +145,15 @@ def tune(config: TuneConfig, *, address: str | None = None) -> TuneOutcome:
 def rerun_stopped(
     config: TuneConfig, trials: Sequence[str], *, address: str | None = None
 ) -> list[str]:
-    """Trains stopped trials to their end, from where they were; `reruns/<trial>/history.csv`.
+    """Resume stopped trials and train them to the end; return their histories in `reruns/`.
 
     Args:
-        config: that of the search.
+        config: settings of the search.
         trials: ids of trials.
-        address: as of `tune`.
+        address: see `tune`.
 
     Raises:
-        UserError: a trial that is not there.
+        UserError: an unknown trial.
     """
     folder = Folder(config.output)
     found = {trial.id: trial.parameters for trial in read_trials(folder)}
@@ -181,7 +179,7 @@ def _tuner(
 
     from neuneu.training.tuning.recorder import TrialRecorder
 
-    # An interruption loses what is younger than this; Ray's own handler would hide it.
+    # An interruption loses up to this many seconds; Ray's own handler would hide it.
     output = Folder(config.output).absolute()
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1" if output.is_local else "10")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
@@ -189,7 +187,7 @@ def _tuner(
         ray_tune.with_parameters(
             _trial, search=config, source=source, variables=logs.environment()
         ),
-        {"memory": 2**20},  # its workers take the CPUs; with nothing at all Ray refuses
+        {"memory": 2**20},  # its workers take the CPUs; Ray refuses no resources at all
     )
     folder = output / EXPERIMENT
     domains = {p.key: domain(p) for p in space}
@@ -244,7 +242,7 @@ def _callbacks(config: TuneConfig) -> list[Any]:
 def _trial(
     parameters: dict[str, Any], *, search: TuneConfig, source: Any, variables: dict[str, str]
 ) -> None:
-    """One trial: a training whose epochs are reported to Tune."""
+    """Run one trial: a training whose epochs are reported to Tune."""
     from ray import tune as ray_tune
 
     from neuneu.training.tuning.trial import not_passed, reporting, with_calibration
@@ -260,7 +258,7 @@ def _trial(
             settings, callbacks=[passing.callback], source=source,
             start=ray_tune.get_checkpoint() if population else None,
         )  # fmt: skip
-    # A driver that was killed may have had the state of an epoch, and Tune not yet its report.
+    # A killed driver may have saved the state of an epoch that Tune has no report of.
     missing = not_passed(result.history, reported, passing.epoch)
     if result.finished_before and not missing:
         missing = [with_calibration(row) for row in result.history[-1:]]
@@ -269,7 +267,7 @@ def _trial(
 
 
 def _settings(search: TuneConfig, parameters: Mapping[str, Any], trial: str) -> TrainConfig:
-    """A trial's training; in a population it has a folder for each config that it had."""
+    """Return a trial's training; in a population it has a folder for each of its configs."""
     raw = lay_over(search.train, parameters)
     folder = Folder(search.output).absolute() / MODELS / trial
     if search.scheduler == "pbt":
@@ -278,16 +276,14 @@ def _settings(search: TuneConfig, parameters: Mapping[str, Any], trial: str) -> 
 
 
 def _epochs(base: TrainConfig, source: Any) -> int:
-    """Reports of an undisturbed trial."""
-    from neuneu.training.run import load_learner
-
+    """Return the epochs of an uninterrupted trial."""
     optim = base.loop.optim
     per_epoch = load_learner(base, source).steps_per_epoch(optim.batch_size)
     return -(-total_steps(optim, per_epoch) // per_epoch)
 
 
 def _room(base: TrainConfig) -> int:
-    """Trials that the cluster holds at a time."""
+    """Return the number of trials that fit on the cluster at a time."""
     import ray
 
     workers = base.workers if isinstance(base.workers, int) else base.workers[0]
@@ -299,17 +295,17 @@ def _room(base: TrainConfig) -> int:
 
 
 def _claim(config: TuneConfig, space: Sequence[Parameter], epochs: int) -> None:
-    """Writes `tune.json`, or refuses a folder that holds another search."""
+    """Write `tune.json`, or refuse a folder that holds another search."""
     settings = config_to_dict(config)
     if config.tracking is None:
-        del settings["tracking"]  # searches from before there were trackers have no such key
+        del settings["tracking"]  # older searches have no such key
     record = {
         "name": config.output.rstrip("/").rpartition("/")[2],
         "objectives": [{"metric": metric, "mode": "min"} for metric in config.objectives],
         "scheduler": config.scheduler,
         "time_attr": "epoch",
         "epochs": epochs,
-        "space": [parameter.to_json() for parameter in space],
+        "space": [asdict(parameter) for parameter in space],
         "base": config.train,
         "trials": config.trials,
         "config": settings,

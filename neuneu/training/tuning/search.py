@@ -1,4 +1,4 @@
-"""How a search draws its trials and which of them it stops: Ray Tune's searchers and schedulers."""
+"""Ray Tune's searchers and schedulers: how trials are drawn, and which are stopped."""
 
 import random
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from neuneu.training.tuning.space import Parameter
 Scheduler = Literal["asha", "pbt", "none"]
 
 _FIXED: Final = ("cross_run.network.", "model.", "max_ahead", "optim.batch_size")
-"""What a state cannot be carried over a change of: the network's shape, the steps of an epoch."""
+"""Keys that a state depends on: the network's shape, the steps of an epoch."""
 
 
 def mutable(space: Sequence[Parameter]) -> tuple[Parameter, ...]:
-    """The parameters that population based training may change while a trial trains.
+    """Return the parameters that population based training may change during a trial.
 
     Raises:
-        UserError: none of them is.
+        UserError: there are none.
     """
     found = tuple(p for p in space if not p.key.startswith(_FIXED))
     if not found:
@@ -30,7 +30,7 @@ def mutable(space: Sequence[Parameter]) -> tuple[Parameter, ...]:
 
 
 def domain(parameter: Parameter) -> Any:
-    """A parameter's range as Ray Tune has it."""
+    """Return a parameter's range for Ray Tune."""
     from ray import tune
 
     if parameter.kind == "choice":
@@ -47,7 +47,7 @@ def domain(parameter: Parameter) -> Any:
 def searcher(
     kind: Scheduler, space: Sequence[Parameter], objectives: Sequence[str], seed: int
 ) -> Any:
-    """Optuna's TPE, or for a population random draws; the first trial has the defaults."""
+    """Return Optuna's TPE, or random draws for a population; the first trial has the defaults."""
     defaults = [{p.key: p.default for p in space}]
     if kind == "pbt":
         from ray.tune.search.basic_variant import BasicVariantGenerator
@@ -74,17 +74,17 @@ def scheduler(
     reduction: float,
     seed: int,
 ) -> Any:
-    """Which trials are stopped, or go on from another's weights.
+    """Return the scheduler that stops trials or lets them resume from another's weights.
 
     Args:
         kind: asynchronous successive halving (arXiv 1810.05934), population based training
             (arXiv 1711.09846), or none.
-        space: what is searched.
-        metric: what is compared, to be small.
-        epochs: reports of an undisturbed trial.
-        grace: epochs before the first comparison; of a population also between them.
-        reduction: of halving, how many trials come to one that goes on.
-        seed: of a population's changes.
+        space: the search space.
+        metric: metric to minimise.
+        epochs: epochs of an uninterrupted trial.
+        grace: epochs before the first comparison; in a population also between comparisons.
+        reduction: factor of halving: one in `reduction` trials continues.
+        seed: random seed of a population's changes.
     """
     from ray.tune import schedulers
 
@@ -97,7 +97,7 @@ def scheduler(
             grace_period=grace, reduction_factor=reduction,
             max_t=epochs + 1,  # at `epochs` it would stop trials before they are exported
         )  # fmt: skip
-    random.seed(seed)  # what it draws with
+    random.seed(seed)  # it draws from the global generator
     changing = mutable(space)
     return schedulers.PopulationBasedTraining(
         time_attr="epoch", metric=metric, mode="min",
@@ -110,7 +110,7 @@ def scheduler(
 
 
 def _inside(config: dict[str, Any], space: Sequence[Parameter]) -> dict[str, Any]:
-    """The config with numbers brought back to their ranges; factors of 1.2 and 0.8 leave them."""
+    """Clip numbers to their ranges, which factors of 1.2 and 0.8 leave."""
     for p in space:
         if p.kind != "choice":
             assert p.low is not None, p.key

@@ -1,21 +1,18 @@
-"""Search spaces: which keys of a training config are searched, where, and why.
+"""Search spaces: keys of a training config, their ranges, and the reasons for them.
 
 A space is a Python module with a tuple `SPACE` of `Parameter`s (see `tune_spaces/`). Keys that
-begin with `cross_run.` are of the network that leans on other runs, the others of the one that
-knows its own past only; of a space those are searched that the base config can use.
+begin with `cross_run.` belong to the cross-run network, the others to the published one; a search
+uses those of the network that its base config trains.
 """
 
 import importlib.util
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 from neuneu.core.errors import UserError
-
-if TYPE_CHECKING:
-    from neuneu.training.config import TrainConfig
 
 CROSS_RUN: Final = "cross_run."
 FOLDER: Final = "tune_spaces"
@@ -35,7 +32,7 @@ class Parameter:
     values: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuses a default that the search could not draw."""
+        """Refuse a default that the search could not draw."""
         inside = (
             self.default in self.values
             if self.kind == "choice"
@@ -46,13 +43,9 @@ class Parameter:
         if not inside:
             raise UserError(f"{self.key}: the default {self.default!r} lies outside of its range.")
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON types."""
-        return asdict(self)
-
 
 def choice(key: str, values: Sequence[Any], *, default: Any, reason: str) -> Parameter:
-    """One of several values."""
+    """Return a parameter with one of several values."""
     return Parameter(key=key, kind="choice", values=tuple(values), default=default, reason=reason)
 
 
@@ -65,7 +58,7 @@ def real(
     reason: str,
     log: bool = False,
 ) -> Parameter:
-    """A number from `low` to `high`, evenly, or evenly in its logarithm."""
+    """Return a number from `low` to `high`, uniform in itself or in its logarithm."""
     return Parameter(
         key=key, kind="float", low=low, high=high, log=log, default=default, reason=reason,
     )  # fmt: skip
@@ -74,14 +67,14 @@ def real(
 def whole(
     key: str, low: int, high: int, *, default: int, reason: str, log: bool = False
 ) -> Parameter:
-    """A whole number from `low` to `high`, both included."""
+    """Return an integer from `low` to `high`, both included."""
     return Parameter(
         key=key, kind="int", low=low, high=high, log=log, default=default, reason=reason
     )
 
 
 def load_space(name: str) -> tuple[Parameter, ...]:
-    """The space of a module: a name in `tune_spaces/`, or the path of a Python file (it is run).
+    """Return the space of a module in `tune_spaces/`, or of a Python file, which is executed.
 
     Raises:
         UserError: no such file, or one without a `SPACE`.
@@ -103,10 +96,10 @@ def load_space(name: str) -> tuple[Parameter, ...]:
 
 
 def usable(space: Sequence[Parameter], base: Mapping[str, Any]) -> tuple[Parameter, ...]:
-    """The parameters of the network that a base config trains.
+    """Return the parameters of the network that a base config trains.
 
     Raises:
-        UserError: none of them is.
+        UserError: there are none.
     """
     wanted = base.get("cross_run") is not None
     chosen = tuple(p for p in space if p.key.startswith(CROSS_RUN) == wanted)
@@ -119,9 +112,9 @@ def usable(space: Sequence[Parameter], base: Mapping[str, Any]) -> tuple[Paramet
 
 
 def lay_over(base: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """A nested config with the dotted keys of `parameters` set.
+    """Return a nested config with the dotted keys of `parameters` set.
 
-    A preset's name at `model` becomes a section that names it.
+    A preset's name at `model` becomes a section with that preset.
 
     Raises:
         UserError: a key leads through a value that is no section.
@@ -129,32 +122,20 @@ def lay_over(base: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str
     config = deepcopy(dict(base))
     for key, value in parameters.items():
         *sections, name = key.split(".")
+        if sections[:1] == ["model"] and isinstance(config.get("model"), str):
+            config["model"] = {"preset": config["model"]}
         node = config
-        for place, section in enumerate(sections):
-            child = node.get(section)
-            if place == 0 and section == "model" and isinstance(child, str):
-                child = {"preset": child}
-            if child is not None and not isinstance(child, dict):
-                raise UserError(
-                    f"base config: expected {'.'.join(sections[: place + 1])} to be a section "
-                    f"that {key} can be set in, found {child!r}."
-                )
-            node[section] = {} if child is None else child
+        for depth, section in enumerate(sections, 1):
+            if node.get(section) is None:
+                node[section] = {}
             node = node[section]
+            if not isinstance(node, dict):
+                raise UserError(
+                    f"base config: expected {'.'.join(sections[:depth])} to be a section "
+                    f"that {key} can be set in, found {node!r}."
+                )
         node[name] = value
     return config
-
-
-def value_of(config: "TrainConfig", key: str) -> Any:
-    """What a config has under a dotted key.
-
-    Raises:
-        AttributeError: no such key.
-    """
-    node: Any = config
-    for part in key.split("."):
-        node = getattr(node, part)
-    return node
 
 
 def _named(name: str) -> Path:

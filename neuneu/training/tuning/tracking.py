@@ -1,4 +1,4 @@
-"""Following searches: Ray Tune's own integrations, which make a run of each trial."""
+"""Track searches by Ray Tune's own integrations, with a run for each trial."""
 
 import os
 from typing import Any, Final
@@ -14,13 +14,13 @@ _WITHOUT_KEY: Final = frozenset({"offline", "disabled"})
 
 
 def callbacks(config: TrackingConfig, output: Folder, *, changing: bool) -> list[Any]:
-    """What `ray.tune.RunConfig` is to have as callbacks.
+    """Return callbacks for `ray.tune.RunConfig`.
 
     Args:
-        config: the tracker; TensorBoard needs nothing: Tune writes its events anyway, next to
-            each trial's `result.json`.
+        config: the tracker; TensorBoard needs none, since Tune always writes events next to each
+            trial's `result.json`.
         output: the search's folder.
-        changing: trials change their parameters on the way (population based training).
+        changing: trials change their parameters during training (population based training).
 
     Raises:
         UserError: the tracker cannot be used.
@@ -57,10 +57,10 @@ def callbacks(config: TrackingConfig, output: Folder, *, changing: bool) -> list
 
 
 class ResumingMLflow(MLflowLoggerCallback):
-    """Ray's, but a search that is restored goes on in the runs of its trials."""
+    """Ray's callback, but a restored search resumes the runs of its trials."""
 
     def log_trial_start(self, trial: Any) -> None:
-        """Finds the trial's run, or starts one."""
+        """Find the trial's run, or start one."""
         if trial not in self._trial_runs:
             import mlflow
 

@@ -1,4 +1,4 @@
-"""Between a training on Ray Train and the Tune trial that runs it."""
+"""Edge between a training on Ray Train and the Tune trial that runs it."""
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ TARGET_COVERAGE: Final = 0.8
 
 @dataclass
 class Passing:
-    """A Ray Train callback that passes epochs to Tune, and the last one passed."""
+    """A Ray Train callback that passes epochs to Tune, and the last epoch passed."""
 
     callback: Any
     epoch: float = 0.0

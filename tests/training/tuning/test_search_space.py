@@ -1,5 +1,6 @@
 """Spaces against the config they search: every key is there, with that default and in range."""
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from neuneu.training.tuning.space import (
     load_space,
     real,
     usable,
-    value_of,
 )
 
 SPACES = sorted(path.stem for path in (Path(__file__).parents[3] / FOLDER).glob("*.py"))
@@ -46,7 +46,7 @@ def test_keys_are_of_the_config_with_its_defaults(name: str) -> None:
     assert len({p.key for p in space}) == len(space)
     for parameter in space:
         cross_run = parameter.key.startswith("cross_run.")
-        assert value_of(config({}, cross_run=cross_run), parameter.key) == parameter.default
+        assert attrgetter(parameter.key)(config({}, cross_run=cross_run)) == parameter.default
         assert len(parameter.reason) > 15
 
 
@@ -56,12 +56,12 @@ def test_every_edge_makes_a_valid_config(name: str) -> None:
         cross_run = parameter.key.startswith("cross_run.")
         for value in edges(parameter):
             made = config({parameter.key: value}, cross_run=cross_run)
-            assert value_of(made, parameter.key) == value
+            assert attrgetter(parameter.key)(made) == value
 
 
 def test_a_key_that_does_not_exist_is_found() -> None:
     with pytest.raises(AttributeError, match="widht"):
-        value_of(config({}, cross_run=False), "model.widht")
+        attrgetter("model.widht")(config({}, cross_run=False))
 
 
 def test_keys_of_the_other_network_are_left_out() -> None:

@@ -67,7 +67,7 @@ def config(root: Path, output: str, **changes: Any) -> TuneConfig:
     [
         ({"objectives": []}, "one metric, or two different"),
         ({"objectives": ["validation_mae", "validation_mae"]}, "one metric, or two different"),
-        ({"train": {"accuracies": "a.csv"}}, "name the runs that trials are judged by"),
+        ({"train": {"accuracies": "a.csv"}}, "name the runs that trials are compared on"),
         ({"train": {"validation_runs": ["a"], "output": "x"}}, "leave it out"),
         ({"train": {"validation_runs": ["a"], "tracking": {}}}, "set tracking beside train"),
     ],
