@@ -1,8 +1,8 @@
 """Tasks declared in YAML: a parquet table of documents and the templates that render its rows.
 
-`tables/<source>.yaml` is all that a task needs. Keys that lm-evaluation-harness has too mean the
-same as there, and templates are Jinja over the columns of a row. `sets/<source>.yaml` names tasks
-of other sources.
+Adding `tables/<source>.yaml` adds tasks. Keys shared with lm-evaluation-harness mean the same as
+there; templates are Jinja over the columns of a row. `sets/<source>.yaml` selects tasks of other
+sources.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 @config_dataclass
 class Regime:
-    """A way of asking. `doc_to_choice` is a column of lists, or one template per choice."""
+    """A prompt format. `doc_to_choice` is a column of lists, or one template per choice."""
 
     format: TaskFormat
     doc_to_text: str
@@ -47,9 +47,9 @@ class Declaration:
     """A table whose rows are documents: one task for each value of `task_column` and regime.
 
     `doc_id` is a column of integers, unique within a task and split. `doc_to_target` is the index
-    of the correct choice, or the column that has it. `spec_name` is what NAME of a spec selects by
-    (default: `base_task`). `sort_tasks` sorts tasks by name instead of keeping the table's order.
-    `table` is the default file in the shared `tasks` folder, `title` names the benchmark in
+    of the correct choice, or the column that has it. NAME in a spec matches `spec_name`, which
+    defaults to `base_task`. `sort_tasks` sorts tasks by name instead of keeping the table's order.
+    `table` is the default file in the shared `tasks` folder, and `title` names the benchmark in
     messages. A table without a column `split` has one split, named "".
     """
 
@@ -106,9 +106,9 @@ def load_table(source: str, path: Path, *, wanted: Callable[[str, str], bool]) -
     """Render tasks of a declared table.
 
     Args:
-        source: name of the declaration.
-        path: parquet file with the declared columns.
-        wanted: whether to make the task of a `spec_name` and a regime.
+        source: Name of the declaration.
+        path: Parquet file with the declared columns.
+        wanted: Whether to load the task of a `spec_name` and a regime.
 
     Raises:
         DataError: The file is not readable, columns or values are missing, a document appears
@@ -157,11 +157,12 @@ def _task(
                 task=name,
                 doc=doc,
                 choice=choice,
-                context=prefix + _render(form.doc_to_text, row),
+                context=context,
                 continuation=form.target_delimiter + text,
                 label=table.target(row),
             )
             for doc, row in sorted(test.items())
+            for context in [prefix + _render(form.doc_to_text, row)]  # one string for all choices
             for choice, text in enumerate(form.choices(row))
         ),
     )
