@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from neuneu.core.errors import DataError, UserError
 from neuneu.data.schemas import TASKS
+from neuneu.scoring import tasks as tasks_module
 from neuneu.scoring.multiple_choice import Request, Task
-from neuneu.scoring.tasks import load_tasks, subsample, task_rows, tasks_hash
+from neuneu.scoring.tasks import declarations, load_tasks, subsample, task_rows, tasks_hash
 
 
 def load(*specs, limit=None, seed=0):
@@ -198,6 +199,36 @@ def test_specs_without_a_path_look_into_the_shared_folder(blimp, monkeypatch, tm
     blimp.rename(tmp_path / "tasks" / "blimp.parquet")
     monkeypatch.setenv("NEUNEU_SHARED", str(tmp_path))
     assert [task.name for task in load("blimp/*island")] == ["blimp_wh_island"]
+
+
+def test_one_yaml_file_adds_a_task(tmp_path, monkeypatch):
+    """A new benchmark with examples, two choices and no regimes."""
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "parity.yaml").write_text(
+        "title: Parity\ntable: parity.parquet\ncolumns: [set, split, id, number, odd]\n"
+        "task_column: set\ndoc_id: id\nbase_task: parity_{{ set }}\ngroup: numbers\n"
+        "num_choices: 2\ndoc_to_target: odd\ntest_split: test\nfewshot_split: dev\n"
+        "num_fewshot: 1\nregimes:\n  '':\n    format: rc\n"
+        "    doc_to_text: '{{ number }} is'\n    doc_to_choice: [even, odd]\n"
+    )
+    rows = [
+        {"set": "small", "split": split, "id": 0, "number": number, "odd": number % 2}
+        for split, number in (("dev", 3), ("test", 8))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "parity.parquet")
+    monkeypatch.setattr(declarations, "_FOLDER", tmp_path)
+    monkeypatch.setattr(tasks_module, "_sources", tasks_module._sources.__wrapped__)
+    (task,) = load(f"parity:{tmp_path / 'parity.parquet'}")
+    assert (task.name, task.split, task.num_fewshot, task.chance) == (
+        "parity_small",
+        "test",
+        1,
+        0.5,
+    )
+    assert [(r.context, r.continuation, r.label) for r in task.requests] == [
+        ("3 is odd\n\n8 is", " even", 0),
+        ("3 is odd\n\n8 is", " odd", 0),
+    ]
 
 
 def test_a_task_may_be_named_once_only(blimp):
