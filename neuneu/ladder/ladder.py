@@ -1,13 +1,12 @@
-"""A suite: a ladder of small language models, every size x recipe x seed, and its checkpoints."""
+"""A suite: a ladder of small language models, one run per size, recipe and seed."""
 
-import csv
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from neuneu.core.config import config_to_dict, save_config
 from neuneu.core.errors import DataError, UserError
-from neuneu.core.files import atomic_path, write_text_atomic
+from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
 from neuneu.data.checkpoints import CheckpointRef, list_local
 from neuneu.ladder.config import SuiteConfig
@@ -18,23 +17,23 @@ from neuneu.ladder.tokenizer import tokenize_recipe, train_tokenizer
 
 
 def train_suite(config: SuiteConfig, *, address: str | None = None) -> list[CheckpointRef]:
-    """Trains what is missing of a ladder and lists all its checkpoints.
+    """Train the missing runs of a ladder and list all its checkpoints.
 
-    A rerun takes up an interrupted suite; checkpoints that exist are not written again, and
-    their weights are the same bit for bit as those of an undisturbed suite. Sizes and seeds may
-    be added to a suite; what decides the weights of its present runs may not change.
+    A rerun resumes an interrupted suite. Existing checkpoints are not written again, and all
+    weights equal those of an undisturbed suite bit for bit. Sizes and seeds may be added to a
+    suite, but settings that determine the weights of existing runs cannot change.
 
     Args:
-        config: the ladder; `config.output` must lie on a file system that all nodes share.
-        address: a Ray cluster; see `ray_session`. Ray is not started if no run is left to train.
+        config: The ladder; `config.output` must be on a file system that all nodes share.
+        address: Ray cluster; see `ray_session`. Ray is not started if there is no run to train.
 
     Returns:
-        The checkpoints in `<output>/checkpoints`, sorted by run and step. Beside them lie
+        The checkpoints in `<output>/checkpoints`, sorted by run and step. The output also contains
         `text/`, `tokenizer/`, `training_losses.csv` and the resolved config `suite.yaml`.
 
     Raises:
-        UserError: `output` holds another suite, or is being written by another process.
-        NeuneuError: a run failed, or workers died more often than `resources.max_failures`.
+        UserError: `output` has another suite, or another process is writing it.
+        NeuneuError: A run failed, or workers died more often than `resources.max_failures`.
     """
     from filelock import FileLock, Timeout
 
@@ -65,7 +64,7 @@ def _train_suite(
         _prepare_tokens(config, folder, text, {plan.recipe for plan in unfinished})
         done_tokens = sum(plan.planned_tokens for plan in plans if plan.finished)
         with ray_session(address):
-            # Only now: Ray reads the session's settings when it is imported.
+            # Imported here because Ray reads the settings of the session on import.
             from neuneu.ladder.ray_runs import train_runs
 
             train_runs(unfinished, folder, done_tokens, config.resources)
@@ -75,7 +74,7 @@ def _train_suite(
 
 
 def _claim(config: SuiteConfig, folder: SuiteFolder, plans: Sequence[RunPlan]) -> None:
-    """Records what the suite is made from; refuses a folder made from something else."""
+    """Record what the suite is made from; refuse a folder of another suite."""
     wanted: dict[str, Any] = {
         "family": config.family,
         "suite": config.suite,
@@ -120,14 +119,8 @@ def _prepare_tokens(
 
 
 def _write_training_losses(folder: SuiteFolder, plans: Sequence[RunPlan]) -> None:
-    with (
-        atomic_path(folder.training_losses) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as out,
-    ):
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["run", "step", "tokens", "loss_nats"])
-        for plan in plans:
-            with folder.losses(plan.name).open(encoding="utf-8", newline="") as file:
-                rows = csv.reader(file)
-                next(rows)
-                writer.writerows([plan.name, *row] for row in rows)
+    lines = ["run,step,tokens,loss_nats"]
+    for plan in plans:
+        rows = folder.losses(plan.name).read_text(encoding="utf-8").splitlines()[1:]
+        lines += [f"{plan.name},{row}" for row in rows]
+    write_text_atomic(folder.training_losses, "\n".join(lines) + "\n")

@@ -1,7 +1,7 @@
 """Training runs on Ray: one TorchTrainer whose workers each train whole runs, one after another.
 
-A trainer a run would be the plain way, but each brings a controller and five helper processes,
-which costs more CPU than the smallest runs do.
+One trainer per run would be simpler, but each brings a controller and five helper processes, which
+cost more CPU than the smallest runs.
 """
 
 import json
@@ -29,25 +29,25 @@ _RAY_TRAIN_ENV: Final = TRAIN_ENV | {
 def train_runs(
     plans: Sequence[RunPlan], folder: SuiteFolder, done_tokens: int, resources: ResourcesConfig
 ) -> None:
-    """Trains all plans on the connected cluster.
+    """Train all plans on the connected cluster.
 
-    Every node must see the suite's folder under the same path.
+    Every node must see the folder of the suite under the same path.
 
     Args:
-        plans: unfinished runs of one suite.
-        folder: the suite's.
-        done_tokens: trained in finished runs, for the progress.
-        resources: what each run gets.
+        plans: Unfinished runs of one suite.
+        folder: Folder of the suite.
+        done_tokens: Tokens of finished runs, for progress.
+        resources: Resources of each run.
 
     Raises:
-        UserError: the cluster cannot hold a single run.
-        NeuneuError: a run failed, or a worker died more often than allowed.
+        UserError: The cluster is too small for a single run.
+        NeuneuError: A run failed, or workers died more often than allowed.
     """
     at_once = resources.max_concurrent_runs or _cluster_capacity(resources)
     shares = balanced_shares(plans, min(at_once, len(plans)))
     for plan in plans:
         folder.failure(plan.name).unlink(missing_ok=True)
-    # A task of its own, so that this process is free to show progress and to stop at Ctrl-C.
+    # In a Ray task, so that this process can show progress and stop on Ctrl-C.
     fit = ray.remote(num_cpus=0, max_retries=0, runtime_env={"env_vars": _RAY_TRAIN_ENV})(_fit)
     total = done_tokens + sum(plan.planned_tokens for plan in plans)
     with stage("train", total=total) as bar:
@@ -62,14 +62,11 @@ def train_runs(
         ray.get(reference)
     except ray.exceptions.RayError as error:
         raise NeuneuError(
-            f"training stopped: {_last_line(error)}. The same command goes on from the latest "
-            "checkpoints."
+            f"training stopped: {_last_line(error)}. Run the same command again to resume from the "
+            "latest checkpoints."
         ) from error
-    failures = [
-        folder.failure(plan.name).read_text(encoding="utf-8")
-        for plan in plans
-        if folder.failure(plan.name).exists()
-    ]
+    files = [folder.failure(plan.name) for plan in plans]
+    failures = [path.read_text(encoding="utf-8") for path in files if path.exists()]
     if failures:
         raise NeuneuError(f"{len(failures)} of {len(plans)} runs failed: {' '.join(failures)}")
 
@@ -85,8 +82,8 @@ def _fit(shares: list[list[RunPlan]], folder: SuiteFolder, resources: ResourcesC
         scaling_config=ScalingConfig(
             num_workers=len(shares), use_gpu=resources.gpu, resources_per_worker=per_worker
         ),
-        # The states of the runs are ours, not Ray's checkpoints: Ray does not replace its record
-        # of them atomically, and a driver killed in that moment could not be resumed.
+        # Runs save their own states instead of Ray checkpoints: Ray does not replace its record of
+        # them atomically, so a driver killed in that moment could not resume.
         run_config=RunConfig(
             name="ray",
             storage_path=str(folder.train),
@@ -96,7 +93,7 @@ def _fit(shares: list[list[RunPlan]], folder: SuiteFolder, resources: ResourcesC
 
 
 def _train_share(config: dict[str, Any]) -> None:
-    """What a worker does, again after a restart: train the unfinished runs of its share."""
+    """Train the unfinished runs of a worker's share; called again after a restart."""
     import ray.train
     import torch
     from ray.train.torch import get_device
@@ -111,7 +108,7 @@ def _train_share(config: dict[str, Any]) -> None:
         try:
             RunTrainer(plan, get_device()).train()
         except NeuneuError as error:
-            # It would fail again in the same way: no reason to restart, or to stop other runs.
+            # It would fail again in the same way, so do not restart or stop other runs.
             write_text_atomic(plan.folder.failure(plan.name), str(error))
 
 
@@ -125,7 +122,7 @@ def _cluster_capacity(resources: ResourcesConfig) -> int:
         raise UserError(
             f"resources: a run needs {need}, the cluster has {have.get('CPU', 0):g} CPUs and "
             f"{have.get('GPU', 0):g} GPUs; lower the need, or set max_concurrent_runs if the "
-            "cluster grows on demand."
+            "cluster scales up on demand."
         )
     return capacity
 
@@ -143,7 +140,7 @@ def _progress(plans: Sequence[RunPlan]) -> tuple[int, str]:
 
 @contextmanager
 def _cancelled_on_error(reference: Any) -> Iterator[None]:
-    """Ends the training when the block is left early, by Ctrl-C for instance."""
+    """Cancel training if the block is left early, for example by Ctrl-C."""
     try:
         yield
     except BaseException:

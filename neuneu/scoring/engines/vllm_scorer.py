@@ -302,7 +302,7 @@ def last_logprobs(
     values = [] if found is None else found.logprobs
     if len(values) not in {n_tokens - 1, n_tokens - 1 - n_cached}:
         cached = f", {n_cached} of them cached" if n_cached else ""
-        fewer = " or fewer by the cached ones" if n_cached else ""
+        fewer = " or fewer by cached tokens" if n_cached else ""
         raise EngineError(
             f"vLLM returned {len(values)} log-probabilities for a prompt of {n_tokens} tokens"
             f"{cached}; expected {n_tokens - 1}{fewer}."
