@@ -56,6 +56,17 @@ class Pod:
         ]
 
     @property
+    def volumes(self) -> dict[str, Doc]:
+        """The pod's volumes by name."""
+        return {str(each.get("name")): each for each in self.spec.get("volumes") or []}
+
+    @property
+    def mounts(self) -> dict[str, Doc]:
+        """The volumes that Ray's container mounts by path."""
+        mounts = self.ray.get("volumeMounts") or []
+        return {str(m.get("mountPath")): self.volumes.get(str(m.get("name")), {}) for m in mounts}
+
+    @property
     def ray(self) -> Doc:
         """Ray's container."""
         return self.containers[0][1] if self.containers else {}
@@ -126,7 +137,7 @@ def environment(docs: list[Doc], container: Doc) -> dict[str, str]:
     for source in container.get("envFrom") or []:
         found |= config_map(docs, dig(source, "configMapRef.name"))
     literals = [entry for entry in container.get("env") or [] if "value" in entry]
-    return found | {entry["name"]: entry["value"] for entry in literals}
+    return found | {str(entry.get("name")): entry["value"] for entry in literals}
 
 
 def config_map(docs: list[Doc], name: str | None) -> dict[str, str]:

@@ -129,9 +129,7 @@ def memory_is_guaranteed(docs: list[Doc]) -> Iterator[Found]:
         if quantity(limit) != quantity(request):
             path = f"{pod.path}.spec.containers[0].resources.requests.memory"
             yield Found(pod.owner, path, f"the limit, {limit}", request, "Ray plans with the limit")
-        volumes = {each["name"]: each for each in pod.spec.get("volumes") or []}
-        mounts = {each["mountPath"]: each["name"] for each in pod.ray.get("volumeMounts") or []}
-        store = dig(volumes.get(mounts.get("/dev/shm", "")), "emptyDir")
+        store = dig(pod.mounts.get("/dev/shm"), "emptyDir")
         size = quantity(dig(store, "sizeLimit"))
         if dig(store, "medium") != "Memory" or not size or size >= (quantity(limit) or size + 1):
             expected = "an emptyDir at /dev/shm, medium Memory, sizeLimit below the memory limit"
@@ -147,8 +145,7 @@ def pods_stop_cleanly(docs: list[Doc]) -> Iterator[Found]:
             path = f"{pod.path}.spec.containers[0].lifecycle.preStop"
             reason = "the shell above `ray start` passes no signals on"
             yield Found(pod.owner, path, "a command with `ray stop`", hook or None, reason)
-        waits = [e["value"] for e in pod.ray.get("env") or [] if e["name"] == _WAIT]
-        least = _SHORTEST_GRACE_S + (int(waits[0]) if waits else 0)
+        least = _SHORTEST_GRACE_S + int(environment(docs, pod.ray).get(_WAIT, 0))
         grace = pod.spec.get("terminationGracePeriodSeconds")
         if (grace or 0) < least:
             path = f"{pod.path}.spec.terminationGracePeriodSeconds"
@@ -159,8 +156,8 @@ def gpu_nodes_are_tolerated(docs: list[Doc]) -> Iterator[Found]:
     """Check that pods with GPUs tolerate the taint of GPU nodes."""
     for pod in _ray_pods(docs):
         keys = [each.get("key") for each in pod.spec.get("tolerations") or []]
-        gpus = ((dig(pod.ray, "resources.limits")) or {}).get("nvidia.com/gpu")
-        if gpus and "nvidia.com/gpu" not in keys:
+        limits = dig(pod.ray, "resources.limits") or {}
+        if "nvidia.com/gpu" in limits and "nvidia.com/gpu" not in keys:
             reason = "the pod would wait forever"
             path = f"{pod.path}.spec.tolerations"
             yield Found(pod.owner, path, "one for nvidia.com/gpu", keys, reason)
@@ -171,25 +168,21 @@ def references_exist(docs: list[Doc]) -> Iterator[Found]:
     available = {(doc.get("kind"), dig(doc, "metadata.name")) for doc in docs} | _EXTERNAL
     for pod in all_pods(docs):
         path = f"{pod.path}.spec"
-        account = (
-            f"{path}.serviceAccountName",
-            "ServiceAccount",
-            pod.spec.get("serviceAccountName"),
-        )
+        name = pod.spec.get("serviceAccountName")
+        account = (f"{path}.serviceAccountName", "ServiceAccount", name)
         for where, kind, name in (account, *_references(pod.spec, path)):
             if (kind, name) not in available:
                 expected = f"a {kind} of the rendering or a known external one"
                 yield Found(pod.owner, where, expected, name, "the pod would never start")
-        volumes = {each["name"]: each for each in pod.spec.get("volumes") or []}
         for where, container in pod.containers:
             for i, mount in enumerate(container.get("volumeMounts") or []):
-                at = f"{where}.volumeMounts[{i}].name"
-                if mount["name"] not in volumes:
-                    yield Found(pod.owner, at, f"one of the volumes {[*volumes]}", mount["name"])
-                sources = dig(volumes.get(mount["name"]), "projected.sources") or []
+                at, name = f"{where}.volumeMounts[{i}].name", mount.get("name")
+                if name not in pod.volumes:
+                    yield Found(pod.owner, at, f"one of the volumes {[*pod.volumes]}", name)
+                sources = dig(pod.volumes.get(name), "projected.sources") or []
                 if any("serviceAccountToken" in source for source in sources):
                     reason = "jobs' code runs here, and only the autoscaler needs Kubernetes"
-                    yield Found(pod.owner, at, "no token of Kubernetes", mount["name"], reason)
+                    yield Found(pod.owner, at, "no token of Kubernetes", name, reason)
 
 
 def one_namespace(docs: list[Doc]) -> Iterator[Found]:
@@ -265,29 +258,23 @@ def jobs_can_resume(docs: list[Doc]) -> Iterator[Found]:
         entrypoint, known = str(dig(doc, path) or ""), environment(docs, submitter.ray)
         try:
             words = shlex.split(Template(entrypoint).substitute(known))
-        except KeyError as error:
+        except (KeyError, ValueError) as error:
             expected = f"only variables of the submitter: {sorted(known)}"
-            yield Found(
-                doc, path, expected, f"${error.args[0]}", "the shell replaces it with nothing"
-            )
+            found = f"${error.args[0]}" if isinstance(error, KeyError) else entrypoint
+            yield Found(doc, path, expected, found, "the shell replaces others with nothing")
             continue
         options = [*itertools.pairwise(words)]
         config = next((value for option, value in options if option == "--config"), None)
-        volumes = {each["name"]: each for each in head.spec.get("volumes") or []}
-        mounts = [
-            (each["mountPath"], volumes.get(each["name"], {}))
-            for each in head.ray.get("volumeMounts") or []
-        ]
         files = sorted(
             f"{folder}/{name}"
-            for folder, volume in mounts
+            for folder, volume in head.mounts.items()
             for name in config_map(docs, dig(volume, "configMap.name"))
         )
         if not re.match(r"python jobs/\w+\.py ", entrypoint) or config is None:
             yield Found(doc, path, "python jobs/NAME.py --config FILE ...", entrypoint)
         elif config not in files:
             yield Found(doc, path, f"--config with one of {files}", config)
-        claims = [folder for folder, volume in mounts if "persistentVolumeClaim" in volume]
+        claims = [path for path, volume in head.mounts.items() if "persistentVolumeClaim" in volume]
         outputs = [
             value.split("=", 1)[1]
             for option, value in options
