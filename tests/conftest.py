@@ -1,4 +1,4 @@
-"""What all tests share: where the shared data lies, isolation from the network, log lines."""
+"""Shared by all tests: the shared data, isolation from the network, log lines."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Tests side by side: OpenMP threads that wait for a core slow each other down tenfold.
+    # In parallel tests, OpenMP threads that wait for a core slow each other down tenfold.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
@@ -19,7 +19,7 @@ import pytest
 
 from neuneu.core import logs
 
-# Machines are noisy: how long an example takes says nothing.
+# Machines are noisy, so the duration of an example is meaningless.
 hypothesis.settings.register_profile("no-deadline", deadline=None)
 hypothesis.settings.load_profile("no-deadline")
 
@@ -27,14 +27,14 @@ pytest_plugins = ("s3_server", "hub_server", "browser", "answer_folders")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # Shells start background jobs so, and the commands that tests interrupt would inherit it.
+    # Set by shells for background jobs; commands that tests interrupt would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The shared data folder; tests that ask for it skip where it is absent."""
+    """The folder of shared data; tests are skipped without it."""
     path = Path(os.environ.get("NEUNEU_SHARED", Path(__file__).parents[2] / "shared"))
     if not (path / "trajectories").is_dir():
         pytest.skip(f"no shared data at {path} (set NEUNEU_SHARED)")
@@ -43,7 +43,7 @@ def shared() -> Path:
 
 @pytest.fixture
 def log_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Logs as the test leaves them are put back."""
+    """Restore the logging configuration after the test."""
     for name in (logs.LEVEL_VARIABLE, logs.FORMAT_VARIABLE):
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
@@ -57,6 +57,6 @@ def log_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def log_lines(
     log_settings: None, capsys: pytest.CaptureFixture[str]
 ) -> Callable[[], list[dict[str, Any]]]:
-    """Logs everything as JSON; calling it gives what stderr got since, parsed."""
+    """Log everything as JSON; return a function that parses stderr since the last call."""
     logs.set_up("debug", "json")
     return lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]

@@ -47,7 +47,7 @@ ENVIRONMENT: Final = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
-COLUMNS: Final = ("part", "what", "a second", "of matrix rate", "largest (mean) difference, nats",
+COLUMNS: Final = ("part", "case", "per second", "of matrix rate", "largest (mean) difference, nats",
                   "seconds", "note")  # fmt: skip
 
 

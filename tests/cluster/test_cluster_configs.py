@@ -1,4 +1,4 @@
-"""Cluster configs held against Ray's own schema, loader and node provider; starts no Ray."""
+"""Cluster configs pass Ray's own schema, loader and node provider; does not start Ray."""
 
 import copy
 import re
@@ -21,7 +21,7 @@ both = pytest.mark.parametrize("path", [AWS, ON_PREMISES], ids=lambda path: path
 
 Config = dict[str, Any]
 
-pytestmark = pytest.mark.slow  # importing Ray alone takes seconds, here where it is used
+pytestmark = pytest.mark.slow  # importing Ray takes seconds
 
 
 def read(path: Path) -> Config:
@@ -29,7 +29,7 @@ def read(path: Path) -> Config:
 
 
 def prepared(raw: Config) -> Config:
-    """As `ray up` takes a config: with Ray's defaults, checked against ray-schema.json."""
+    """Load a config as `ray up` does: with Ray's defaults, checked against ray-schema.json."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = prepare_config(copy.deepcopy(raw))
@@ -124,7 +124,7 @@ def test_nodes_start_with_a_token_and_the_job_server_on_loopback(path: Path) -> 
 
 
 def ray_start(commands: list[str]) -> dict[str, Any]:
-    """The options of the one `ray start` among commands, as Ray's own command line reads them."""
+    """Return the options of the one `ray start` among commands, parsed by Ray's command line."""
     from ray.scripts.scripts import start
 
     (command,) = [command for command in commands if "ray start" in command]
@@ -178,7 +178,7 @@ def test_no_secret_lies_in_a_config(path: Path) -> None:
 def test_nodes_on_aws_can_be_launched_as_configured(
     s3_upstream: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray's provider makes keys, group and nodes on a server that knows EC2's API and machines."""
+    """Ray's provider creates keys, group and nodes on a mock of the EC2 API."""
     import boto3
     from ray.autoscaler._private.providers import _NODE_PROVIDERS
     from ray.autoscaler.tags import TAG_RAY_NODE_KIND, TAG_RAY_USER_NODE_TYPE

@@ -1,4 +1,4 @@
-"""The Grafana dashboard asks for what exists, and has what Grafana needs to import it."""
+"""The Grafana dashboard queries existing metrics and can be imported."""
 
 import itertools
 import json
@@ -95,7 +95,7 @@ def test_variables_are_filled_from_metrics_that_exist() -> None:
             r"label_values\((.+), (\w+)\)", variable["definition"]
         ).groups()  # type: ignore[union-attr]
         assert variable["query"]["query"] == variable["definition"]
-        if label == "SessionName":  # Ray's own
+        if label == "SessionName":  # metrics of Ray itself
             assert series == '{__name__=~"ray_neuneu_.+"}'
         else:
             assert label in BY_SERIES[series].tags

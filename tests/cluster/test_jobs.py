@@ -1,4 +1,4 @@
-"""Every job through a real Ray head and its job server on loopback, with Ray's own job CLI."""
+"""Every job through a real Ray head and job server on loopback, with Ray's job CLI."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Job:
-    """What the job CLI printed, and the JSON object of the job's last line."""
+    """Output of the job CLI, and the JSON object in the last line of the job."""
 
     log: str
     succeeded: bool
@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray head of two CPUs; its job server is at `address`."""
+    """A Ray head with two CPUs and its job server at `address`."""
 
     address: str
     env: dict[str, str]
@@ -87,7 +87,9 @@ def head() -> Iterator[Head]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
     env.pop("RAY_ADDRESS", None)
-    with tempfile.TemporaryDirectory(prefix="nn", dir="/tmp") as folder:  # sockets: short paths
+    with tempfile.TemporaryDirectory(
+        prefix="nn", dir="/tmp"
+    ) as folder:  # socket paths have to be short
         process = subprocess.Popen(
             [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "2",
              "--node-ip-address", "127.0.0.1", "--port", str(free_port()),
@@ -103,14 +105,14 @@ def head() -> Iterator[Head]:
                 assert process.poll() is None, "ray start ended"
                 assert time.monotonic() < deadline, "the job server does not answer"
                 try:
-                    # Without the token it answers, too: that nobody is let in.
+                    # Without the token it answers, too: access denied.
                     requests.get(f"{address}/api/jobs/", timeout=2)
                     break
                 except requests.RequestException:
                     time.sleep(0.5)
             yield Head(address=address, env=env)
         finally:
-            # SIGTERM would let each of its processes wait for half a minute.
+            # After SIGTERM, each of its processes would wait for half a minute.
             members = psutil.Process(process.pid).children(recursive=True)
             for member in members:
                 with suppress(psutil.NoSuchProcess):
@@ -198,7 +200,7 @@ def test_a_users_mistake_is_told_by_its_exit_code(head: Head) -> None:
 
 @pytest.mark.soak
 def test_a_stopped_job_goes_on_where_it_was(head: Head, tmp_path: Path) -> None:
-    """`ray job stop` sends SIGTERM; the same job submitted again takes up its state."""
+    """`ray job stop` sends SIGTERM; the same job, submitted again, resumes."""
     table = tmp_path / "accuracies.parquet"
     write_table(table, ladder(4, n=10))
     arguments = sets(

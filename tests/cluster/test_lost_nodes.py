@@ -1,4 +1,4 @@
-"""Training on a cluster of several nodes, one of which goes away as a spot instance does."""
+"""Training on a cluster of several nodes that loses one, like a spot instance."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ STEPS = 400
 
 
 def start(nodes: int) -> Any:
-    """A head without work and nodes of one CPU."""
+    """A head without CPUs, and nodes with one CPU."""
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -64,7 +64,7 @@ def config(folder: Path, output: str, workers: int | list[int]) -> TrainConfig:
 
 
 def node_of_a_worker(cluster: Any) -> Any:
-    """The node that a training worker runs on."""
+    """Return the node of a training worker."""
     for node in cluster.worker_nodes:
         (raylet,) = node.all_processes["raylet"]
         for process in psutil.Process(raylet.process.pid).children(recursive=True):

@@ -1,4 +1,4 @@
-"""What travels with a job: Ray's own packaging of the working folder. Starts no Ray."""
+"""The files that a job uploads, packed by Ray itself; does not start Ray."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ FILE = ROOT / "cluster" / "runtime-env.yaml"
 TRAVEL = ("neuneu", "jobs", "tune_spaces")
 MEGABYTES = 20
 
-pytestmark = pytest.mark.slow  # importing Ray alone takes seconds
+pytestmark = pytest.mark.slow  # importing Ray takes seconds
 
 
 def package(folder: Path, target: Path, *, include_gitignore: bool = True) -> list[str]:
-    """Packs a folder as `ray job submit --working-dir ... --runtime-env ...` does; its files."""
+    """Pack a folder like `ray job submit --working-dir ... --runtime-env ...`; return its files."""
     from ray._private.runtime_env.packaging import create_package
     from ray._private.runtime_env.working_dir import upload_working_dir_if_needed
     from ray.dashboard.modules.dashboard_sdk import parse_runtime_env_args
@@ -93,7 +93,7 @@ def test_excludes_take_what_they_mean_and_nothing_else(
 
 
 def test_a_job_runs_from_the_package_alone(tmp_path: Path) -> None:
-    """Nothing is missing, and the submitted code goes before an installed neuneu."""
+    """Nothing is missing, and the submitted code takes precedence over an installed neuneu."""
     package(ROOT, tmp_path / "package.zip")
     working = tmp_path / "working"
     with zipfile.ZipFile(tmp_path / "package.zip") as packed:

@@ -1,7 +1,7 @@
-"""What the README and the docs promise, checked against the code.
+"""The README and the docs agree with the code.
 
-Every block of code is run (test_tutorials.py; those with an output under them here), or parsed by
-what would take it. A comment `<!-- not run: REASON -->` above a block exempts it, aloud.
+Every code block is run (in test_tutorials.py or, if it has an output below it, here) or parsed by
+the program that would read it. A comment `<!-- not run: REASON -->` above a block exempts it.
 """
 
 import json
@@ -31,7 +31,7 @@ from neuneu.core.errors import UserError
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 ELSEWHERE = [b for b in BLOCKS if b.page.parent.name != "tutorials"]
-"""Blocks of the pages that test_tutorials.py does not run."""
+"""Blocks that test_tutorials.py does not run."""
 
 
 def of(language: str, among: list[Block] = ELSEWHERE) -> list[Block]:
@@ -58,7 +58,7 @@ def test_links_to_headings_find_them(page: Path) -> None:
 
 
 def _anchor(title: str) -> str:
-    """GitHub's name for a heading."""
+    """Return GitHub's anchor of a heading."""
     return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
@@ -82,7 +82,7 @@ def test_a_wrong_command_is_found(line: str) -> None:
 
 
 def lines_of(program: str) -> list[list[str]]:
-    """The words of the commands of a program in all blocks."""
+    """Return the words of all commands of a program in all blocks."""
     found = [
         c for b in of("bash", BLOCKS) for line in logical_lines(b.text) for c in commands_of(line)
     ]
@@ -121,7 +121,7 @@ def test_sizing_tables_are_those_of_the_script() -> None:
 
 @pytest.mark.slow
 def test_commands_on_tables_run_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the README that judge forecasts, on small tables."""
+    """Backtests of the README, on small tables."""
     monkeypatch.chdir(tmp_path)
     runs = ladder(6, n=12)
     write_table(tmp_path / "accuracies.parquet", runs)
@@ -193,7 +193,7 @@ def test_python_runs(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_yaml_is_a_config_or_a_manifest(block: Block) -> None:
     raw = yaml.safe_load(block.text)
     if {"apiVersion", "kind", "metadata"} <= set(raw):
-        return  # an object of Kubernetes; tests/k8s checks ours
+        return  # Kubernetes objects; tests/k8s checks ours
     refusals = [_refusal(cls, raw) for cls in [*JOBS.values(), *OTHERS.values()]]
     assert None in refusals, "\n".join(filter(None, refusals))
 

@@ -1,4 +1,4 @@
-"""The tutorials: their blocks are run in order, as they stand, in an empty folder."""
+"""The blocks of the tutorials run as written, in order, in an empty folder."""
 
 import os
 import re
@@ -19,11 +19,11 @@ FOLDER = ROOT / "docs" / "tutorials"
 FROM_TABLES = ("compare-two-mixes.md", "forecast-your-run.md")
 ON_S3 = "from-checkpoints.md"
 HERE = re.compile(r"^cat > (\S+) <<'?END'?\n(.*?)^END\n", re.MULTILINE | re.DOTALL)
-"""A file that a block writes: its name, its content."""
+"""Return name and content of a file that a block writes."""
 
 
 def run(page: Path, folder: Path, **environment: str) -> None:
-    """Runs a page; fails at the first block that fails or says something else than the page."""
+    """Run a page; fail at the first block that fails or prints something else."""
     env = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT), "COLUMNS": str(COLUMNS), "CLONE": str(ROOT), **environment,
@@ -61,7 +61,7 @@ def test_tutorial_on_s3_runs_as_written(s3: S3Server, tmp_path: Path) -> None:
 
 
 def test_the_tutorial_on_s3_is_taken_by_the_real_command_line() -> None:
-    """What can be told of it in a moment: its configs are configs, its commands are taken."""
+    """Check without running: configs are valid, commands are accepted."""
     written = []
     for block in blocks(FOLDER / ON_S3):
         if block.language != "bash":

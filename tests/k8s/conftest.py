@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture
 def good() -> list[Doc]:
-    """Manifests without findings, free to change."""
+    """Manifests without findings, to be changed."""
     docs = yaml.safe_load_all((HERE / "good.yaml").read_text())
     return json.loads(json.dumps(list(docs)))  # aliases of the YAML become copies
 

@@ -1,4 +1,4 @@
-"""Objects against CRD schemas: strict, and clear about place, expected and found."""
+"""Strict validation against CRD schemas, with path, expected and found in one line."""
 
 from pathlib import Path
 

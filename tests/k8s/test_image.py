@@ -1,4 +1,4 @@
-"""The image build file, as far as it can be checked without building it."""
+"""The Dockerfile, checked without building it."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ DOCKERFILE = (ROOT / "k8s/Dockerfile").read_text()
 
 
 def _instructions() -> list[tuple[str, str]]:
-    """(instruction, rest) with continued lines joined and comments left out."""
+    """Return (instruction, rest), with continued lines joined and without comments."""
     lines = [line for line in DOCKERFILE.splitlines() if not line.startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [(line.split()[0], line.split(None, 1)[1]) for line in joined.splitlines() if line]

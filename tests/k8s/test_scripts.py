@@ -1,4 +1,4 @@
-"""The scripts that ConfigMaps carry into the pods."""
+"""The scripts that ConfigMaps mount into the pods."""
 
 import importlib.util
 import signal

@@ -1,4 +1,4 @@
-"""The packages' layers (`make check`) leave room for circles inside a package: there are none."""
+"""No import cycles inside packages, which the layers of `make check` would allow."""
 
 from graphlib import TopologicalSorter
 
@@ -6,11 +6,11 @@ import grimp
 
 
 def test_modules_import_each_other_in_no_circle() -> None:
-    # Imports inside functions and for type checkers count, too.
+    # Including imports inside functions and for type checkers.
     graph = grimp.build_graph("neuneu", exclude_type_checking_imports=False, cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     assert len(imports) > 200
-    TopologicalSorter(imports).prepare()  # raises CycleError, which names a circle
+    TopologicalSorter(imports).prepare()  # raises CycleError with the cycle
 
 
 def test_packages_at_the_top_are_ten() -> None:

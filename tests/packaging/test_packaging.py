@@ -1,8 +1,8 @@
-"""The wheel and the sdist, and what the wheel does where nothing but its core is installed.
+"""The wheel and the sdist, and the wheel with nothing but its core dependencies.
 
-The core's packages are not fetched again (torch alone is 200 MB): those that this environment has
-are linked into a new virtual environment, which then holds what the wheel's metadata asks for,
-without extras, and nothing else. A dependency that the metadata forgets is missing there.
+The dependencies are not downloaded again (torch alone is 200 MB): those of this environment are
+linked into a new virtual environment, which has exactly what the wheel's metadata requires without
+extras. A dependency that the metadata omits is missing there.
 """
 
 import importlib.metadata
@@ -38,7 +38,7 @@ def python(*arguments: str, cwd: Path) -> None:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a sdist, and the wheel made from its content, as `python -m build` does."""
+    """A folder with a sdist and a wheel built from it, as by `python -m build`."""
     folder = tmp_path_factory.mktemp("dist")
     python("-m", "hatchling", "build", "--target", "sdist", "--directory", str(folder), cwd=ROOT)
     (sdist,) = folder.glob("*.tar.gz")
@@ -100,7 +100,7 @@ def test_versions_agree(wheel: Path) -> None:
 
 
 def core_of(wheel: Path) -> dict[str, importlib.metadata.Distribution]:
-    """The installed distributions that a wheel needs without extras, and what those need."""
+    """Return the installed distributions that a wheel needs without extras, recursively."""
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith(".dist-info/METADATA")]
         asked = message_from_bytes(archive.read(name)).get_all("Requires-Dist") or []
@@ -125,7 +125,7 @@ def core_of(wheel: Path) -> dict[str, importlib.metadata.Distribution]:
 
 @pytest.fixture(scope="module")
 def place(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment with the wheel and its core."""
+    """A virtual environment with the wheel and its core dependencies."""
     folder = tmp_path_factory.mktemp("empty")
     venv.create(folder / "venv", with_pip=False, symlinks=True)
     executable = folder / "venv" / "bin" / "python"

@@ -1,4 +1,4 @@
-"""What is never done with input from outside: unpickled, run as code, or written elsewhere."""
+"""External input is never unpickled, executed, or written outside the output folder."""
 
 import ast
 import pickle
@@ -82,7 +82,7 @@ def test_the_scan_sees_each_of_them(line: str, tmp_path: Path) -> None:
 
 
 class Harm:
-    """Unpickling it leaves a file."""
+    """An object that creates a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
