@@ -1,4 +1,4 @@
-"""Folders of real answers, made by the package's forecaster, with names that mean no good."""
+"""Folders of real answers of the shipped forecaster, with hostile names."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ CHANCE = 0.25
 
 
 def named_curves() -> list[Trajectory]:
-    """r0 and r1 have reached the end, the other three not; t3 is at chance so far."""
+    """Return curves: r0 and r1 have reached the end, others not; t3 is at chance so far."""
     return [
         replace(t if t.run in {"r0", "r1"} else t.slice(0, 8), run=NAMES[t.run], task=TASKS[t.task])
         for t in ladder(5)
@@ -35,7 +35,7 @@ def named_curves() -> list[Trajectory]:
 
 @pytest.fixture(scope="session")
 def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the answers to all five questions. Copy it before writing to it."""
+    """A folder with the answers to all five questions; copy it before writing to it."""
     folder = tmp_path_factory.mktemp("answered")
     table = write_table(folder / "a" / "in.parquet", named_curves(), planned_tokens=END)
     tasks = [
@@ -55,12 +55,12 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(answered: Path, tmp_path: Path) -> Path:
-    """A copy of `answered` that may be changed."""
+    """A copy of `answered` that tests may change."""
     return Path(shutil.copytree(answered, tmp_path / "answers"))
 
 
 def multiply(folder: Path, runs: int) -> None:
-    """Makes the forecast of a folder one of many runs, all like its first."""
+    """Turn the forecast of a folder into one of many runs, copies of the first."""
     record = json.loads((folder / "forecast.json").read_text())
     first = record["rows"][0]["run"]
     rows = [row for row in record["rows"] if row["run"] == first]

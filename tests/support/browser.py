@@ -1,7 +1,7 @@
-"""A real browser for the tests of reports: headless Chromium, told what to do over a pipe.
+"""A real browser for tests of reports: headless Chromium, controlled over a pipe.
 
-`--remote-debugging-pipe` speaks the DevTools protocol (JSON objects that end in a zero byte) on
-file descriptors 3 and 4, so that no port and no driver package is needed.
+With `--remote-debugging-pipe`, Chromium speaks the DevTools protocol (JSON objects that end in a
+zero byte) on file descriptors 3 and 4, so neither a port nor a driver package is needed.
 """
 
 import base64
@@ -28,7 +28,7 @@ CHROMIUM = next(
     None,
 )
 
-_PATIENCE_S = 240.0  # a machine that is busy with other tests
+_PATIENCE_S = 240.0  # the machine may be busy with other tests
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
     "--disable-background-networking", "--disable-extensions", "--hide-scrollbars",
@@ -37,10 +37,10 @@ _FLAGS = (
 
 
 class Browser:
-    """One tab. What the console said and what went wrong is kept in `complaints`."""
+    """One tab. `complaints` collects console messages and errors."""
 
     def __init__(self, profile: Path) -> None:
-        """Starts Chromium with a profile of its own."""
+        """Start Chromium with a new profile."""
         assert CHROMIUM is not None
         theirs_in, ours_out = _pipe()
         ours_in, theirs_out = _pipe()
@@ -71,7 +71,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Sends one command and waits for its result."""
+        """Send a command and return its result."""
         number = self._send(method, parameters)
         while True:
             found = self._receive()
@@ -88,7 +88,7 @@ class Browser:
         return self._count
 
     def open(self, page: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Loads a file into a window of that size and waits until it has loaded."""
+        """Load a file into a window of this size and wait until it has loaded."""
         self.complaints, self.requests, self._loaded = [], [], False
         self.resize(width, height)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
@@ -99,14 +99,14 @@ class Browser:
         self.evaluate("new Promise(done => setTimeout(done, 50))")
 
     def resize(self, width: int, height: int) -> None:
-        """Makes it a phone where it is narrow."""
+        """Set the window size; narrow windows emulate a phone."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=width < 600,
         )  # fmt: skip
 
     def evaluate(self, script: str) -> Any:
-        """The value of a JavaScript expression; promises are waited for."""
+        """Return the value of a JavaScript expression; promises are awaited."""
         found = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
         )
@@ -114,17 +114,17 @@ class Browser:
         return found["result"].get("value")
 
     def press(self, key: str, *, code: int, text: str = "") -> None:
-        """Presses a key on what has the focus; `code` is its Windows virtual key code."""
+        """Press a key on the focused element; `code` is its Windows virtual key code."""
         stroke = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **stroke)
         self.call("Input.dispatchKeyEvent", type="keyUp", **stroke)
 
     def type(self, text: str) -> None:
-        """Writes into what has the focus."""
+        """Type text into the focused element."""
         self.call("Input.insertText", text=text)
 
     def point_at(self, selector: str, x: float, y: float, *, click: bool = False) -> None:
-        """Moves the mouse into an element, at shares of its width and height."""
+        """Move the mouse into an element, at fractions of its width and height."""
         box = self.evaluate(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
             "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
@@ -139,14 +139,14 @@ class Browser:
                 )
 
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """Writes a PNG of the window, or of the whole page."""
+        """Write a PNG of the window, or of the whole page."""
         found = self.call("Page.captureScreenshot", captureBeyondViewport=whole, format="png")
         path.write_bytes(base64.b64decode(found["data"]))
 
     def close(self) -> None:
-        """Ends the browser and everything it started."""
+        """Stop the browser and its child processes."""
         self._session = None
-        with suppress(BrokenPipeError):  # it may have ended already
+        with suppress(BrokenPipeError):  # it may already have ended
             os.write(self._out, b'{"id":0,"method":"Browser.close"}\0')
         deadline = time.monotonic() + 10.0
         while os.waitpid(self._pid, os.WNOHANG)[0] == 0:
@@ -187,7 +187,7 @@ class Browser:
 
 @contextmanager
 def open_browser(folder: Path) -> Iterator[Browser]:
-    """A browser with its profile and log in `folder`, ended afterwards."""
+    """Run a browser with profile and log in `folder`."""
     opened = Browser(folder / "profile")
     try:
         yield opened
@@ -197,7 +197,7 @@ def open_browser(folder: Path) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One Chromium for all tests; they skip where there is none."""
+    """One Chromium for all tests, which are skipped without it."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on the PATH (chromium, chromium-browser, google-chrome)")
     with open_browser(tmp_path_factory.mktemp("chromium")) as opened:
@@ -205,7 +205,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def _pipe() -> tuple[int, int]:
-    """Both ends above the descriptors that Chromium wants."""
+    """Return a pipe with both ends above the descriptors that Chromium uses."""
     ends = os.pipe()
     high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
     for end in ends:

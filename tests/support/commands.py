@@ -1,6 +1,6 @@
-"""Command lines on pages, looked at without running them: would the program take them?
+"""Check command lines on pages without running them.
 
-Ours (`neuneu`, the jobs, scripts of this repository, make) are parsed by what really parses them.
+Ours (`neuneu`, the jobs, scripts of this repository, make) are parsed by their actual parsers.
 """
 
 import re
@@ -25,35 +25,35 @@ FOREIGN = {
     "ray": "needs a running Ray cluster",
     "ssh": "needs another machine",
 }
-"""Programs of others, and why what they do is not checked here."""
+"""Other programs, and why their commands are not checked here."""
 
 SHELL = {
     "base64", "cat", "cd", "chmod", "cp", "cut", "echo", "export", "git", "grep", "ls", "mkdir",
     "sort", "source", "uniq",
 }  # fmt: skip
-"""Commands of the shell that need no check."""
+"""Shell commands that need no check."""
 
 _SEPARATORS = {"|", "||", "&&", "&", ";", ">", ">>"}
 
 
 def check_line(line: str) -> None:
-    """Raises where a program that is ours would refuse a line, or where nobody knows the program.
+    """Check a line: our programs have to accept it, other programs have to be known.
 
     Raises:
-        ValueError: what is wrong with it.
+        ValueError: the line is wrong.
     """
     for command in commands_of(line):
         _check(command)
 
 
 def logical_lines(text: str) -> list[str]:
-    """Lines of a script without comments; continued lines are one."""
+    """Return the lines of a script without comments; continued lines are joined."""
     joined = re.sub(r"\s*\\\n\s*", " ", text)
     return [line for line in joined.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def commands_of(line: str) -> list[list[str]]:
-    """The words of each simple command of a line, without redirections and variables."""
+    """Return the words of each simple command of a line, without redirections and variables."""
     flat = re.sub(r"\$\((.*)\)", r" ; \1", line)
     lexer = shlex.shlex(flat, posix=True, punctuation_chars="|&;>")
     lexer.whitespace_split = True
@@ -69,7 +69,7 @@ def commands_of(line: str) -> list[list[str]]:
 
 
 def job_words(words: Sequence[str]) -> list[str]:
-    """`python jobs/extract.py ...` as the words after `neuneu`."""
+    """Return the words of `python jobs/extract.py ...` as they would follow `neuneu`."""
     return [Path(words[1]).stem, *words[2:]]
 
 
@@ -84,10 +84,10 @@ def _check(command: list[str]) -> None:
 
 
 def neuneu(words: Sequence[str]) -> None:
-    """Parses what follows `neuneu` as the command line does, and calls nothing.
+    """Parse the words after `neuneu` as the command line does, without running the command.
 
     Raises:
-        ValueError: words or settings that it does not take.
+        ValueError: invalid words or settings.
     """
     node, rest = typer.main.get_command(app), list(words)
     while rest and hasattr(node, "commands"):
@@ -108,7 +108,7 @@ def neuneu(words: Sequence[str]) -> None:
 
 
 def _length(node: Any, option: str) -> int:
-    """How many words an option before the command's name takes."""
+    """Return how many words an option before the command's name takes."""
     for parameter in node.params:
         if option in parameter.opts:
             return 1 if parameter.is_flag else 2
@@ -116,7 +116,7 @@ def _length(node: Any, option: str) -> int:
 
 
 def _example(job: str, config: Path | None) -> Path:
-    """A config of this repository; what stands for a user's own, or none, is the example's."""
+    """Return a config of this repository; the example, if it is none or a user's."""
     return ROOT / (config if config and "jobs" in config.parts else f"jobs/configs/{job}.yaml")
 
 

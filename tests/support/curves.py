@@ -20,7 +20,7 @@ def trajectory(
     task: str = "t",
     losses: dict[str, np.ndarray] | None = None,
 ) -> Trajectory:
-    """One trajectory; tokens are 1000 a step."""
+    """Return a trajectory with 1000 tokens per step."""
     n = len(values)
     at = np.array(steps if steps is not None else range(1, n + 1), dtype=np.int64)
     return Trajectory(
@@ -31,7 +31,7 @@ def trajectory(
 
 
 def family(runs: list[str], *, tasks: int = 6, n: int = 14, seed: int = 0) -> list[Trajectory]:
-    """Curves a - b x step^-c: they rise ever more slowly, so the past tells their future."""
+    """Return curves a - b x step^-c, whose past determines their future."""
     generator = np.random.default_rng(seed)
     result = []
     for run in runs:
@@ -45,7 +45,7 @@ def family(runs: list[str], *, tasks: int = 6, n: int = 14, seed: int = 0) -> li
 
 
 def ask(full: Trajectory, end: int, *, oracle: bool = False) -> Query:
-    """The query that sees the first `end` checkpoints of a run, and all future losses if asked."""
+    """Return the query with the first `end` checkpoints as context, optionally future losses."""
     truth = full.slice(end, len(full))
     return Query(
         context=full.slice(0, end),
@@ -59,7 +59,7 @@ def ask(full: Trajectory, end: int, *, oracle: bool = False) -> Query:
 def ladder(
     n_runs: int = 6, *, n: int = 20, tasks: int = 4, seed: int = 0, prefix: str = "r"
 ) -> list[Trajectory]:
-    """Runs of growing size whose tasks jump at a place that only other runs can tell."""
+    """Return runs of growing size whose tasks jump at a point that only other runs reveal."""
     generator = np.random.default_rng(seed)
     jumps = generator.uniform(0.35, 0.8, tasks)
     result = []

@@ -1,4 +1,4 @@
-"""The pages of the documentation as blocks of code, their outputs, and how outputs are compared."""
+"""Code blocks of the documentation with their outputs, and the comparison of outputs."""
 
 import re
 from dataclasses import dataclass, replace
@@ -12,11 +12,11 @@ LANGUAGES = {
     "": "bash", "sh": "bash", "bash": "bash", "python": "python", "yaml": "yaml", "json": "json",
     "console": "console", "text": "text",
 }  # fmt: skip
-"""What stands on a fence -> how the block is looked at. `console` holds commands, each after `$ `,
-and what they say; `text` is no code: an output, a layout."""
+"""Language of a fence -> treatment of the block. `console` has commands, each after `$ `, with
+their output; `text` is not code: an output or a layout."""
 
 COLUMNS = 120
-"""Width of the terminal in which the outputs on the pages were made."""
+"""Terminal width of the outputs on the pages."""
 
 _MARKER = re.compile(r"<!-- not run: (.+?) -->")
 _TOKEN = re.compile(r"\d[\d,]*\.?\d*|[A-Za-z_%<>+-]+")
@@ -26,8 +26,8 @@ _TOKEN = re.compile(r"\d[\d,]*\.?\d*|[A-Za-z_%<>+-]+")
 class Block:
     """A fenced block of a page.
 
-    `reason` is what a comment `<!-- not run: REASON -->` above it says; `output` the `text` block
-    right under it. A `console` block is taken for commands with an output.
+    `reason` comes from a comment `<!-- not run: REASON -->` above it, `output` from a `text` block
+    directly below it. A `console` block becomes commands with an output.
     """
 
     page: Path
@@ -39,15 +39,15 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Where it stands."""
+        """Page and line of the block."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order.
+    """Return the fenced blocks of a page in order.
 
     Raises:
-        ValueError: a fence that is not closed, or with a language that nothing here looks at.
+        ValueError: a fence is not closed or has an unknown language.
     """
     found: list[Block] = []
     lines = page.read_text(encoding="utf-8").splitlines()
@@ -86,10 +86,10 @@ def _session(block: Block) -> Block:
 
 
 def same(expected: str, actual: str) -> bool:
-    """Whether two outputs say the same.
+    """Return whether two outputs agree.
 
-    Frames and white space do not count, numbers may differ by a rounding (other processors sum
-    in another order), and one line `...` stands for whatever is there.
+    Frames and white space are ignored, numbers may differ by rounding (other processors sum in
+    another order), and one line `...` matches anything.
     """
     head, dots, tail = f"\n{expected}".partition("\n...\n")
     first, last, found = (_TOKEN.findall(text) for text in (head, tail, actual))

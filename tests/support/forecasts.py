@@ -1,4 +1,4 @@
-"""Small trajectories and a fake forecaster for tests of scoring."""
+"""Small trajectories and a fake forecaster for tests of evaluation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from neuneu.forecasters.protocol import Query, Sees
 
 
 def trajectory(values: Sequence[float], **changes: Any) -> Trajectory:
-    """A run on one task with checkpoints at steps 1, 2, ...; a step is 100 tokens."""
+    """Return a run on one task with checkpoints at steps 1, 2, ...; 100 tokens per step."""
     steps = np.arange(1, len(values) + 1)
     fields: dict[str, Any] = {
         "family": "f", "suite": "s", "run": "r", "params": 1e6, "num_fewshot": 0, "task": "t",
@@ -22,7 +22,7 @@ def trajectory(values: Sequence[float], **changes: Any) -> Trajectory:
 
 
 class Shifted:
-    """Persistence plus a constant, with bands; answers NaN for the tasks it does not know."""
+    """Persistence plus a constant, with intervals; NaN for unknown tasks."""
 
     def __init__(
         self,

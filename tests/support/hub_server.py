@@ -1,100 +1,65 @@
-"""A hub on loopback: the few addresses that neuneu asks, with faults that are told beforehand.
+"""A hub on loopback: the endpoints that neuneu uses, with faults.
 
-Large files are redirected to a second server, as a hub does to its store. The fixture is
-`hub`.
+Large files are redirected to a second server, as a hub does to its storage. The fixture is `hub`.
 """
 
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from loopback import FaultyServer, send
 
 LFS_BYTES = 1000
-"""Files from this size on are Git LFS files: they have a SHA-256 and lie on the other server."""
+"""Files of this size or more are Git LFS files, with a SHA-256 and on the second server."""
 
 
-class HubServer:
+class HubServer(FaultyServer):
     """Repositories as `{repo: {branch: {file: content}}}`."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
-        self.requests: list[tuple[str, str]] = []
         self.tokens: set[str | None] = set()
         self.tokens_at_store: set[str | None] = set()
-        self._lock = threading.Lock()
         self._refusals = 0
         self._refused_path = ""
         self._status = 503
-        self._cuts = (0, 0)
         self._wrong_sizes: set[str] = set()
         self._wrong_hashes: set[str] = set()
-        self._hub = self._serve(self._answer)
-        self._store = self._serve(self._answer_at_store)
-        self.endpoint = f"http://127.0.0.1:{self._hub.server_port}"
+        self.endpoint = f"http://127.0.0.1:{self._serve(self._answer)}"
+        self._store = f"http://localhost:{self._serve(self._answer_at_store)}"
 
     def add(self, repo: str, branch: str, files: dict[str, bytes]) -> str:
-        """Puts a branch there; returns its commit."""
+        """Add a branch; return its commit."""
         self.repos.setdefault(repo, {})[branch] = files
         return commit_of(repo, branch)
 
     def fail_with_503(self, n: int, path: str = "") -> None:
-        """Answers the next `n` requests whose path holds a text with 503."""
+        """Answer the next `n` requests with `path` in their path with 503."""
         self.fail_with(503, n, path)
 
     def fail_with(self, status: int, n: int, path: str = "") -> None:
-        """As `fail_with_503`; paths at the store of large files read `store:NAME`."""
+        """Like `fail_with_503`; paths of large files on the second server are `store:NAME`."""
         with self._lock:
             self._refusals, self._refused_path, self._status = n, path, status
 
-    def cut_after(self, n_bytes: int, times: int) -> None:
-        """Closes the connection after `n_bytes` of the next `times` longer files."""
-        with self._lock:
-            self._cuts = (n_bytes, times)
-
     def tell_wrong_size(self, name: str) -> None:
-        """Lists a file as one byte longer than it is."""
+        """List a file as one byte longer than it is."""
         self._wrong_sizes.add(name)
 
     def tell_wrong_hash(self, name: str) -> None:
-        """Lists a file with the SHA-256 of another."""
+        """List a file with a wrong SHA-256."""
         self._wrong_hashes.add(name)
-
-    def count(self, method: str, contains: str = "") -> int:
-        """How many requests of a method came whose path holds a text."""
-        return sum(name == method and contains in path for name, path in self.requests)
-
-    def close(self) -> None:
-        for server in (self._hub, self._store):
-            server.shutdown()
-            server.server_close()
-
-    def _serve(self, answer: Any) -> ThreadingHTTPServer:
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-            def handle_any(self) -> None:
-                answer(self)
-
-            do_GET = do_HEAD = handle_any
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        return server
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         path = unquote(urlsplit(request.path).path)
         self.tokens.add(request.headers.get("Authorization"))
         if self._refuses(request, path):
-            return send(request, self._status, b"not now")
+            return send(request, self._status, [], b"not now")
         parts = path.strip("/").split("/")
         if parts[:2] == ["api", "models"]:
             return self._answer_api(request, "/".join(parts[2:4]), parts[4:])
@@ -102,7 +67,7 @@ class HubServer:
         branch = self._branch(repo, parts[3])
         content = self.repos.get(repo, {}).get(branch, {}).get(name)
         if content is None:
-            return send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
+            return send(request, 404, [("X-Error-Code", "EntryNotFound")], b"")
         headers = {
             "X-Repo-Commit": commit_of(repo, branch),
             "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
@@ -112,25 +77,25 @@ class HubServer:
             return self._send_file(request, content, headers)
         headers["X-Linked-Size"] = str(len(content))
         headers["X-Linked-ETag"] = headers.pop("ETag")
-        where = f"http://localhost:{self._store.server_port}/{repo}/{branch}/{name}?signature=x"
-        return send(request, 302, b"", {**headers, "Location": where})
+        headers["Location"] = f"{self._store}/{repo}/{branch}/{name}?signature=x"
+        return send(request, 302, headers.items(), b"")
 
     def _answer_api(self, request: BaseHTTPRequestHandler, repo: str, rest: list[str]) -> None:
         branches = self.repos.get(repo)
         if branches is None:
-            return send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
+            return send(request, 404, [("X-Error-Code", "RepoNotFound")], b"")
         if rest == ["refs"]:
             listed = [
                 {"name": name, "ref": f"refs/heads/{name}", "targetCommit": commit_of(repo, name)}
                 for name in branches
             ]
-            return send_json(request, {"branches": listed, "converts": [], "tags": []})
+            return _send_json(request, {"branches": listed, "converts": [], "tags": []})
         branch = self._branch(repo, rest[1])
         if branch not in branches:
-            return send(request, 404, b"", {"X-Error-Code": "RevisionNotFound"})
+            return send(request, 404, [("X-Error-Code", "RevisionNotFound")], b"")
         siblings = [self._sibling(name, data) for name, data in branches[branch].items()]
         sha = commit_of(repo, branch)
-        return send_json(request, {"id": repo, "sha": sha, "siblings": siblings})
+        return _send_json(request, {"id": repo, "sha": sha, "siblings": siblings})
 
     def _sibling(self, name: str, content: bytes) -> dict[str, Any]:
         size = len(content) + (name in self._wrong_sizes)
@@ -145,12 +110,12 @@ class HubServer:
         owner, name, branch, file = unquote(urlsplit(request.path).path).strip("/").split("/")
         self.tokens_at_store.add(request.headers.get("Authorization"))
         if self._refuses(request, f"store:{file}"):
-            return send(request, self._status, b"not now")
+            return send(request, self._status, [], b"not now")
         content = self.repos[f"{owner}/{name}"][branch][file]
         return self._send_file(request, content, {"Accept-Ranges": "bytes"})
 
     def _refuses(self, request: BaseHTTPRequestHandler, path: str) -> bool:
-        """Notes a request; whether a fault awaits it."""
+        """Record a request; return whether it has to fail."""
         with self._lock:
             self.requests.append((request.command, path))
             refused = self._refusals > 0 and self._refused_path in path
@@ -165,51 +130,27 @@ class HubServer:
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
         body = content[start:]
-        with self._lock:
-            n_bytes, times = self._cuts
-            cut = times > 0 and request.command == "GET" and len(body) > n_bytes
-            if cut:
-                self._cuts = (n_bytes, times - 1)
-        send(request, status, body, headers, limit=n_bytes if cut else None)
+        limit = self._limit(len(body)) if request.command == "GET" else None
+        send(request, status, headers.items(), body, limit=limit)
 
     def _branch(self, repo: str, revision: str) -> str:
-        """The branch of a commit; other names stay."""
+        """Return the branch of a commit; other names are returned as they are."""
         branches = self.repos.get(repo, {})
         return next((name for name in branches if commit_of(repo, name) == revision), revision)
 
 
 def commit_of(repo: str, branch: str) -> str:
-    """A name of forty hex digits, as Git gives a commit."""
+    """Return forty hex digits, like a Git commit."""
     return hashlib.sha1(f"{repo}@{branch}".encode()).hexdigest()
 
 
-def send_json(request: BaseHTTPRequestHandler, content: Any) -> None:
-    send(request, 200, json.dumps(content).encode(), {"Content-Type": "application/json"})
-
-
-def send(
-    request: BaseHTTPRequestHandler,
-    status: int,
-    body: bytes,
-    headers: dict[str, str] | None = None,
-    *,
-    limit: int | None = None,
-) -> None:
-    """Answers; with a limit only the first bytes of the body, and then hangs up."""
-    request.send_response_only(status)
-    for name, value in (headers or {}).items():
-        request.send_header(name, value)
-    request.send_header("Content-Length", str(len(body)))
-    request.end_headers()
-    if request.command != "HEAD":
-        request.wfile.write(body[:limit])
-    if limit is not None:
-        request.close_connection = True
+def _send_json(request: BaseHTTPRequestHandler, content: Any) -> None:
+    send(request, 200, [("Content-Type", "application/json")], json.dumps(content).encode())
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """An empty hub; `HF_ENDPOINT` names it, and waits between requests are short."""
+    """An empty hub at `HF_ENDPOINT`; waits between retries are short."""
     constants = pytest.importorskip("huggingface_hub.constants")
     server = HubServer()
     monkeypatch.setenv("HF_ENDPOINT", server.endpoint)

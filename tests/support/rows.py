@@ -1,4 +1,4 @@
-"""Rows of the tidy tables for tests, complete and valid unless overridden."""
+"""Rows of the tidy tables, complete and valid unless overridden."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ Row = dict[str, Any]
 
 
 def accuracy(**changes: Any) -> Row:
-    """One row of the accuracy table; tokens follow the step unless given."""
+    """Return a row of the accuracy table; tokens follow from the step unless given."""
     row: Row = {
         "family": "f", "suite": "s", "run": "r", "params": 1e6, "num_fewshot": 0, "step": 10,
         "task": "t", "metric": "acc", "value": 0.5, "stderr": 0.05, "planned_tokens": None,
@@ -19,7 +19,7 @@ def accuracy(**changes: Any) -> Row:
 
 
 def loss(**changes: Any) -> Row:
-    """One row of the loss table."""
+    """Return a row of the loss table."""
     row = {"name": "v", "metric": "cross_entropy_loss", "value": 3.0} | changes
     position = accuracy(**{k: v for k, v in row.items() if k not in {"name", "metric", "value"}})
     keep = ("family", "suite", "run", "params", "num_fewshot", "step", "tokens", "flops")
@@ -29,7 +29,7 @@ def loss(**changes: Any) -> Row:
 def checkpoint_rows(
     step: int = 10, *, run: str = "r", suite: str = "s", status: str = "done"
 ) -> CheckpointRows:
-    """A checkpoint with one accuracy, one loss and three word losses; quarantined ones are bare."""
+    """Return a checkpoint with an accuracy, a loss and three word losses, unless quarantined."""
     who = {"suite": suite, "run": run, "step": step}
     position = {"family": "f", "params": 1e6, "tokens": step * 1e3, "flops": 6e9 * step}
     checkpoint = who | position | {

@@ -1,7 +1,6 @@
-"""A real S3 server on loopback, behind a proxy that can refuse, cut off and lose.
+"""A real S3 server on loopback, behind a proxy that can refuse, cut off and lose requests.
 
-The fixture is `s3`. It also points the AWS variables at the server: code under test needs no
-settings.
+The fixture is `s3`. It also sets the AWS variables, so code under test needs no configuration.
 """
 
 import http.client
@@ -9,98 +8,65 @@ import importlib.util
 import socket
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Final
+from http.server import BaseHTTPRequestHandler
+from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
+from loopback import FaultyServer, send
 
 ACCESS_KEY: Final = "test-access-key-id"
 SECRET_KEY: Final = "test-secret-access-key"
 _HOP_BY_HOP: Final = {"connection", "content-length", "date", "server", "transfer-encoding"}
 
 
-class S3Server:
-    """A bucket of its own behind a faulty proxy; faults are used up by the next requests."""
+class S3Server(FaultyServer):
+    """A new bucket behind a faulty proxy; each fault applies to the next requests."""
 
     def __init__(self, upstream: tuple[str, int]) -> None:
+        super().__init__()
         self.bucket = f"bucket-{uuid.uuid4().hex[:8]}"
-        self.requests: list[tuple[str, str]] = []
         self.bytes_sent = 0
         self._upstream = upstream
-        self._lock = threading.Lock()
         self._refusals = 0
         self._refuse_until = 0.0
-        self._cuts: tuple[int, int] = (0, 0)
         self._losses: tuple[str, int] = ("", 0)
         self._refused_access = ""
         self._hook: tuple[str, int, Callable[[], object]] | None = None
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-            def handle_any(self) -> None:
-                server._answer(self)
-
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
-
-        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._proxy.daemon_threads = True
-        self._thread = threading.Thread(target=self._proxy.serve_forever, daemon=True)
-        self._thread.start()
-        self.endpoint = f"http://127.0.0.1:{self._proxy.server_port}"
+        self.endpoint = f"http://127.0.0.1:{self._serve(self._answer)}"
         status, _, body = self._forward("PUT", f"/{self.bucket}", {}, b"")
         assert status == 200, body
 
     def fail_with_503(self, n: int) -> None:
-        """Answers the next `n` requests with 503."""
+        """Answer the next `n` requests with 503."""
         with self._lock:
             self._refusals = n
 
     def fail_for(self, seconds: float) -> None:
-        """Answers all requests with 503 for a time."""
+        """Answer all requests with 503 for some seconds."""
         self._refuse_until = time.monotonic() + seconds
 
-    def cut_after(self, n_bytes: int, times: int) -> None:
-        """Breaks off the next `times` downloads longer than `n_bytes` after as many."""
-        with self._lock:
-            self._cuts = (n_bytes, times)
-
     def lose_answers(self, method: str, times: int) -> None:
-        """Does the next `times` requests of a method, and closes the connection unanswered."""
+        """Execute the next `times` requests of a method, but do not answer them."""
         with self._lock:
             self._losses = (method, times)
 
     def refuse_access(self, message: str) -> None:
-        """Answers all requests from now on with 403 and a message; an empty one ends it."""
+        """Answer all requests with 403 and a message from now on; an empty message ends it."""
         self._refused_access = message
 
     def when(self, method: str, *, at: int, do: Callable[[], object]) -> None:
-        """Calls `do` before the `at`-th request of a method from now on is handed on."""
+        """Call `do` before the `at`-th request of a method from now on is forwarded."""
         with self._lock:
             self._hook = (method, at, do)
 
     def put(self, key: str, content: bytes) -> None:
-        """Writes an object past the proxy."""
+        """Write an object without the proxy."""
         status, _, body = self._forward("PUT", f"/{self.bucket}/{key}", _SIGNED, content)
         assert status == 200, body
-
-    def count(self, method: str, contains: str = "") -> int:
-        """How many requests of a method came whose path and query hold a text."""
-        return sum(name == method and contains in path for name, path in self.requests)
-
-    def close(self) -> None:
-        self._proxy.shutdown()
-        self._proxy.server_close()
-        self._thread.join()
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         body = _body(request)
@@ -111,11 +77,9 @@ class S3Server:
             self._refusals = max(0, self._refusals - 1)
             do = self._due(method)
         if refused:
-            self._send(request, 503, _XML, _error("ServiceUnavailable", "Please reduce load."))
-            return
+            return send(request, 503, _XML, _error("ServiceUnavailable", "Please reduce load."))
         if self._refused_access:
-            self._send(request, 403, _XML, _error("AccessDenied", self._refused_access))
-            return
+            return send(request, 403, _XML, _error("AccessDenied", self._refused_access))
         if do is not None:
             do()
         status, headers, content = self._forward(method, path, dict(request.headers), body)
@@ -123,17 +87,15 @@ class S3Server:
             lost = self._losses[1] > 0 and self._losses[0] == method
             if lost:
                 self._losses = (method, self._losses[1] - 1)
-            n_bytes, times = self._cuts
-            is_download = method == "GET" and status in {200, 206} and "list-type" not in path
-            cut = times > 0 and is_download and len(content) > n_bytes
-            if cut:
-                self._cuts = (n_bytes, times - 1)
         if lost:
             request.close_connection = True
-            return
+            return None
         with self._lock:
             self.bytes_sent += 0 if method == "HEAD" else len(content)
-        self._send(request, status, headers, content, limit=n_bytes if cut else None)
+        is_download = method == "GET" and status in {200, 206} and "list-type" not in path
+        kept = [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
+        limit = self._limit(len(content)) if is_download else None
+        return send(request, status, kept, content, limit=limit)
 
     def _due(self, method: str) -> Callable[[], object] | None:
         if self._hook is None or self._hook[0] != method:
@@ -158,27 +120,6 @@ class S3Server:
         finally:
             connection.close()
 
-    @staticmethod
-    def _send(
-        request: BaseHTTPRequestHandler,
-        status: int,
-        headers: list[tuple[str, str]],
-        content: bytes,
-        *,
-        limit: int | None = None,
-    ) -> None:
-        request.send_response_only(status)
-        for name, value in headers:
-            if name.lower() not in _HOP_BY_HOP:
-                request.send_header(name, value)
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        if request.command != "HEAD":
-            request.wfile.write(content[:limit])
-        request.wfile.flush()
-        if limit is not None:
-            request.close_connection = True
-
 
 _SIGNED: Final = {
     "Authorization": "AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/s3/aws4_request"
@@ -194,8 +135,8 @@ def _error(code: str, message: str) -> bytes:
 def s3_upstream() -> Iterator[tuple[str, int]]:
     """The S3 server itself, one for all tests.
 
-    In a process of its own: vLLM, in the tests' process, looks into every module that is loaded
-    and stumbles over those of the server.
+    It has its own process, because vLLM in the tests' process inspects all loaded modules and fails
+    on those of the server.
     """
     if importlib.util.find_spec("moto") is None:
         pytest.skip("moto is not installed")
@@ -211,7 +152,7 @@ def s3_upstream() -> Iterator[tuple[str, int]]:
                 socket.create_connection(address, timeout=1).close()
                 break
             except OSError:
-                assert server.poll() is None, "the S3 server ended at once"
+                assert server.poll() is None, "the S3 server exited"
                 assert time.monotonic() < deadline, "the S3 server does not answer"
                 time.sleep(0.1)
         yield address
@@ -222,7 +163,7 @@ def s3_upstream() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def s3(s3_upstream: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
-    """An empty bucket, reached through a proxy that does as told."""
+    """An empty bucket behind a faulty proxy."""
     pytest.importorskip("s3fs")
     server = S3Server(s3_upstream)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
@@ -243,13 +184,13 @@ def s3(s3_upstream: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def _body(request: BaseHTTPRequestHandler) -> bytes:
-    """The body, also of a request that sends it in chunks, as Arrow's client sends parts."""
+    """Return the body, also if it is sent in chunks, as Arrow's client does."""
     if "chunked" not in request.headers.get("Transfer-Encoding", ""):
         return request.rfile.read(int(request.headers.get("Content-Length", 0)))
     parts = []
     while size := int(request.rfile.readline().split(b";")[0], 16):
         parts.append(request.rfile.read(size))
         request.rfile.readline()
-    while request.rfile.readline().strip():  # trailers, and the empty line at the end
+    while request.rfile.readline().strip():  # trailers and the final empty line
         pass
     return b"".join(parts)

@@ -1,4 +1,4 @@
-"""A stager that waits for nothing, and checkpoints for it."""
+"""A stager with short waits, and checkpoints for it."""
 
 from pathlib import Path
 

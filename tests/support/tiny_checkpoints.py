@@ -22,7 +22,7 @@ TEXT = [
 
 
 def save_model(folder: Path, *, tied: bool, seed: int, **changes: Any) -> None:
-    """A Llama of two layers with random weights and its tokenizer, as `save_pretrained` does."""
+    """Save a Llama with two layers, random weights and a tokenizer, as `save_pretrained` does."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -42,7 +42,7 @@ def save_model(folder: Path, *, tied: bool, seed: int, **changes: Any) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            # Large enough that two checkpoints differ by whole nats.
+            # Large enough for differences of several nats between checkpoints.
             parameter.normal_(float(parameter.ndim == 1), 0.15, generator=generator)
     model.save_pretrained(folder)
     PreTrainedTokenizerFast(
@@ -51,7 +51,7 @@ def save_model(folder: Path, *, tied: bool, seed: int, **changes: Any) -> None:
 
 
 def make_ref(folder: Path, *, run: str = "a", step: int = 1, suite: str = "tiny") -> CheckpointRef:
-    """Metadata of a checkpoint folder, with made-up tokens in proportion to the step."""
+    """Write the metadata of a checkpoint folder, with tokens proportional to the step."""
     return CheckpointRef(
         family="tiny",
         suite=suite,
@@ -66,7 +66,7 @@ def make_ref(folder: Path, *, run: str = "a", step: int = 1, suite: str = "tiny"
 
 
 def save_checkpoint(root: Path, *, run: str, step: int, tied: bool, **changes: Any) -> Path:
-    """A finished checkpoint `<root>/<run>/step-<step>`; weights depend on run and step."""
+    """Write a checkpoint `<root>/<run>/step-<step>`; weights depend on run and step."""
     folder = root / run / f"step-{step}"
     save_model(folder, tied=tied, seed=1000 * sum(map(ord, run)) + step, **changes)
     write_metadata(folder, make_ref(folder, run=run, step=step))
@@ -74,7 +74,7 @@ def save_checkpoint(root: Path, *, run: str, step: int, tied: bool, **changes: A
 
 
 def save_two_runs(root: Path) -> Path:
-    """`root` with what `extract_config` scores: two runs of two architectures, two steps each."""
+    """Write the inputs of `extract_config`: two runs of two architectures, two steps each."""
     for run, tied in (("a", True), ("b", False)):
         for step in (1, 2):
             save_checkpoint(root / "checkpoints", run=run, step=step, tied=tied)
@@ -83,7 +83,7 @@ def save_two_runs(root: Path) -> Path:
 
 
 def save_models(root: Path) -> Path:
-    """`root` with models `tied`, `untied` and `later`, which is `untied` with other weights."""
+    """Write models `tied`, `untied` and `later`, which is `untied` with other weights."""
     save_model(root / "tied", tied=True, seed=1)
     save_model(root / "untied", tied=False, seed=1)
     save_model(root / "later", tied=False, seed=2)
@@ -91,13 +91,13 @@ def save_models(root: Path) -> Path:
 
 
 def change_config(folder: Path, **changes: object) -> None:
-    """Sets keys of `config.json`."""
+    """Set keys of `config.json`."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def rewrite_weights(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Replaces tensors of `model.safetensors`; a value of None removes one."""
+    """Replace tensors of `model.safetensors`; None removes a tensor."""
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors") | dict(changes)
@@ -106,19 +106,19 @@ def rewrite_weights(folder: Path, changes: Mapping[str, Any]) -> None:
 
 
 def truncate(folder: Path, *, by: int = 100) -> None:
-    """Cuts bytes off the end of `model.safetensors`."""
+    """Truncate `model.safetensors`."""
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-by])
 
 
 def copy_of(folder: Path, to: Path) -> Path:
-    """A copy to break."""
+    """Return a copy of a checkpoint, to be broken."""
     shutil.copytree(folder, to)
     return to
 
 
 def write_inputs(root: Path, *, documents: list[str] | None = None, pairs: int = 6) -> None:
-    """`corpus.parquet` and `pairs.parquet` (two minimal-pair tasks) in `root`."""
+    """Write `corpus.parquet` and `pairs.parquet` (two minimal-pair tasks) to `root`."""
     root.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"text": documents or TEXT}), root / "corpus.parquet")
     rows = [
@@ -136,7 +136,7 @@ def write_inputs(root: Path, *, documents: list[str] | None = None, pairs: int =
 
 
 def extract_config(root: Path, **changes: Any) -> ExtractConfig:
-    """Scores `root/checkpoints` on what `write_inputs` wrote, into `root/store`."""
+    """Return a config that scores `root/checkpoints` into `root/store`."""
     settings: dict[str, Any] = {
         "checkpoints": root / "checkpoints",
         "store": root / "store",

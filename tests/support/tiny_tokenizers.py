@@ -1,4 +1,4 @@
-"""Small fast tokenizers, trained in the test on text that has what is hard to align."""
+"""Small fast tokenizers, trained on text that is hard to align."""
 
 from transformers import PreTrainedTokenizerFast
 
@@ -11,7 +11,7 @@ TEXT = [
 
 
 def byte_level(*, trim_offsets: bool = True, vocab_size: int = 400) -> PreTrainedTokenizerFast:
-    """As GPT-2's and most models': every byte has a token, a space begins a token."""
+    """Like GPT-2 and most models: every byte has a token, a space begins a token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -31,7 +31,7 @@ def byte_level(*, trim_offsets: bool = True, vocab_size: int = 400) -> PreTraine
 
 
 def metaspace() -> PreTrainedTokenizerFast:
-    """As Llama 2's: spaces become U+2581 and rare characters fall back to bytes."""
+    """Like Llama 2: spaces become U+2581 and rare characters fall back to bytes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
@@ -46,7 +46,7 @@ def metaspace() -> PreTrainedTokenizerFast:
 
 
 def across_words() -> PreTrainedTokenizerFast:
-    """Merges across white space, as tokenizers without a pre-tokenizer do."""
+    """Merges across white space, like tokenizers without a pre-tokenizer."""
     from tokenizers import Tokenizer, models, normalizers, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))

@@ -1,4 +1,4 @@
-"""Configurations of trackers, and what wandb wrote."""
+"""Tracker configs, and the records that wandb wrote."""
 
 import struct
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ def tracked(kind: str, **changes: Any) -> TrackingConfig:
 
 
 def wandb_records(folder: Path) -> Iterator[Any]:
-    """What offline runs hold, oldest first: protobufs in LevelDB's log format."""
+    """Yield the records of offline runs, oldest first: protobufs in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
 
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
@@ -26,6 +26,6 @@ def wandb_records(folder: Path) -> Iterator[Any]:
             _, size, part = struct.unpack("<IHB", data[at : at + 7])
             content += data[at + 7 : at + 7 + size]
             at += 7 + size
-            if part in {1, 4}:  # whole, or the last part
+            if part in {1, 4}:  # complete, or the last part
                 yield wandb_internal_pb2.Record.FromString(content)
                 content = b""

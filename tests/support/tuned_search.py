@@ -1,4 +1,4 @@
-"""Folders of searches, as the driver records them."""
+"""Folders of searches, as the driver writes them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ BASE = {"accuracies": "a.parquet", "cross_run": {"report_steps": 7}, "seed": 3}
 
 
 def plan(**changes: Any) -> dict[str, Any]:
-    """The `tune.json` of a search with one objective."""
+    """Return the `tune.json` of a search with one objective."""
     return {
         "name": "small", "objectives": [{"metric": "validation_pinball", "mode": "min"}],
         "scheduler": "asha", "time_attr": "epoch", "epochs": EPOCHS, "space": SPACE, "base": BASE,
@@ -47,11 +47,11 @@ def plan(**changes: Any) -> dict[str, Any]:
 
 @dataclass
 class Given:
-    """One trial as a test states it; values are those after epochs 1, 2, ..."""
+    """A trial as a test specifies it; `values` are those after epochs 1, 2, ..."""
 
     values: Sequence[float] = ()
     status: Status | None = None
-    """None: finished with all epochs, else stopped."""
+    """None: finished if it has all epochs, else stopped."""
     second: Sequence[float] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 10.0
@@ -81,7 +81,7 @@ def trial_id(number: int) -> str:
 
 
 def write_tuning(folder: Path, given: Sequence[Given], /, **changes: Any) -> Path:
-    """Writes a search; trial numbers count from 1. `changes` are to the plan."""
+    """Write a search with trials numbered from 1; `changes` apply to the plan."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS).write_text(json.dumps(plan(**({"trials": len(given)} | changes))))
     trials = [one.trial(number) for number, one in enumerate(given, 1)]
@@ -90,7 +90,7 @@ def write_tuning(folder: Path, given: Sequence[Given], /, **changes: Any) -> Pat
 
 
 def write_rerun(folder: Path, number: int, values: Sequence[float]) -> None:
-    """A `history.csv` of the trial's parameters trained to the end."""
+    """Write a `history.csv` of the trial's parameters trained to the end."""
     path = folder / "reruns" / trial_id(number) / "history.csv"
     path.parent.mkdir(parents=True)
     rows = [f"{e},{10 * e},{v}" for e, v in enumerate(values, 1)]
@@ -98,7 +98,7 @@ def write_rerun(folder: Path, number: int, values: Sequence[float]) -> None:
 
 
 def falling(end: float, epochs: int = EPOCHS) -> list[float]:
-    """A curve that reaches `end` after all epochs, 0.01 an epoch before."""
+    """Return values that reach `end` in the last epoch, decreasing by 0.01 per epoch."""
     return [end + 0.01 * (EPOCHS - epoch) for epoch in range(1, epochs + 1)]
 
 
@@ -107,7 +107,7 @@ def analysed(folder: Path, *given: Given, **changes: Any) -> Analysis:
 
 
 def by_learning_rate(stopped: int = 0) -> list[Given]:
-    """12 trials whose values follow the learning rate alone; the last ones are stopped."""
+    """Return 12 trials whose values depend on the learning rate only; the last ones are stopped."""
     rates = [1e-4 * 1.8**n for n in range(12)]
     return [
         Given(
