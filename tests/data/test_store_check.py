@@ -10,8 +10,8 @@ import pytest
 from rows import accuracy, checkpoint_rows
 from typer.testing import CliRunner
 
-from neuneu.cli.exit_codes import EXIT_PARTIAL, EXIT_USER_ERROR
 from neuneu.cli.app import app
+from neuneu.cli.exit_codes import EXIT_PARTIAL, EXIT_USER_ERROR
 from neuneu.core.errors import StoreError
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.store.attempts import AttemptLedger

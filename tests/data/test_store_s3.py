@@ -9,8 +9,8 @@ from rows import checkpoint_rows
 from s3_server import ACCESS_KEY, SECRET_KEY, S3Server
 from typer.testing import CliRunner
 
-from neuneu.cli.exit_codes import EXIT_USER_ERROR
 from neuneu.cli.app import app
+from neuneu.cli.exit_codes import EXIT_USER_ERROR
 from neuneu.core.errors import StorageError, StoreError
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.store.attempts import AttemptLedger
