@@ -67,7 +67,10 @@ def caveats(analysis: Analysis) -> list[str]:
             f"The search has not ended: {_trials(open_)} of {total} are running, interrupted or "
             "not started.",
         ),
-        (counts["failed"], f"{_trials(counts['failed'])} failed; the table below has the errors."),
+        (
+            counts["failed"],
+            f"{_trials(counts['failed'])} failed; the table of trials has the errors.",
+        ),
         (
             diverged,
             f"{_trials(diverged)} finished without a finite {main}: they diverged and are not "
