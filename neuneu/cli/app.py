@@ -88,7 +88,7 @@ def tune_report(
     for sentence in found["findings"]:
         print(sentence)
     for note in found["caveats"]:
-        print(f"but: {note}")
+        print(f"note: {note}")
     finish(paths, json_)
 
 

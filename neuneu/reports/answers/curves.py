@@ -1,6 +1,6 @@
-"""Trajectories with bands as numbers for a page: thinned, rounded, and never too many.
+"""Trajectories with intervals as numbers for a page: thinned and rounded.
 
-Shapes: n checkpoints seen, h places ahead.
+Shapes: n observed checkpoints, h grid points ahead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,19 +19,19 @@ Key = tuple[str, str, int, str, str]
 
 LEVELS: Final = {"q0.1": 0.1, "q0.25": 0.25, "q0.5": 0.5, "q0.75": 0.75, "q0.9": 0.9}
 
-_SEEN: Final = (60, 16, 30_000)
-_AHEAD: Final = (20, 8, 15_000)
-"""Most and fewest points a curve keeps, and how many all curves together may have."""
+_OBSERVED: Final = (60, 16, 30_000)
+_FORECAST: Final = (20, 8, 15_000)
+"""Maximum and minimum number of points per curve, and maximum of all curves together."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Curve:
-    """What was seen, `tokens` (n,) and `values` (n,), and what is forecast: `places` (h,) tokens
-    and `quantiles` (h, 5) at `LEVELS`; a level that the forecaster does not give is NaN."""
+    """The observed `tokens` (n,) and `values` (n,), and the forecast: `grid` (h,) tokens and
+    `quantiles` (h, 5) at `LEVELS`; a level that the forecaster does not give is NaN."""
 
     tokens: FloatArray
     values: FloatArray
-    places: FloatArray
+    grid: FloatArray
     quantiles: FloatArray
 
 
@@ -47,10 +47,10 @@ def read_curves(forecasts: pa.Table, observed: pa.Table) -> dict[Key, Curve]:
         key: Curve(
             tokens=seen[key][0],
             values=seen[key][1][:, 0],
-            places=places,
+            grid=grid,
             quantiles=quantiles,
         )
-        for key, (places, quantiles) in _by_trajectory(forecasts, tuple(LEVELS)).items()
+        for key, (grid, quantiles) in _by_trajectory(forecasts, tuple(LEVELS)).items()
         if key in seen
     }
 
@@ -71,35 +71,35 @@ def _by_trajectory(
     }
 
 
-class CurveBook:
-    """Curves as JSON types: tokens that many curves share are written once, in `grids`.
+class PageCurves:
+    """Curves as JSON types; tokens that curves share are written once, in `grids`.
 
-    `thinned` counts the curves that have lost points.
+    `thinned` counts the curves that lost points.
     """
 
     def __init__(self, count: int) -> None:
         """Room for `count` curves."""
         self.seen_points, self.ahead_points = (
             max(fewest, min(most, budget // max(count, 1)))
-            for most, fewest, budget in (_SEEN, _AHEAD)
+            for most, fewest, budget in (_OBSERVED, _FORECAST)
         )
         self.thinned = 0
         self._grids: dict[tuple[float, ...], int] = {}
 
     @property
     def grids(self) -> list[tuple[float, ...]]:
-        """Lists of tokens; `x` and `p` of a curve are places in this list."""
+        """Lists of tokens; `x` and `p` of a curve are positions in it."""
         return list(self._grids)
 
     def add(self, curve: Curve) -> dict[str, Any]:
-        """One curve: `x` and `y` (seen), `p` and `q` (ahead, a list a level or None)."""
+        """One curve: `x` and `y` (observed), `p` and `q` (forecast, a list per level or None)."""
         seen = kept_points(len(curve.tokens), self.seen_points)
-        ahead = kept_points(len(curve.places), self.ahead_points)
-        self.thinned += len(seen) < len(curve.tokens) or len(ahead) < len(curve.places)
+        ahead = kept_points(len(curve.grid), self.ahead_points)
+        self.thinned += len(seen) < len(curve.tokens) or len(ahead) < len(curve.grid)
         return {
             "x": self.grid(curve.tokens[seen].tolist()),
             "y": rounded(curve.values[seen].tolist()),
-            "p": self.grid(curve.places[ahead].tolist()),
+            "p": self.grid(curve.grid[ahead].tolist()),
             "q": [
                 None if np.isnan(level).any() else rounded(level.tolist())
                 for level in curve.quantiles[ahead].T
@@ -107,13 +107,13 @@ class CurveBook:
         }
 
     def grid(self, tokens: Sequence[float]) -> int:
-        """The place of a list of tokens in `grids`."""
+        """The position of a list of tokens in `grids`."""
         key = tuple(_short(value) for value in tokens)
         return self._grids.setdefault(key, len(self._grids))
 
 
 def rounded(values: Sequence[float]) -> list[float]:
-    """Accuracies and probabilities to four decimals: more than anybody knows."""
+    """Accuracies and probabilities to four decimals, more than can be known."""
     return [round(value, 4) for value in values]
 
 

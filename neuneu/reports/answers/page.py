@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from neuneu.core.formatting import percent, points
 from neuneu.decisions.answers import Answer, merged
-from neuneu.reports.answers.curves import CurveBook, read_curves, rounded, row_key
+from neuneu.reports.answers.curves import PageCurves, read_curves, rounded, row_key
 from neuneu.reports.answers.phrasing import describe_group, headline
 from neuneu.reports.answers.runs import RunSection, labels, run_sections, task_labels
 from neuneu.reports.answers.tables import COLUMNS, TITLES, Row, labels_of_warnings
@@ -124,20 +124,20 @@ def _page_data(found: ReportFolder, numbers: Mapping[str, int]) -> tuple[dict[st
         curves = read_curves(found.forecasts, found.observed)
     if rows and not curves:
         left_out.append("The trajectories of the forecast are missing from the folder.")
-    book = CurveBook(len(rows))
+    packed = PageCurves(len(rows))
     tasks: dict[str, int] = {}
     drawn = [
         {
             "r": numbers[label], "t": tasks.setdefault(task, len(tasks)),
-            "c": row.get("chance"), **book.add(curves[row_key(row)]),
+            "c": row.get("chance"), **packed.add(curves[row_key(row)]),
         }
         for row, label, task in zip(rows, labels("forecast", rows), task_labels(rows), strict=True)
         if row_key(row) in curves and label in numbers
     ]  # fmt: skip
-    if book.thinned:
+    if packed.thinned:
         left_out.append(
-            f"{book.thinned:,} trajectories are drawn with at most {book.seen_points} observed and "
-            f"{book.ahead_points} forecast points; the parquet files have all."
+            f"{packed.thinned:,} trajectories are drawn with at most {packed.seen_points} observed and "
+            f"{packed.ahead_points} forecast points; the parquet files have all."
         )
     ranked = answers["rank"].rows[:MAX_RANKED] if "rank" in answers else []
     when = [r for r in (answers["when"].rows if "when" in answers else []) if r["places"]]
@@ -148,10 +148,10 @@ def _page_data(found: ReportFolder, numbers: Mapping[str, int]) -> tuple[dict[st
         "beats": [[row["beats"].get(other["run"]) for other in ranked] for row in ranked],
         "when": [
             {
-                "name": row["run"], "seen": row["seen_tokens"], "p": book.grid(row["places"]),
+                "name": row["run"], "seen": row["seen_tokens"], "p": packed.grid(row["places"]),
                 "by": rounded(row["by"]),
             }
             for row in when[:MAX_LINES]
         ],
-        "grids": book.grids,
+        "grids": packed.grids,
     }, left_out  # fmt: skip

@@ -88,11 +88,11 @@ def plot_forecast(rows: Sequence[Row], curves: Mapping[Any, Curve]) -> Figure:
         for (task, members), axes in zip(chosen.items(), grid, strict=True):
             shown = {run: curves[row_key(row)] for run, row in members.items() if run in colors}
             for run, curve in shown.items():
-                seen, ahead = kept_points(len(curve.tokens)), kept_points(len(curve.places))
+                seen, ahead = kept_points(len(curve.tokens)), kept_points(len(curve.grid))
                 observed = curve.tokens[seen], curve.values[seen]
                 axes.plot(*observed, color=colors[run], marker="o", ms=2.2, lw=0.8)
                 draw_forecast(
-                    axes, (curve.tokens[-1], curve.values[-1]), curve.places[ahead],
+                    axes, (curve.tokens[-1], curve.values[-1]), curve.grid[ahead],
                     dict(zip(LEVELS.values(), curve.quantiles[ahead].T, strict=True)),
                     crowded=len(shown) > CROWDED, color=colors[run],
                 )  # fmt: skip
@@ -100,7 +100,7 @@ def plot_forecast(rows: Sequence[Row], curves: Mapping[Any, Curve]) -> Figure:
             if chance is not None:
                 axes.axhline(chance, zorder=1, **CHANCE)
             axes.set_title(shorten(task, 36))
-            far = any(curve.tokens[-1] < 0.05 * curve.places[-1] for curve in shown.values())
+            far = any(curve.tokens[-1] < 0.05 * curve.grid[-1] for curve in shown.values())
             token_axis(axes, log=far)
             percent_axis(axes)
         label = "80 % interval" if any_crowded else "50 and 80 % intervals"

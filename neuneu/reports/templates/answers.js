@@ -1,24 +1,24 @@
 "use strict";
-// The figures of a report of answers, from the JSON in the page.
+// The figures of the page of answers, from its JSON.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const FIRST = 4; // lines that are drawn before one asks for more
-const PANELS = 12; // charts of a run that are drawn before one asks for the rest
+const FIRST = 4; // lines drawn at first
+const PANELS = 12; // charts of a run drawn at first
 
 function curveOf(record, name, color) {
   const [low, inner1, mid, inner2, high] = record.q;
   return {
-    name, color, x: data.grids[record.x], y: record.y, places: data.grids[record.p], mid, low, high,
+    name, color, x: data.grids[record.x], y: record.y, grid: data.grids[record.p], mid, low, high,
     inner: inner1 && inner2 ? [inner1, inner2] : null, chance: record.c,
   };
 }
 
-// Far more is ahead than behind: linear tokens would squeeze what was seen.
+// On a linear axis, a short context before a long forecast would be squeezed.
 function looksLog(curves) {
-  return curves.some((curve) => curve.x.at(-1) < 0.05 * curve.places.at(-1));
+  return curves.some((curve) => curve.x.at(-1) < 0.05 * curve.grid.at(-1));
 }
 
-// A button a curve that switches it; pointing at one sets it off from the others.
+// A button per curve that toggles it; pointing at it highlights the curve.
 function legend(host, chart, curves) {
   host.replaceChildren(...curves.map((curve) => {
     const button = element("button", { type: "button", "aria-pressed": String(!curve.off) },
@@ -39,7 +39,7 @@ function drawTasks(figure) {
   const [task, add, log] = ["task", "add-run", "log"].map((id) => document.getElementById(id));
   const host = figure.querySelector(".host");
   const chart = new LineChart(host, { label: "accuracy", height: 340 });
-  let chosen = null; // runs; null: those that are expected to end highest
+  let chosen = null; // runs; null: the highest expected ends
   let touched = false;
   const draw = () => {
     const here = data.curves.filter((record) => record.t === Number(task.value));
@@ -69,14 +69,14 @@ function drawTasks(figure) {
 function drawWhen(figure) {
   const chart = new LineChart(figure.querySelector(".host"), { label: "probability", share: true, height: 260 });
   const curves = data.when.map((row, i) => ({
-    name: row.name, color: i % LINES, x: [row.seen], y: [0], places: data.grids[row.p], mid: row.by,
+    name: row.name, color: i % LINES, x: [row.seen], y: [0], grid: data.grids[row.p], mid: row.by,
     low: [], high: [], off: i >= LINES,
   }));
   chart.show(curves);
   legend(figure.querySelector(".legend"), chart, curves);
 }
 
-// A chart a task, made when the run's part is opened.
+// A chart per task, drawn when the section of the run is opened.
 function drawRun(part, run) {
   const records = data.curves.filter((record) => record.r === run);
   const panels = part.querySelector(".panels");

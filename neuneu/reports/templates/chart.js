@@ -1,9 +1,9 @@
 "use strict";
-// Line charts with bands in SVG: a read-out for mouse, finger and arrow keys, and lines that can be
-// switched off. Drawn anew at the width there is, so that text keeps its size on a phone.
+// Line charts with intervals in SVG: a read-out for mouse, touch and arrow keys, and lines that can be
+// toggled. Redrawn at the available width, so that text keeps its size on a phone.
 
 const SVG = "http://www.w3.org/2000/svg";
-const LINES = 6; // as many colours as the style has
+const LINES = 6; // the colours of the style
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -19,7 +19,7 @@ function drawn(name, attributes, text) {
   return made;
 }
 
-// Round numbers from low to high, about `count` of them.
+// About `count` round numbers from low to high.
 function ticks(low, high, count) {
   const rough = (high - low) / count;
   const unit = 10 ** Math.floor(Math.log10(rough));
@@ -43,7 +43,7 @@ function logTicks(low, high, count) {
   return chosen.filter((_, index) => index % step === 0);
 }
 
-// A curve: {name, color, x, y (seen), places, mid, low, high, inner (of [low, high], optional),
+// A curve: {name, color, x, y (observed), grid, mid, low, high, inner (of [low, high], optional),
 // chance (optional), off}. `share` says that values are probabilities and not accuracies.
 class LineChart {
   constructor(host, { label, share = false, height = 300, small = false }) {
@@ -71,7 +71,7 @@ class LineChart {
 
   // x of everything visible, increasing: where the read-out can stand.
   stops() {
-    const all = this.visible().flatMap((curve) => [...curve.x, ...curve.places]);
+    const all = this.visible().flatMap((curve) => [...curve.x, ...curve.grid]);
     return [...new Set(all)].filter((x) => !this.log || x > 0).sort((a, b) => a - b);
   }
 
@@ -84,16 +84,16 @@ class LineChart {
     if (!width) return;
     const [left, right, top, bottom] = [46, 12, 10, 36];
     const svg = drawn("svg", { width, height: this.height, viewBox: `0 0 ${width} ${this.height}` });
-    svg.classList.toggle("crowded", this.visible().length > 2); // fewer bands over each other
+    svg.classList.toggle("crowded", this.visible().length > 2); // fewer overlapping intervals
     svg.setAttribute("aria-hidden", "true");
     const stops = this.stops();
     this.plot.setAttribute(
       "aria-label",
-      `${this.label}: ${this.visible().map((curve) => curve.name).join(", ")}. Arrow keys read values.`,
+      `${this.label}: ${this.visible().map((curve) => curve.name).join(", ")}. Use the arrow keys to read values.`,
     );
     this.plot.replaceChildren(svg);
     if (!stops.length) {
-      this.readout.replaceChildren("no line is switched on");
+      this.readout.replaceChildren("all lines are off");
       return;
     }
     const [first, last] = [stops[0], stops.at(-1)];
@@ -109,8 +109,8 @@ class LineChart {
       );
     }
     const room = Math.max(2, Math.floor((width - left - right) / 70));
-    const places = this.log ? logTicks(first, last, room) : ticks(0, last, room);
-    for (const x of places) {
+    const marks = this.log ? logTicks(first, last, room) : ticks(0, last, room);
+    for (const x of marks) {
       const at = Math.min(this.X(x), width - right - 10);
       svg.append(drawn("text", { x: at, y: this.height - 18, "text-anchor": "middle" }, formatCount(x)));
     }
@@ -140,9 +140,9 @@ class LineChart {
     const [seenX, seenY] = [usable.map(([at]) => at), usable.map(([, y]) => y)];
     // Forecasts start where observation ends, so that the eye can follow one line.
     const [startX, startY] = [seenX.slice(-1), seenY.slice(-1)];
-    const ahead = [...startX, ...curve.places];
-    const bands = [["outer", curve.low, curve.high], ["inner", ...(curve.inner ?? [[], []])]];
-    for (const [name, low, high] of bands) {
+    const ahead = [...startX, ...curve.grid];
+    const areas = [["outer", curve.low, curve.high], ["inner", ...(curve.inner ?? [[], []])]];
+    for (const [name, low, high] of areas) {
       if (!low.length) continue;
       const outline = path(
         [...ahead, ...[...ahead].reverse()],
@@ -184,7 +184,7 @@ class LineChart {
     this.at = x;
     const stops = this.stops();
     if (!stops.length) return;
-    const ends = new Set(this.visible().map((curve) => curve.places.at(-1)));
+    const ends = new Set(this.visible().map((curve) => curve.grid.at(-1)));
     const list = element("ul");
     this.cursor.replaceChildren();
     if (x !== null) {
@@ -206,13 +206,13 @@ class LineChart {
   }
 
   endOf(curve) {
-    return { x: curve.places.at(-1), mid: curve.mid.at(-1), low: curve.low.at(-1), high: curve.high.at(-1) };
+    return { x: curve.grid.at(-1), mid: curve.mid.at(-1), low: curve.low.at(-1), high: curve.high.at(-1) };
   }
 
   // The curve's own point next to x, unless it lies elsewhere on the screen.
   valueAt(curve, x) {
     const seen = curve.x.map((at, i) => ({ x: at, mid: curve.y[i], seen: true }));
-    const ahead = curve.places.map((at, i) => ({ x: at, mid: curve.mid[i], low: curve.low[i], high: curve.high[i] }));
+    const ahead = curve.grid.map((at, i) => ({ x: at, mid: curve.mid[i], low: curve.low[i], high: curve.high[i] }));
     const all = [...seen, ...ahead].filter((point) => !this.log || point.x > 0);
     if (!all.length) return null;
     const away = (point) => Math.abs(this.X(point.x) - this.X(x));

@@ -1,6 +1,6 @@
 "use strict";
-// Numbers with as many digits as are known: what neuneu/digits.py and neuneu/counts.py say, said
-// here for values that are only known in the page. A test compares them.
+// Numbers with the digits that are known, like neuneu/core/formatting.py, for values that are only
+// known in the page. A test compares both.
 
 const WIDE = 0.1;
 

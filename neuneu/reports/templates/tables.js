@@ -1,6 +1,6 @@
 "use strict";
-// Tables: sorted by their headings (mouse and keyboard), searched, a part shown at a time.
-// A cell's data-value is what is sorted by, else its first text; "text" columns sort as text.
+// Tables: sortable by their headings (mouse and keyboard), searchable, shown a page at a time.
+// Cells sort by data-value, else by their first text; "text" columns sort as text.
 
 function sortKey(row, column, isText) {
   const cell = row.cells[column];
@@ -44,8 +44,8 @@ function makeSortable(table) {
   }
 }
 
-// Shows the items that hold every word of the search field, at most `page` until all are asked
-// for. `tools` holds an input[type=search], an output and a button.
+// Shows the items with every word of the search field, at most `page` until "show all" is
+// clicked. `tools` holds an input[type=search], an output and a button.
 function makeSearchable(tools, itemsOf, page) {
   const [field, count, more] = ["input", "output", "button"].map((x) => tools.querySelector(x));
   const texts = new Map(itemsOf().map((item) => [item, item.textContent.toLowerCase()]));
