@@ -136,8 +136,8 @@ def _page_data(found: ReportFolder, numbers: Mapping[str, int]) -> tuple[dict[st
     ]  # fmt: skip
     if packed.thinned:
         left_out.append(
-            f"{packed.thinned:,} trajectories are drawn with at most {packed.seen_points} observed and "
-            f"{packed.ahead_points} forecast points; the parquet files have all."
+            f"{packed.thinned:,} trajectories are drawn with at most {packed.seen_points} observed "
+            f"and {packed.ahead_points} forecast points; the parquet files have all."
         )
     ranked = answers["rank"].rows[:MAX_RANKED] if "rank" in answers else []
     when = [r for r in (answers["when"].rows if "when" in answers else []) if r["places"]]
