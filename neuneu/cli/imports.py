@@ -96,7 +96,7 @@ def _check_output(output: Path) -> None:
 
 
 def _write(imported: "Imported", output: Path) -> list[str]:
-    """Writes a file of accuracies, or a folder of all tables; returns the paths."""
+    """Writes the accuracies to a file, or all tables to a folder; returns the paths."""
     tables = {
         "accuracies": imported.accuracies,
         "losses": imported.losses,

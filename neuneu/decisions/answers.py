@@ -23,9 +23,9 @@ class Answer:
     """The answer to one question.
 
     `rows` are mappings of JSON types: accuracies as fractions, tokens as numbers, probabilities
-    in [0, 1], None where something is beyond the horizon. `notes` says what was assumed or
+    in [0, 1], None where something is beyond the horizon. `notes` say what was assumed or
     chosen; `warnings`, each with a `code` and a `text`, why intervals may be off. `tables` holds
-    what is larger, such as every forecast (`schemas.FORECASTS`); `settings` what was asked.
+    larger results, such as every forecast (`schemas.FORECASTS`); `settings` the options.
     """
 
     question: str
@@ -40,21 +40,21 @@ class Answer:
         return row_warnings(*self.rows)
 
     def to_arrow(self) -> pa.Table:
-        """The rows as a table; lists and mappings are kept as such."""
+        """Return the rows as a table; lists and mappings stay nested."""
         return pa.Table.from_pylist(self.rows)
 
     def to_pandas(self) -> Any:
-        """The rows as a pandas DataFrame (pandas has to be installed)."""
+        """Return the rows as a pandas DataFrame (requires pandas)."""
         import pandas as pd
 
         return pd.DataFrame(self.rows)
 
     def to_numpy(self) -> dict[str, np.ndarray]:
-        """Every column as a NumPy array of one value a row."""
+        """Return every column as a NumPy array with one value per row."""
         return {name: np.array([row[name] for row in self.rows]) for name in self.rows[0]}
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the tables, as JSON types."""
+        """Return everything but the tables as JSON types."""
         return {
             "question": self.question,
             "rows": self.rows,
@@ -65,7 +65,7 @@ class Answer:
         }
 
     def write(self, folder: str | Path) -> None:
-        """Writes `QUESTION.json` and a parquet file for every table; local or `s3://`."""
+        """Write `QUESTION.json` and a parquet file for every table; local or `s3://`."""
         record = f"{self.question}.json"
         with written_to(Folder(folder), last=record) as place:
             for name, table in self.tables.items():

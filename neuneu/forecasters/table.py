@@ -1,4 +1,4 @@
-"""Forecasts as a table: answers checked against the promises of `Forecaster`, then laid out."""
+"""Forecasts as a table, after the answers are checked against the contract of `Forecaster`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from neuneu.forecasters.protocol import Forecaster, Query
 def identity_columns(
     queries: Sequence[Query], truths: Sequence[Trajectory], protocol: str
 ) -> dict[str, pa.Array]:
-    """Every column that all forecasters share, one row a target checkpoint."""
+    """The columns that all forecasters share, one row per target."""
     contexts = [query.context for query in queries]
     owner = pa.array(np.repeat(np.arange(len(truths)), [len(truth) for truth in truths]))
 
@@ -25,7 +25,7 @@ def identity_columns(
 
     def joined(name: str) -> pa.Array:
         values = np.concatenate([getattr(truth, name) for truth in truths])
-        return pa.array(values, from_pandas=True)  # what is not known is null
+        return pa.array(values, from_pandas=True)  # NaN means unknown: null
 
     names = ("family", "suite", "run", "task", "metric")
     columns = {name: spread([getattr(c, name) for c in contexts], pa.string()) for name in names}
@@ -42,7 +42,7 @@ def identity_columns(
 def check_answers(
     forecaster: Forecaster, answers: Sequence[FloatArray], queries: Sequence[Query]
 ) -> FloatArray:
-    """(N, Q) quantiles of all target rows, after the promises of `Forecaster` are checked.
+    """Checks answers against the contract of `Forecaster`; returns (N, Q) quantiles of all targets.
 
     Raises:
         DataError: unknown levels, arrays of another shape, NaN in a part of a query, accuracies
@@ -83,7 +83,7 @@ def check_answers(
 def forecast_table(
     forecaster: Forecaster, common: Mapping[str, pa.Array], quantiles: FloatArray
 ) -> pa.Table:
-    """One forecaster's rows of `schemas.FORECASTS`; levels it does not give are null."""
+    """The rows of one forecaster as `schemas.FORECASTS`; levels that it lacks are null."""
     n = len(quantiles)
     columns = dict(common)
     columns["forecaster"] = pa.repeat(pa.scalar(forecaster.name, pa.string()), n)

@@ -8,7 +8,9 @@ import pytest
 from neuneu.core.errors import UserError
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.futures import group_by_run, past_average
+from neuneu.decisions.options import POINTS
 from neuneu.decisions.selection import find_runs, run_labels, run_name, select
+from neuneu.forecasters.horizon import Horizon
 
 
 def curve(
@@ -65,3 +67,7 @@ def test_only_runs_with_all_tasks_are_averaged_at_their_common_checkpoints() -> 
     tokens, mean = past_average([curve("b", "x"), late])
     assert tokens.tolist() == [2e9, 3e9, 4e9]
     np.testing.assert_allclose(mean, [(1 / 3 + 0.5) / 2, (0.3 + 0.2 / 3 + 0.5) / 2, 0.6])
+
+
+def test_the_declared_number_of_grid_points_is_that_of_the_horizon() -> None:
+    assert Horizon().points == POINTS
