@@ -11,21 +11,13 @@ pytestmark = pytest.mark.slow
 DOCKERFILE = (ROOT / "k8s/Dockerfile").read_text()
 
 
-def _instructions() -> list[tuple[str, str]]:
-    """Return (instruction, rest), with continued lines joined and without comments."""
-    lines = [line for line in DOCKERFILE.splitlines() if not line.startswith("#")]
-    joined = "\n".join(lines).replace("\\\n", " ")
-    return [(line.split()[0], line.split(None, 1)[1]) for line in joined.splitlines() if line]
-
-
 def _stages() -> dict[str, list[tuple[str, str]]]:
+    """Return the (instruction, rest) of each stage, with continued lines joined."""
+    code = re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.MULTILINE).replace("\\\n", " ")
     stages: dict[str, list[tuple[str, str]]] = {}
-    name = ""
-    for instruction, rest in _instructions():
-        if instruction == "FROM":
-            name = rest.split(" AS ")[1]
-            stages[name] = []
-        stages[name].append((instruction, rest))
+    for part in re.split(r"^(?=FROM )", code, flags=re.MULTILINE)[1:]:
+        lines = [tuple(line.split(None, 1)) for line in part.splitlines() if line]
+        stages[lines[0][1].split(" AS ")[1]] = lines
     return stages
 
 
@@ -85,8 +77,7 @@ def test_what_is_copied_exists_and_is_in_the_context() -> None:
 
 
 def test_versions_are_pinned_and_nothing_secret_is_built_in() -> None:
-    images = [rest.split()[0] for instruction, rest in _instructions() if instruction == "FROM"]
-    assert images[0] == "python:3.11-slim-bookworm"
-    assert set(images[1:]) == {"base"}
+    images = {name: lines[0][1].split()[0] for name, lines in _stages().items()}
+    assert images == {"base": "python:3.11-slim-bookworm", "gpu": "base", "cpu": "base"}
     assert not re.search(r"SECRET|PASSWORD|TOKEN|ACCESS_KEY", DOCKERFILE, re.IGNORECASE)
     assert not re.search(r"^(ADD|ARG)", DOCKERFILE, re.MULTILINE)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from check import ROOT
+from documents import blocks
 from manifests import Doc, clusters, of_kind
 
 PAGE = (ROOT / "docs/kubernetes.md").read_text()
-FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-BLOCKS = [block for language, block in FENCED if language != "text"]
+BLOCKS = [block.text for block in blocks(ROOT / "docs/kubernetes.md") if block.language == "bash"]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
 OFFLINE = [line for line in COMMANDS if line.startswith(("kubectl kustomize", "python "))]
 HOURS = {"extract": 72, "tune": 72, "train": 24, "backtest": 6}
