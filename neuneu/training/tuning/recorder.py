@@ -43,39 +43,50 @@ class TrialRecorder(Callback):
         """Continues with the trials recorded before an interruption."""
         self._trials = {trial.id: trial for trial in read_trials(self._output)}
 
-    def on_trial_start(self, *, trial: Any, **_: Any) -> None:
+    def on_trial_start(self, *, trials: list[Any], trial: Any, **_: Any) -> None:
         """Records a trial that starts, or starts again after it failed."""
-        self._record(replace(self._known(trial), status="unfinished", error=""))
+        self._record(replace(self._known(trials, trial), status="unfinished", error=""))
 
-    def on_trial_result(self, *, trial: Any, result: dict[str, Any], **_: Any) -> None:
+    def on_trial_result(
+        self, *, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
         """Records an epoch, and whether the scheduler stops the trial after it."""
         row = {key: value for key, value in result.items() if key not in AUTO_RESULT_KEYS}
         stopped = row.pop("done", False)
-        known = self._known(trial).reporting(Report.of_row(row), result["time_this_iter_s"])
+        known = self._known(trials, trial).reporting(Report.of_row(row), result["time_this_iter_s"])
         status: Status = "stopped" if stopped else "unfinished"
         if known.epochs >= self._epochs:
             status = "finished"
         self._record(replace(known, status=status))
 
-    def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
+    def on_trial_complete(self, *, trials: list[Any], trial: Any, **_: Any) -> None:
         """Records the end of a trial that ended by itself, before its last epoch."""
-        known = self._known(trial)
+        known = self._known(trials, trial)
         if known.status == "unfinished":
             self._record(replace(known, status="finished" if known.reports else "failed"))
 
-    def on_trial_error(self, *, trial: Any, **_: Any) -> None:
+    def on_trial_error(self, *, trials: list[Any], trial: Any, **_: Any) -> None:
         """Records a failure that is not retried."""
         text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
-        self._record(replace(self._known(trial), status="failed", error=last_error(text)))
+        self._record(replace(self._known(trials, trial), status="failed", error=last_error(text)))
 
     def on_experiment_end(self, **_: Any) -> None:
         """Writes what an unavailable store may have missed."""
         self._output.write(TRIALS, trial_lines(self._trials.values()))
 
-    def _known(self, trial: Any) -> Trial:
-        number = len(self._trials) + 1
-        new = Trial(id=trial.trial_id, number=number, status="not started")
-        return replace(self._trials.get(trial.trial_id, new), parameters=dict(trial.config))
+    def _known(self, trials: list[Any], trial: Any) -> Trial:
+        """A trial as recorded so far; new ones get their numbers in the order of their creation."""
+        for each in trials:
+            self._trials.setdefault(
+                each.trial_id,
+                Trial(
+                    id=each.trial_id,
+                    number=len(self._trials) + 1,
+                    status="not started",
+                    parameters=dict(each.config),
+                ),
+            )
+        return replace(self._trials[trial.trial_id], parameters=dict(trial.config))
 
     def _record(self, trial: Trial) -> None:
         self._trials[trial.id] = trial

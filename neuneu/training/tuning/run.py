@@ -133,11 +133,11 @@ def tune(config: TuneConfig, *, address: str | None = None) -> TuneOutcome:
             f"all {len(failed)} trials failed, the first with: {failed[0].error}. The "
             f"same command tries them again; `neuneu tune-report {config.output}` names each."
         )
-    finished = sum(trial.epochs >= epochs for trial in trials if trial.status != "failed")
+    ended = [trial.epochs for trial in trials if trial.status in {"finished", "stopped"}]
     return TuneOutcome(
         output=config.output,
-        finished=finished,
-        stopped=len(trials) - len(failed) - finished,
+        finished=sum(epoch >= epochs for epoch in ended),
+        stopped=sum(epoch < epochs for epoch in ended),
         failed=len(failed),
     )
 

@@ -35,8 +35,11 @@ def test_takes_only_the_line_that_names_the_exception() -> None:
 
 def test_recorder_follows_trials_through_an_interruption(tmp_path: Path) -> None:
     def event(recorder: TrialRecorder, name: str, trial: str, **more: Any) -> None:
-        on = SimpleNamespace(trial_id=trial, config={"a": np.int64(1)}, error_file=error)
-        getattr(recorder, name)(iteration=0, trials=[], trial=on, **more)
+        trials = {
+            name: SimpleNamespace(trial_id=name, config={"a": np.int64(1)}, error_file=error)
+            for name in "abcde"
+        }
+        getattr(recorder, name)(iteration=0, trials=[*trials.values()], trial=trials[trial], **more)
 
     def result(recorder: TrialRecorder, trial: str, epoch: int, *, done: bool = False) -> None:
         row = {"epoch": float(epoch), "validation_mae": 0.5, "loss": np.nan, "config": {"a": 1},
@@ -49,15 +52,21 @@ def test_recorder_follows_trials_through_an_interruption(tmp_path: Path) -> None
     folder.write(TRIALS, b"")
     first = TrialRecorder(folder, 3)
     first.setup()
-    for trial in "abcd":
+    for trial in "bacd":
         event(first, "on_trial_start", trial)
     result(first, "a", 1)
     result(first, "b", 1, done=True)
     event(first, "on_trial_error", "c")
     event(first, "on_trial_complete", "d")
     trials = read_trials(folder)
-    assert [t.status for t in trials] == ["unfinished", "stopped", "failed", "failed"]
-    assert [t.number for t in trials] == [1, 2, 3, 4]
+    assert [t.status for t in trials] == [
+        "unfinished",
+        "stopped",
+        "failed",
+        "failed",
+        "not started",
+    ]
+    assert [t.number for t in trials] == [1, 2, 3, 4, 5]
     assert trials[2].error == "ValueError: too fast"
     assert trials[0].parameters == {"a": 1}
     assert trials[0].reports == (Report(epoch=1, metrics={"validation_mae": 0.5}),)
@@ -71,7 +80,13 @@ def test_recorder_follows_trials_through_an_interruption(tmp_path: Path) -> None
     result(again, "c", 1)
     event(again, "on_trial_complete", "c")
     trials = read_trials(folder)
-    assert [t.status for t in trials] == ["finished", "stopped", "finished", "failed"]
+    assert [t.status for t in trials] == [
+        "finished",
+        "stopped",
+        "finished",
+        "failed",
+        "not started",
+    ]
     assert (trials[0].epochs, trials[0].seconds, trials[2].error) == (3, 8.0, "")
 
 
