@@ -87,7 +87,7 @@ def read_evaluation(table: pa.Table, *, name: str = "forecasts") -> EvaluationTa
     for forecaster, rows in blocks.items():
         if not (np.array_equal(key[rows], key[first]) and np.array_equal(step[rows], step[first])):
             raise DataError(
-                f"{name}: {forecaster!r} and {forecasters[0]!r} were asked different questions "
+                f"{name}: {forecaster!r} and {forecasters[0]!r} have different targets "
                 f"({len(rows)} and {len(first)} rows); forecast the same targets with both."
             )
     if (repeated := (np.diff(key[first]) == 0) & (np.diff(step[first]) == 0)).any():

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor, nn
+
+from neuneu.data.trajectories import IntArray
 
 
 @dataclass
@@ -45,6 +48,23 @@ class Part:
 
     inputs: Any
     count: int
+
+
+def passes(size: int, ranks: Ranks, limit: int) -> list[tuple[IntArray, int]]:
+    """Split this rank's share of a batch into passes.
+
+    Args:
+        size: samples of the global batch.
+        ranks: rank of this process.
+        limit: maximum number of samples per pass.
+
+    Returns:
+        For each pass its samples, as indices into the batch, and how many of them count.
+    """
+    mine = np.arange(size)[ranks.share(size)]
+    if not len(mine):
+        return [(np.arange(1), 0)]
+    return [(rows, len(rows)) for rows in np.split(mine, range(limit, len(mine), limit))]
 
 
 class Learner(Protocol):

@@ -9,7 +9,8 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
@@ -126,31 +127,45 @@ def open_tracker(
         name: display name of a new run.
         run: id of the run to resume (`Tracker.run`); None starts one.
     """
-    kinds: dict[str, Callable[..., Tracker]] = {
+    kinds: dict[str, type[_Run]] = {
         "tensorboard": _TensorBoard, "wandb": _WeightsAndBiases, "mlflow": _MLflow,
     }  # fmt: skip
-    return kinds[config.kind](config, output, cleaned(dict(settings)), name, run)
+    return kinds[config.kind](
+        config=config, output=output, settings=cleaned(dict(settings)), name=name, run=run or ""
+    )
 
 
-class _TensorBoard:
+@dataclass(kw_only=True)
+class _Run(Tracker):
+    """Arguments of `open_tracker`; the id `run` of a new run is empty until it is opened."""
+
+    config: TrackingConfig
+    output: Folder
+    settings: dict[str, Any]
+    name: str
+    run: str
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        """Start or resume the run."""
+        raise NotImplementedError
+
+
+class _TensorBoard(_Run):
     """Event files in a folder; on S3 they are uploaded again after each epoch."""
 
-    def __init__(
-        self,
-        config: TrackingConfig,  # noqa: ARG002 - the folder stands for project and name
-        output: Folder,
-        settings: dict[str, Any],
-        name: str,  # noqa: ARG002
-        run: str | None,
-    ) -> None:
+    def open(self) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._folder = output / "tensorboard"
+        new, self._folder = not self.run, self.output / "tensorboard"
         self.run = str(self._folder)
-        self._upload = None if output.is_local else tempfile.TemporaryDirectory(prefix="neuneu-")
+        local = self._folder.is_local
+        self._upload = None if local else tempfile.TemporaryDirectory(prefix="neuneu-")
         self._writer = SummaryWriter(self._upload.name if self._upload else self.run)
-        if run is None:
-            self._writer.add_text("config", f"```\n{yaml.safe_dump(settings)}```")
+        if new:
+            self._writer.add_text("config", f"```\n{yaml.safe_dump(self.settings)}```")
         self._flush()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -170,23 +185,16 @@ class _TensorBoard:
                 self._folder.write(path.name, path.read_bytes())
 
 
-class _WeightsAndBiases:
+class _WeightsAndBiases(_Run):
     """A run of Weights & Biases; WANDB_MODE=offline keeps it in the output."""
 
-    def __init__(
-        self,
-        config: TrackingConfig,
-        output: Folder,
-        settings: dict[str, Any],
-        name: str,
-        run: str | None,
-    ) -> None:
+    def open(self) -> None:
         import wandb
 
-        self.run = run or uuid.uuid4().hex[:12]
+        self.run = self.run or uuid.uuid4().hex[:12]
         self._run = wandb.init(
-            project=config.project, name=name, id=self.run, resume="allow", config=settings,
-            dir=str(output) if output.is_local else None,
+            project=self.config.project, name=self.name, id=self.run, resume="allow",
+            config=self.settings, dir=str(self.output) if self.output.is_local else None,
             # Nothing about the machine: command lines and git addresses can hold secrets.
             settings=wandb.Settings(
                 silent=True, console="off", disable_git=True, x_disable_meta=True
@@ -200,35 +208,26 @@ class _WeightsAndBiases:
         self._run.finish(exit_code=0 if finished else 1)
 
 
-class _MLflow:
+class _MLflow(_Run):
     """A run on an MLflow server or in a database."""
 
-    def __init__(
-        self,
-        config: TrackingConfig,
-        output: Folder,
-        settings: dict[str, Any],
-        name: str,
-        run: str | None,
-    ) -> None:
+    def open(self) -> None:
         # By default MLflow would wait for a missing server for minutes, every epoch.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
-        self._client = MlflowClient(mlflow_address(config, output))
-        if run is not None:
-            self.run = run
-            self._client.update_run(run, status="RUNNING")
+        client = self._client = MlflowClient(mlflow_address(self.config, self.output))
+        if self.run:
+            client.update_run(self.run, status="RUNNING")
             return
-        found = self._client.get_experiment_by_name(config.project)
-        experiment = (
-            found.experiment_id if found else self._client.create_experiment(config.project)
-        )
-        self.run = str(self._client.create_run(experiment, run_name=name).info.run_id)
-        params = [Param(key, str(value)) for key, value in _flat(settings).items()]
-        self._client.log_batch(self.run, params=params)
+        project = self.config.project
+        found = client.get_experiment_by_name(project)
+        experiment = found.experiment_id if found else client.create_experiment(project)
+        self.run = str(client.create_run(experiment, run_name=self.name).info.run_id)
+        params = [Param(key, str(value)) for key, value in _flat(self.settings).items()]
+        client.log_batch(self.run, params=params)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric

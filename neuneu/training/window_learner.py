@@ -31,7 +31,7 @@ from neuneu.forecasters.window.export import Provenance, save_model
 from neuneu.forecasters.window.network import Network
 from neuneu.forecasters.window.windows import Samples
 from neuneu.training.data import TrainingData
-from neuneu.training.learner import Part, Ranks
+from neuneu.training.learner import Part, Ranks, passes
 from neuneu.training.objective import objective, sample_weights
 
 if TYPE_CHECKING:
@@ -70,8 +70,6 @@ class WindowLearner:
         generator = np.random.default_rng([config.seed, epoch, index])
         kept_BK = drop_inner(samples, config.drop, generator)
         weight_B = self._weights(samples)
-        mine = np.arange(len(rows))[ranks.share(len(rows))]
-        limit = config.optim.micro_batch or len(rows)
         bank = self._bank(ranks.device)
         parts = [
             Part(
@@ -82,12 +80,10 @@ class WindowLearner:
                     weight_B=weight_B[chosen],
                     bank=bank,
                 ),
-                count=len(chosen),
+                count=count,
             )
-            for chosen in (mine[start : start + limit] for start in range(0, len(mine), limit))
+            for chosen, count in passes(len(rows), ranks, config.optim.micro_batch or len(rows))
         ]
-        if not parts:
-            parts = [Part(inputs=make_batch(data.series, samples.take(np.arange(1))), count=0)]
         return parts, len(rows)
 
     def losses(self, network: nn.Module, inputs: Batch) -> tuple[Tensor, Tensor]:

@@ -269,7 +269,7 @@ def test_summary_ranking_never_compares_runs_of_different_folds() -> None:
 
 def test_summary_bad_tables_are_refused() -> None:
     table = run_backtest([Shifted("a"), Shifted("b")], curves(2), [], ANCHORED)
-    with pytest.raises(DataError, match="different questions"):
+    with pytest.raises(DataError, match="different targets"):
         summarise(table.slice(0, table.num_rows - 1))
     with pytest.raises(DataError, match="no rows"):
         summarise(table.slice(0, 0))

@@ -36,7 +36,7 @@ from neuneu.forecasters.cross_run.references import index_references
 from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.forecasters.cross_run.synthetic import sample_varied
 from neuneu.training.cross_run.validation import validate
-from neuneu.training.learner import Part, Ranks
+from neuneu.training.learner import Part, Ranks, passes
 from neuneu.training.loop import Loop, train_here
 from neuneu.training.objective import ObjectiveConfig, objective, sample_weights
 from neuneu.training.optimisation import OptimConfig, Share
@@ -154,16 +154,10 @@ class CrossRunLearner:
         questions, values = self._sampler.draw(generator, size)
         known = generator.random(size) >= config.task_dropout
         weights = self._weights(questions, values)
-        mine = np.arange(size)[ranks.share(size)]
-        limit = config.optim.micro_batch or size
         parts = [
-            self._part(questions.take(rows), values[rows], known[rows], weights[rows])
-            for rows in (mine[start : start + limit] for start in range(0, len(mine), limit))
+            self._part(questions.take(rows), values[rows], known[rows], weights[rows], count)
+            for rows, count in passes(size, ranks, config.optim.micro_batch or size)
         ]
-        if not parts:
-            rows = np.arange(1)
-            part = self._part(questions.take(rows), values[rows], known[rows], weights[rows])
-            parts = [replace(part, count=0)]
         return parts, size
 
     def losses(self, network: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -200,12 +194,13 @@ class CrossRunLearner:
         values: npt.NDArray,
         known: npt.NDArray[np.bool_],
         weights: npt.NDArray[np.float32],
+        count: int,
     ) -> Part:
         inputs = to_tensors(make_features(questions, general=self.config.network.general))
         inputs["task"] = self._tasks[questions.rows] * torch.from_numpy(known)
         inputs["values"] = torch.from_numpy(values)
         inputs["weight"] = torch.from_numpy(weights)
-        return Part(inputs=inputs, count=len(questions))
+        return Part(inputs=inputs, count=count)
 
     def _weights(self, questions: QueryBatch, values: npt.NDArray) -> npt.NDArray[np.float32]:
         """Return the weight of each target in the step, (B, H)."""
