@@ -34,12 +34,12 @@ from neuneu.data.splits import Anchored, deal_by_size
 from neuneu.data.trajectories import FloatArray, RunGroup, Trajectory
 from neuneu.decisions.statistics import first_passage, reached_at, running_mean, weigh
 from neuneu.forecasters.copula import Joint
-from neuneu.forecasters.cross_run.calibrating import OutOfFold
 from neuneu.forecasters.cross_run.export import load_networks
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.protocol import Query
 from neuneu.forecasters.queries import make_queries
 from neuneu.training.cross_run.fitting import FitConfig
+from neuneu.training.cross_run.out_of_fold import OutOfFold
 from neuneu.training.cross_run.pretraining import collect_folds
 
 SPLIT: Final = "standard"

@@ -17,8 +17,8 @@ from neuneu.forecasters.cross_run.batching import make_batches
 from neuneu.forecasters.cross_run.curves import Codes, Float32Array, build_curves
 from neuneu.forecasters.cross_run.features import Features, make_features
 from neuneu.forecasters.cross_run.references import index_references
-from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.forecasters.protocol import Query, Sees
+from neuneu.training.cross_run.sampling import Sampler, SamplingConfig
 
 NEAREST: Final = 3
 _BATCH: Final = 256

@@ -16,12 +16,12 @@ from typing import Final
 import numpy as np
 
 from neuneu.data.trajectories import FloatArray, Trajectory
-from neuneu.forecasters.cross_run.synthetic import SYNTHETIC
 from neuneu.forecasters.window.config import ModelConfig
 from neuneu.forecasters.window.export import Provenance
 from neuneu.forecasters.window.forecaster import NeuralForecaster
 from neuneu.forecasters.window.network import Network
 from neuneu.training.config import TrainConfig
+from neuneu.training.cross_run.synthetic import SYNTHETIC
 from neuneu.training.data import prepare
 from neuneu.training.loop import train_here
 from neuneu.training.optimisation import OptimConfig

@@ -15,9 +15,8 @@ from neuneu.data.load import Table, read_table
 from neuneu.data.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
 from neuneu.decisions.futures import SAMPLES, RunFuture
 from neuneu.decisions.selection import RunName, TaskKey, find_runs, task_key
-from neuneu.forecasters.horizon import Horizon
 from neuneu.forecasters.protocol import JointForecaster
-from neuneu.forecasters.queries import query_at
+from neuneu.forecasters.queries import Horizon, query_at
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,9 +15,8 @@ from neuneu.data.schemas import ACCURACIES
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import plain, plain_tokens
 from neuneu.decisions.explanation import calibration_fields
-from neuneu.forecasters.horizon import Horizon, even_grid, reached
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import query_at
+from neuneu.forecasters.queries import Horizon, even_grid, query_at, reached
 from neuneu.forecasters.table import check_answers, forecast_table, identity_columns
 
 PROTOCOL: Final = "forecast"

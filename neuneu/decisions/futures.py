@@ -12,9 +12,8 @@ import numpy as np
 
 from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
 from neuneu.decisions.selection import RunName, TaskKey, run_name, task_key
-from neuneu.forecasters.horizon import Horizon, own_grid, reached
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import query_at
+from neuneu.forecasters.queries import Horizon, own_grid, query_at, reached
 
 SAMPLES: Final = 2000
 

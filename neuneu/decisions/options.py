@@ -13,7 +13,7 @@ from neuneu.core.errors import UserError
 
 if TYPE_CHECKING:
     from neuneu.data.load import Dataset, Table
-    from neuneu.forecasters.horizon import Horizon
+    from neuneu.forecasters.queries import Horizon
 
 POINTS: Final = 20
 THRESHOLD: Final = 0.1
@@ -172,7 +172,7 @@ def read_options(
     """
     from neuneu.core.config import build_config
     from neuneu.data.load import load_dataset
-    from neuneu.forecasters.horizon import Horizon
+    from neuneu.forecasters.queries import Horizon
 
     others = kind.__annotations__.keys() - {field.name for field in fields(Horizon)}
     horizon = build_config(

@@ -1,13 +1,132 @@
-"""Queries, built from contexts and grid points or from trajectories whose future is known."""
+"""Queries: context and horizon of a question, the grid points between them, and targets.
+
+Shapes: h targets.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated, Final
 
 import numpy as np
+from pydantic import Field
 
+from neuneu.core.config import config_dataclass
+from neuneu.core.errors import UserError
+from neuneu.data.checks import LARGEST
 from neuneu.data.splits import SplitRule
 from neuneu.data.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
 from neuneu.forecasters.protocol import Query
+
+REACHED: Final = 0.999
+"""A run whose last checkpoint is at this share of its horizon is finished: plans are rounded."""
+
+MAX_POINTS: Final = 100
+
+
+@config_dataclass
+class Horizon:
+    """Which checkpoints are context, and where a question ends.
+
+    `context` is the fraction of the checkpoints to use as context, `context_step` the last step
+    to use; by default all are context. At most one of `until` (tokens), `until_flops` and
+    `until_step` sets the horizon; by default it is the run's planned tokens. `points` is the
+    number of grid points up to it, evenly spaced in ln tokens.
+    """
+
+    context: Annotated[float, Field(gt=0, le=1)] | None = None
+    context_step: Annotated[int, Field(ge=1)] | None = None
+    until: Annotated[float, Field(gt=0, le=LARGEST)] | None = None
+    until_flops: Annotated[float, Field(gt=0, le=LARGEST)] | None = None
+    until_step: Annotated[int, Field(ge=1, lt=2**63)] | None = None
+    points: Annotated[int, Field(ge=1, le=1000)] = 20
+
+    def check(self) -> None:
+        """Raises UserError where more than one end is given."""
+        ends = [self.until, self.until_flops, self.until_step]
+        if sum(end is not None for end in ends) > 1:
+            raise UserError("until, until_flops, until_step: expected one of them at most.")
+
+    def context_of(self, trajectory: Trajectory) -> Trajectory:
+        """The context of a trajectory, without step 0."""
+        trained = trajectory.without_step_zero()
+        stop = len(trained)
+        if self.context is not None:
+            stop = min(stop, int(self.context * len(trained)) + 1)
+        if self.context_step is not None:
+            cut = np.searchsorted(trained.steps, self.context_step, side="right")
+            stop = min(stop, int(cut))
+        return trained.slice(0, stop)
+
+    def end(self, trajectory: Trajectory) -> float | None:
+        """The horizon in tokens; None where it is unknown.
+
+        Where the context is a part of a run without planned tokens, its last checkpoint is the
+        horizon.
+
+        Raises:
+            UserError: `until_flops` for a run whose FLOPs are unknown.
+        """
+        if self.until is not None:
+            return self.until
+        context = self.context_of(trajectory)
+        now = context.tokens[-1] if len(context) else 0.0
+        if now <= 0:
+            return None
+        if self.until_flops is not None:
+            if np.isnan(context.flops[-1]):
+                raise UserError(
+                    f"until_flops: the FLOPs of run {trajectory.run!r} are not known; give its "
+                    "params, or until in tokens."
+                )
+            return float(min(self.until_flops * (now / context.flops[-1]), LARGEST))
+        if self.until_step is not None:
+            return float(min(self.until_step * (now / max(context.steps[-1], 1)), LARGEST))
+        if trajectory.planned_tokens is None and (self.context or self.context_step) is not None:
+            return float(trajectory.tokens[-1])
+        return trajectory.planned_tokens
+
+    def finished(self, trajectory: Trajectory) -> bool:
+        """Whether the context reaches the horizon or the run's planned tokens."""
+        context = self.context_of(trajectory)
+        ends = [end for end in (self.end(trajectory), trajectory.planned_tokens) if end is not None]
+        return bool(len(context) and ends and reached(float(context.tokens[-1]), min(ends)))
+
+    def references(
+        self, trajectories: Sequence[Trajectory], others: Sequence[Trajectory] = ()
+    ) -> list[Trajectory]:
+        """The reference runs of any question.
+
+        Args:
+            trajectories: of the table. The contexts of finished runs are references; unfinished
+                runs never are.
+            others: finished runs of further tables, as a whole.
+        """
+        return [*(self.context_of(t) for t in trajectories if self.finished(t)), *others]
+
+
+def reached(tokens: float, end: float) -> bool:
+    """Whether a run that was evaluated up to `tokens` has reached `end`."""
+    return tokens >= REACHED * end
+
+
+def even_grid(start: float, end: float, points: int) -> FloatArray:
+    """(points,) tokens beyond `start` up to `end`, evenly spaced in ln tokens."""
+    return np.geomspace(start, end, points + 1)[1:]
+
+
+def own_grid(contexts: Sequence[Trajectory], end: float, *, limit: int = MAX_POINTS) -> FloatArray:
+    """(h,) tokens after the contexts of one run up to `end`, as far apart as its checkpoints.
+
+    The distance is the median of the last ten; where that makes more than `limit` grid points,
+    they are spaced evenly in tokens.
+    """
+    known = np.unique(np.concatenate([t.tokens for t in contexts]))
+    start = float(known[-1])
+    if end <= start:
+        return np.zeros(0)
+    gap = float(np.median(np.diff(known[-11:]))) if len(known) > 1 else (end - start)
+    count = int(np.clip(np.ceil((end - start) / gap - 1e-6), 1, limit))
+    return np.linspace(start, end, count + 1)[1:]
 
 
 def query_at(

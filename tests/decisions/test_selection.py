@@ -10,7 +10,7 @@ from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.futures import group_by_run, past_average
 from neuneu.decisions.options import POINTS
 from neuneu.decisions.selection import find_runs, run_labels, run_name, select
-from neuneu.forecasters.horizon import Horizon
+from neuneu.forecasters.queries import Horizon
 
 
 def curve(

@@ -17,7 +17,7 @@ from neuneu.decisions.answers import Answer
 from neuneu.decisions.average import AverageForecast
 from neuneu.decisions.options import RankOptions
 from neuneu.decisions.predictor import Predictor
-from neuneu.forecasters.horizon import Horizon
+from neuneu.forecasters.queries import Horizon
 
 model = functools.cache(neuneu.load)
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])

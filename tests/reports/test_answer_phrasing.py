@@ -12,7 +12,7 @@ from curves import ladder
 from neuneu.decisions.answers import Answer, row_warnings
 from neuneu.decisions.explanation import FEW_POINTS, calibration_fields
 from neuneu.forecasters.calibration import Calibration, GroupAdjustment
-from neuneu.forecasters.cross_run.calibrating import group_names
+from neuneu.forecasters.cross_run.groups import group_names
 from neuneu.forecasters.protocol import Query
 from neuneu.forecasters.queries import query_at
 from neuneu.forecasters.warnings import WarningCode

@@ -7,7 +7,7 @@ from typing import Final
 
 from neuneu.core.formatting import difference, percent, points, tokens
 from neuneu.decisions.answers import Answer, row_warnings
-from neuneu.forecasters.cross_run.calibrating import HORIZONS
+from neuneu.forecasters.cross_run.groups import HORIZONS
 from neuneu.reports.answers.tables import Row
 
 ALONE: Final = "It has no reference runs: its forecast rests on its own past."

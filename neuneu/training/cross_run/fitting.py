@@ -33,8 +33,8 @@ from neuneu.forecasters.cross_run.network import (
     to_tensors,
 )
 from neuneu.forecasters.cross_run.references import index_references
-from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
-from neuneu.forecasters.cross_run.synthetic import sample_varied
+from neuneu.training.cross_run.sampling import Sampler, SamplingConfig
+from neuneu.training.cross_run.synthetic import sample_varied
 from neuneu.training.cross_run.validation import validate
 from neuneu.training.learner import Part, Ranks, passes
 from neuneu.training.loop import Loop, train_here

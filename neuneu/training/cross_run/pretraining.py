@@ -19,7 +19,6 @@ from neuneu.data.splits import Anchored, deal_by_size
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.copula import Joint
-from neuneu.forecasters.cross_run.calibrating import OutOfFold
 from neuneu.forecasters.cross_run.card import write_card
 from neuneu.forecasters.cross_run.export import save_networks
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
@@ -27,6 +26,7 @@ from neuneu.forecasters.cross_run.network import CrossRunNetwork
 from neuneu.forecasters.queries import make_queries
 from neuneu.forecasters.window.export import CONFIG
 from neuneu.training.cross_run.fitting import CrossRunLearner, FitConfig, general_config
+from neuneu.training.cross_run.out_of_fold import OutOfFold
 from neuneu.training.cross_run.parallel import fit_all
 
 CALIBRATION_CONTEXTS = (0.1, 0.2, 0.4)

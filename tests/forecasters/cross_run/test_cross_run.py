@@ -18,9 +18,9 @@ from neuneu.forecasters.cross_run.features import make_features
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster, one_thread
 from neuneu.forecasters.cross_run.network import CrossRunConfig, CrossRunNetwork, sizes_of
 from neuneu.forecasters.cross_run.references import NONE, index_references
-from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.forecasters.protocol import Query
 from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit
+from neuneu.training.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.training.objective import ObjectiveConfig
 
 SMALL = CrossRunConfig(width=32, heads=2, blocks=1, dropout=0.0)

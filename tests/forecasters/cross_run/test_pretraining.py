@@ -19,15 +19,15 @@ from test_cross_run import SMALL
 from neuneu.core.errors import DataError, NeuneuError
 from neuneu.core.storage import Folder
 from neuneu.data.splits import deal_by_size
-from neuneu.forecasters.cross_run.calibrating import group_names
 from neuneu.forecasters.cross_run.export import load_networks
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
-from neuneu.forecasters.cross_run.sampling import SamplingConfig
+from neuneu.forecasters.cross_run.groups import group_names
 from neuneu.forecasters.registry import load_forecaster
 from neuneu.training.cross_run import parallel
 from neuneu.training.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig, fit
 from neuneu.training.cross_run.parallel import fit_all
 from neuneu.training.cross_run.pretraining import PretrainConfig, pretrain
+from neuneu.training.cross_run.sampling import SamplingConfig
 from neuneu.training.worker import TrainingObserver
 
 

@@ -13,17 +13,16 @@ from neuneu.data.quantiles import FORECAST_LEVELS
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines.power_law import PowerLaw
 from neuneu.forecasters.cross_run.batching import make_batches
-from neuneu.forecasters.cross_run.caution import SPREAD, cautious
 from neuneu.forecasters.cross_run.curves import Codes, build_curves
 from neuneu.forecasters.cross_run.export import load_networks, save_networks
 from neuneu.forecasters.cross_run.features import OWN_CANDIDATES, Features, make_features
-from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
+from neuneu.forecasters.cross_run.forecaster import SPREAD, CrossRunForecaster, cautious
 from neuneu.forecasters.cross_run.network import CrossRunNetwork
 from neuneu.forecasters.cross_run.references import index_references
-from neuneu.forecasters.cross_run.sampling import Sampler, SamplingConfig
-from neuneu.forecasters.cross_run.synthetic import SYNTHETIC, sample_varied
 from neuneu.forecasters.protocol import Query
 from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit, general_config
+from neuneu.training.cross_run.sampling import Sampler, SamplingConfig
+from neuneu.training.cross_run.synthetic import SYNTHETIC, sample_varied
 
 MIDDLE = FORECAST_LEVELS.index(0.5)
 

@@ -1,45 +1,16 @@
-"""Calibration of the cross-run forecaster: groups of targets, and forecasts of held-out runs.
-
-Shapes: N targets, Q levels.
-"""
+"""Forecasts of held-out runs, and the calibration on them. Shapes: N targets, Q levels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import NEAR_CHANCE, FloatArray, IntArray, Trajectory
+from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
 from neuneu.forecasters.calibration import Calibration, CalibrationSet, calibrate
 from neuneu.forecasters.copula import Joint, Scored, fit_joint, scores
 from neuneu.forecasters.cross_run.curves import Codes
+from neuneu.forecasters.cross_run.groups import group_names
 from neuneu.forecasters.protocol import Forecaster, Query
-
-HORIZONS: Final = (1.0, 2.5)
-"""Edges in ln(target tokens / context tokens) between near, middle and far."""
-
-
-def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> list[list[str]]:
-    """The calibration group of every target of every query.
-
-    Args:
-        queries: any.
-        with_references: whether each query has references.
-    """
-    names = []
-    for query, compared in zip(queries, with_references, strict=True):
-        context = query.context.without_step_zero()
-        if not len(context):
-            names.append([""] * len(query.target_steps))
-            continue
-        level = float(context.values[-3:].mean())
-        chance = context.chance
-        kind = "signal" if chance is None or level > chance + NEAR_CHANCE else "near-chance"
-        ahead = np.log(query.target_tokens / context.tokens[-1])
-        far = np.searchsorted(HORIZONS, ahead)
-        seen = "compared" if compared else "alone"
-        names.append([f"{seen}, {kind}, {('near', 'middle', 'far')[f]}" for f in far])
-    return names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,7 +21,7 @@ from neuneu.forecasters.cross_run.references import (
     distances,
     nearest,
 )
-from neuneu.forecasters.cross_run.synthetic import SYNTHETIC
+from neuneu.training.cross_run.synthetic import SYNTHETIC
 
 SMALLER: Final = (0.2, 0.8)
 KEPT: Final = (0.02, 1.0)
