@@ -67,12 +67,12 @@ class Answer:
     def write(self, folder: str | Path) -> None:
         """Write `QUESTION.json` and a parquet file for every table; local or `s3://`."""
         record = f"{self.question}.json"
-        with written_to(Folder(folder), last=record) as place:
+        with written_to(Folder(folder), last=record) as local:
             for name, table in self.tables.items():
-                with atomic_path(place / f"{name}.parquet") as temporary:
+                with atomic_path(local / f"{name}.parquet") as temporary:
                     pq.write_table(table, temporary, compression="zstd")
             text = json.dumps(self.to_json(), indent=1, allow_nan=False, default=str)
-            write_text_atomic(place / record, text + "\n")
+            write_text_atomic(local / record, text + "\n")
 
 
 def plain(value: float, digits: int = 5) -> float | None:

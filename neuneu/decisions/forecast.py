@@ -65,7 +65,7 @@ def make_forecasts(forecaster: JointForecaster, dataset: Dataset, horizon: Horiz
         common["calibration_group"] = pa.array([name for names in groups for name in names])
     common["y"] = pa.nulls(len(quantiles), pa.float64())
     rows = []
-    for place, (query, answer) in enumerate(zip(queries, answers, strict=True)):
+    for index, (query, answer) in enumerate(zip(queries, answers, strict=True)):
         context = query.context
         quantiles_at_horizon = zip(forecaster.levels, answer[-1], strict=True)
         rows.append(
@@ -81,7 +81,7 @@ def make_forecasts(forecaster: JointForecaster, dataset: Dataset, horizon: Horiz
                 "tokens": plain_tokens(query.target_tokens[-1]),
             }
             | {column(level): plain(value) for level, value in quantiles_at_horizon}
-            | calibration_fields(forecaster, [query], groups and [groups[place]])
+            | calibration_fields(forecaster, [query], groups and [groups[index]])
         )
     return Forecasts(
         queries=queries,

@@ -99,14 +99,14 @@ class Predictor:
         average = AverageForecast(self.forecaster, accuracies, options, RankOptions, min_runs=2)
         ranking = rank(np.stack([future.final for future in average.futures]))
         rows = []
-        for place, row in enumerate(ranking.order, start=1):
+        for position, row in enumerate(ranking.order, start=1):
             beats = {
                 average.labels[other.run]: plain(ranking.beats[row, column], 4)
                 for column, other in enumerate(average.futures)
                 if column != row
             }
             rows.append(
-                {"rank": place}
+                {"rank": position}
                 | average.row(average.futures[row])
                 | {"best": plain(ranking.best[row], 4), "regret": plain(ranking.regret[row])}
                 | {"beats": beats}
@@ -239,11 +239,11 @@ class Predictor:
         # Where no single evaluation gains anything in those digits, narrowing decides.
         order = np.lexsort((-worth.narrowing / cost, -gain / cost))
         rows = []
-        for place, i in enumerate(order[: options.get("limit", LIMIT)].tolist(), start=1):
+        for position, i in enumerate(order[: options.get("limit", LIMIT)].tolist(), start=1):
             task, metric, num_fewshot = pending[i].key
             rows.append(
                 {
-                    "rank": place, "run": average.labels[pending[i].run], "task": task,
+                    "rank": position, "run": average.labels[pending[i].run], "task": task,
                     "metric": metric, "num_fewshot": num_fewshot, "step": pending[i].step,
                     "tokens": plain_tokens(pending[i].tokens), "cost": plain(cost[i], 3),
                     "narrowing": plain(worth.narrowing[i], 4),

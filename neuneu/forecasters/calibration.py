@@ -169,8 +169,8 @@ def conformal_quantile(scores: FloatArray, weights: FloatArray, share: float) ->
     """
     order = np.argsort(scores, kind="stable")
     reached = np.cumsum(weights[order]) >= share - 1e-12  # sums of weights are not exact
-    place = int(np.argmax(reached)) if reached.any() else len(order) - 1
-    return float(scores[order[place]]), bool(reached.any())
+    rank = int(np.argmax(reached)) if reached.any() else len(order) - 1
+    return float(scores[order[rank]]), bool(reached.any())
 
 
 def _adjust(

@@ -83,14 +83,14 @@ class Scored:
 
 def scores(quantiles_NQ: FloatArray, levels: tuple[float, ...], y: FloatArray) -> FloatArray:
     """Standard normal scores (N,) of outcomes under their forecast distributions."""
-    places, values = _support(quantiles_NQ, levels)
+    knots, values = _support(quantiles_NQ, levels)
     # Where quantiles coincide the distribution jumps; a tiny slope keeps the inverse unique.
     values = values + 1e-9 * np.arange(values.shape[1])
     above = np.clip((values < y[:, None]).sum(axis=1), 1, values.shape[1] - 1)
     rows = np.arange(len(y))
     low, high = values[rows, above - 1], values[rows, above]
     share = np.clip((y - low) / (high - low), 0.0, 1.0)
-    place = places[above - 1] + share * (places[above] - places[above - 1])
+    place = knots[above - 1] + share * (knots[above] - knots[above - 1])
     return np.clip(_normal_quantile(place), -LARGEST_SCORE, LARGEST_SCORE)
 
 
@@ -288,9 +288,9 @@ def _at_shares(
     quantiles_HQ: FloatArray, levels: tuple[float, ...], uniform_SH: FloatArray
 ) -> FloatArray:
     """Accuracies (S, H) at the given shares of the forecast distributions."""
-    places, values = _support(quantiles_HQ, levels)
+    knots, values = _support(quantiles_HQ, levels)
     columns = [
-        np.interp(uniform_SH[:, target], places, values[target])
+        np.interp(uniform_SH[:, target], knots, values[target])
         for target in range(len(quantiles_HQ))
     ]
     return np.clip(np.stack(columns, axis=1), 0.0, 1.0)
@@ -303,11 +303,11 @@ def _support(
 
     Beyond the outermost levels they continue as steeply as between the last two.
     """
-    places = np.array([0.0, *levels, 1.0])
+    knots = np.array([0.0, *levels, 1.0])
     low, high = quantiles_NQ[:, [0]], quantiles_NQ[:, [-1]]
     below = (quantiles_NQ[:, [1]] - low) * levels[0] / (levels[1] - levels[0])
     above = (high - quantiles_NQ[:, [-2]]) * (1.0 - levels[-1]) / (levels[-1] - levels[-2])
-    return places, np.concatenate([low - below, quantiles_NQ, high + above], axis=1)
+    return knots, np.concatenate([low - below, quantiles_NQ, high + above], axis=1)
 
 
 def _normal_share(z: FloatArray) -> FloatArray:

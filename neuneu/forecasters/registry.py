@@ -35,8 +35,8 @@ def load_forecaster(folder: "Path | str | Folder | None", *, name: str) -> Forec
     if kind not in KINDS:
         raise DataError(f"{source}/{CONFIG}: expected kind {' or '.join(KINDS)}, found {kind!r}.")
     module, _, class_name = KINDS[kind].partition(":")
-    with read_from(source, (CONFIG, WEIGHTS)) as place:
-        found = getattr(import_module(module), class_name).load(place, name=name)
+    with read_from(source, (CONFIG, WEIGHTS)) as local:
+        found = getattr(import_module(module), class_name).load(local, name=name)
     return cast("Forecaster", found)
 
 

@@ -123,8 +123,8 @@ class WindowLearner:
 
     def _weights(self, samples: Samples) -> npt.NDArray[np.float32]:
         series = self.data.series
-        first_B, place = series.starts[samples.trajectory], series.positions
-        ahead_B = place[first_B + samples.target] - place[first_B + samples.end]
+        first_B, positions = series.starts[samples.trajectory], series.positions
+        ahead_B = positions[first_B + samples.target] - positions[first_B + samples.end]
         return sample_weights(self.config.objective, ahead_B, series.noise[samples.trajectory])
 
     def _bank(self, device: torch.device | None) -> Tensor | None:

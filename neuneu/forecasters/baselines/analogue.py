@@ -41,14 +41,16 @@ class NearestAnalogue:
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """One (h, 1) array a query, within [0, 1]; NaN where no other run has the task."""
         answers = [np.full((len(query.target_steps), 1), np.nan) for query in queries]
-        asked = [i for i, query in enumerate(queries) if len(query.context.without_step_zero())]
-        if not asked or not len(self._library):
+        answerable = [
+            i for i, query in enumerate(queries) if len(query.context.without_step_zero())
+        ]
+        if not answerable or not len(self._library):
             return answers
-        contexts = build_curves([queries[i].context for i in asked], self._codes)
-        rows = np.arange(len(asked))
+        contexts = build_curves([queries[i].context for i in answerable], self._codes)
+        rows = np.arange(len(answerable))
         found = candidates(index_references(self._library), contexts, rows)
         best = nearest(found, distances(self._library, found, contexts, rows), 1)[:, 0]
-        for row, i in enumerate(asked):
+        for row, i in enumerate(answerable):
             if best[row] == NONE:
                 continue
             level = queries[i].context.values[-LAST:].mean()

@@ -127,7 +127,7 @@ def _own(batch: QueryBatch, past: Observed, *, general: bool) -> _Own:
     noise = np.maximum(np.where(stderr > 0, stderr, scatter), 0.002)
     known_end = np.isfinite(batch.planned)
     left = np.where(known_end, batch.planned - past.now, 0.0)
-    told = 0.0 if general else 1.0
+    known = 0.0 if general else 1.0
     has_told_loss = has_loss & (not general)
     columns = [
         level,
@@ -140,12 +140,12 @@ def _own(batch: QueryBatch, past: Observed, *, general: bool) -> _Own:
         CHANGE * stderr,
         stderr > 0,
         CHANGE * scatter,
-        told * _scaled("params", curves.log_params[rows]),
-        told * _scaled("tokens", past.now),
+        known * _scaled("params", curves.log_params[rows]),
+        known * _scaled("tokens", past.now),
         known_end,
         left / 3.0,
-        told * np.minimum(shots, 10) / 5.0,
-        *(told * (curves.metrics[rows] == code) for code in range(len(METRICS))),
+        known * np.minimum(shots, 10) / 5.0,
+        *(known * (curves.metrics[rows] == code) for code in range(len(METRICS))),
         has_told_loss,
         np.where(has_told_loss, np.nan_to_num(loss) - 3.0, 0.0),
         np.where(has_told_loss, np.clip(loss_slope, -2.0, 2.0), 0.0),
@@ -179,13 +179,13 @@ def _targets(
     ]
     laws = _power_laws(past, ahead, own.level) if general else []
     tokens, params = _scaled("tokens", x_BH), _scaled("params", _log_params(batch))
-    told = 0.0 if general else 1.0
+    known = 0.0 if general else 1.0
     columns = [
         ahead / 3.0,
         np.sqrt(np.maximum(ahead, 0.0)),
         np.exp(-np.maximum(ahead, 0.0)),
-        told * tokens,
-        told * (tokens + params[:, None]),
+        known * tokens,
+        known * (tokens + params[:, None]),
         np.where(known_end, np.exp(-np.maximum(left, 0.0)), 0.0),
         np.clip(left, -1.0, 6.0) / 3.0,
         *(CHANGE * line for line in lines),

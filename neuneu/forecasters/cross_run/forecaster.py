@@ -123,18 +123,18 @@ class CrossRunForecaster:
         how longer runs follow shorter ones.
         """
         runs = [ReferenceRuns(used=[], left_out=[]) for _ in queries]
-        places = answerable(queries) if self._references else []
-        if not places:
+        indices = answerable(queries) if self._references else []
+        if not indices:
             return runs
-        chosen = [queries[place] for place in places]
+        chosen = [queries[index] for index in indices]
         contexts = build_curves([query.context for query in chosen], self._codes)
         found = nearest_references(
             chosen, contexts, self._library, self._index, count=MAX_REFERENCES,
             familiar=self._families,
         )  # fmt: skip
-        for place, used, short in zip(places, found.nearest, found.too_short, strict=True):
-            runs[place].used.extend(self._references[row] for row in used if row != NONE)
-            runs[place].left_out.extend(self._references[row] for row in short if row != NONE)
+        for index, used, short in zip(indices, found.nearest, found.too_short, strict=True):
+            runs[index].used.extend(self._references[row] for row in used if row != NONE)
+            runs[index].left_out.extend(self._references[row] for row in short if row != NONE)
         return runs
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:

@@ -51,14 +51,14 @@ def make_batch(
     keep_BK = place_K <= samples.end[:, None]
     if kept_BK is not None:
         keep_BK &= kept_BK[:, : len(place_K)]
-    row, place = np.nonzero(keep_BK)
-    slot = (np.cumsum(keep_BK, axis=1) - 1)[row, place]
+    row, position = np.nonzero(keep_BK)
+    slot = (np.cumsum(keep_BK, axis=1) - 1)[row, position]
     count_B = keep_BK.sum(axis=1)
     shape = (len(samples), int(count_B.max()))
     mask_BK = np.arange(shape[1]) < count_B[:, None]
 
     checkpoint_BK = np.zeros(shape, dtype=np.int64)
-    checkpoint_BK[row, slot] = first_B[row] + place
+    checkpoint_BK[row, slot] = first_B[row] + position
     next_BK = np.roll(checkpoint_BK, -1, axis=1)
     last = (np.arange(shape[0]), count_B - 1)
     next_BK[last] = first_B + samples.target
@@ -103,8 +103,8 @@ def grouped_order(key_M: IntArray, group: int, generator: np.random.Generator) -
     keys = key_M[order]
     new = np.diff(keys, prepend=keys[:1] - 1) != 0
     first = np.flatnonzero(new)
-    place = np.arange(len(keys)) - np.repeat(first, np.diff(np.append(first, len(keys))))
-    chunk = np.cumsum(new | (place % group == 0)) - 1
+    position = np.arange(len(keys)) - np.repeat(first, np.diff(np.append(first, len(keys))))
+    chunk = np.cumsum(new | (position % group == 0)) - 1
     rank = generator.permutation(int(chunk[-1]) + 1)
     return order[np.argsort(rank[chunk], kind="stable")]
 

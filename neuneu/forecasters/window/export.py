@@ -67,13 +67,13 @@ def save_model(
     write_text_atomic(folder / CONFIG, json.dumps(record, indent=1) + "\n")
 
 
-def read_record(place: Path | Folder) -> dict[str, Any]:
+def read_record(location: Path | Folder) -> dict[str, Any]:
     """The contents of a folder's `config.json`.
 
     Raises:
         UserError: no such file, or one that another version of the format wrote.
     """
-    folder = place if isinstance(place, Folder) else Folder(place)
+    folder = location if isinstance(location, Folder) else Folder(location)
     try:
         record = json.loads(folder.read(CONFIG))
         found = record["format_version"]

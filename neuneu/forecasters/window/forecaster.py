@@ -87,17 +87,17 @@ class NeuralForecaster:
             for index, query in enumerate(queries)
             if len(query.context.without_step_zero()) and len(query.target_steps)
         ]
-        asked = [index for index in observed if self._has_losses(queries[index])]
-        if observed and not asked:
+        answerable = [index for index in observed if self._has_losses(queries[index])]
+        if observed and not answerable:
             raise self._no_losses(queries[observed[0]].context)
-        if not asked:
+        if not answerable:
             return answers
-        losses, rows = self._losses([queries[index] for index in asked])
-        series, samples = self._lay_out([queries[index] for index in asked], losses, rows)
+        losses, rows = self._losses([queries[index] for index in answerable])
+        series, samples = self._lay_out([queries[index] for index in answerable], losses, rows)
         quantiles = self._answer(series, samples)
-        counts = [len(queries[index].target_steps) for index in asked]
+        counts = [len(queries[index].target_steps) for index in answerable]
         pieces = np.split(quantiles, np.cumsum(counts)[:-1])
-        for index, piece in zip(asked, pieces, strict=True):
+        for index, piece in zip(answerable, pieces, strict=True):
             answers[index] = piece
         return answers
 
@@ -165,9 +165,9 @@ class NeuralForecaster:
             noise=np.zeros(len(queries), dtype=np.float32),
         )
         trajectory = np.repeat(np.arange(len(queries)), h)
-        place = np.arange(len(trajectory)) - (np.cumsum(h) - h)[trajectory]
+        ahead = np.arange(len(trajectory)) - (np.cumsum(h) - h)[trajectory]
         samples = Samples(
-            trajectory=trajectory, end=(n - 1)[trajectory], target=n[trajectory] + place
+            trajectory=trajectory, end=(n - 1)[trajectory], target=n[trajectory] + ahead
         )
         return series, samples
 

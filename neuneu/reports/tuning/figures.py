@@ -21,7 +21,7 @@ from neuneu.reports.tuning.study import labels, make_study
 from neuneu.training.tuning.experiment import STATUS_LABELS
 
 _LONG: Final = 20
-"""From this number of epochs on, the axis is logarithmic: most is learnt in the first few."""
+"""From this number of epochs on, the axis is logarithmic: most progress is in the first few."""
 
 _CURVES: Final = {"finished": PALETTE[0], "stopped": "#9a9a9a", "failed": "#b3261e"}
 

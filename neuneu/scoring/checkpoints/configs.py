@@ -14,7 +14,7 @@ from neuneu.core.errors import CheckpointError
 from neuneu.core.files import parse_mapping, read_regular
 
 # Keys of config.json that do not change the function: where it came from, and the type that
-# weights were saved in (an engine computes in the type that it is told).
+# weights were saved in (an engine computes in the specified type).
 _PROVENANCE: Final = {"_name_or_path", "_commit_hash", "transformers_version", "use_cache"}
 _SAVED_TYPE: Final = {"dtype", "torch_dtype"}
 _EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")

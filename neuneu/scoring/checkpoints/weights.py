@@ -190,7 +190,7 @@ def save_shards(folder: Path, shards: "Iterable[tuple[str, dict[str, torch.Tenso
 def replace_pickled(folder: Path) -> None:
     """Replace the pickled weights of a folder by safetensors, file by file.
 
-    Loading a pickle may run any code; torch is told to accept nothing but tensors.
+    Loading a pickle may run any code; torch is set to accept nothing but tensors.
 
     Raises:
         CheckpointError: a file that is damaged, or holds anything else.

@@ -55,7 +55,7 @@ def fit_all(
             )
     folder = folder.absolute()
     identities = [{"fit": config_to_dict(one.config), "data": one.digest} for one in learners]
-    outputs = [folder / f"{place}-{config_hash(one)}" for place, one in enumerate(identities)]
+    outputs = [folder / f"{index}-{config_hash(one)}" for index, one in enumerate(identities)]
     for output in outputs:
         output.delete(ERROR)
     trainings = list(zip(learners, outputs, strict=True))

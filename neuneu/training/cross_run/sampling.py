@@ -77,19 +77,19 @@ class Sampler:
     def draw(self, generator: np.random.Generator, size: int) -> tuple[QueryBatch, npt.NDArray]:
         """Returns a batch and (B, H) float32 values of its targets, NaN where there are fewer."""
         curves, config = self._curves, self._config
-        place = np.searchsorted(self._cumulative, generator.random(size))
-        rows = self._rows[np.minimum(place, len(self._rows) - 1)]
+        draw = np.searchsorted(self._cumulative, generator.random(size))
+        rows = self._rows[np.minimum(draw, len(self._rows) - 1)]
         end = self._ends(generator, rows)
         targets = self._targets(generator, rows, end)
         flat = np.where(targets == NONE, 0, curves.starts[rows][:, None] + targets)
-        told = generator.random(size) < config.told_end
+        knows_plan = generator.random(size) < config.told_end
         planned = np.where(np.isfinite(curves.end[rows]), curves.end[rows], curves.last[rows])
         batch = QueryBatch(
             curves=curves,
             rows=rows,
             end=end,
             targets=np.where(targets == NONE, np.nan, curves.x[flat]).astype(np.float32),
-            planned=np.where(told, planned, np.nan).astype(np.float32),
+            planned=np.where(knows_plan, planned, np.nan).astype(np.float32),
             library=curves,
             references=self._references(generator, rows),
             kept=self._kept(generator, size) if config.thinned else None,

@@ -32,8 +32,8 @@ def _varied(generator: np.random.Generator, index: int) -> Trajectory:
     deviation = np.exp(generator.normal(-4.6, 0.7))
     noise = generator.normal(0, deviation, len(x))
     share = generator.uniform(0.0, 0.7)  # correlation of the noise at neighbouring checkpoints
-    for place in range(1, len(noise)):
-        noise[place] = share * noise[place - 1] + np.sqrt(1 - share**2) * noise[place]
+    for step in range(1, len(noise)):
+        noise[step] = share * noise[step - 1] + np.sqrt(1 - share**2) * noise[step]
     tokens = u * np.exp(generator.uniform(14.0, 22.0))
     params = float(np.exp(generator.uniform(16.0, 24.0)))
     name = f"varied-{index}"

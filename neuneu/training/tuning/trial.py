@@ -83,7 +83,7 @@ def reporting(*, states: bool) -> Iterator[Passing]:
 def not_passed(
     history: Sequence[Mapping[str, float]], reported: float, passed: float
 ) -> list[dict[str, Any]]:
-    """The epochs at a training's end that Tune has not been told of.
+    """The epochs at a training's end that Tune does not know.
 
     Args:
         history: all its epochs.
@@ -94,7 +94,7 @@ def not_passed(
 
 
 def with_calibration(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The metrics of an epoch and how far its 80 % band's coverage is from 80 %."""
+    """The metrics of an epoch and the distance of its 80 % interval coverage from 80 %."""
     coverage = row.get("validation_coverage_80")
     if coverage is None:
         return dict(row)
