@@ -15,11 +15,12 @@ from typing_extensions import TypedDict
 
 from neuneu.core.errors import UserError
 from neuneu.data.schemas import ACCURACIES, FORECASTS, check_version, conform
+from neuneu.decisions import options
 from neuneu.decisions.answers import Answer
 from neuneu.decisions.forecast import PROTOCOL
 from neuneu.forecasters.warnings import Warning
 
-QUESTIONS: Final = ("forecast", "rank", "stop", "when", "next-eval")
+QUESTIONS: Final = tuple(options.QUESTIONS)
 
 FIGURES_FOLDER: Final = "figures"
 FIGURE_NAMES: Final = ("trajectories", "horizon", "coverage", "losses", "above_chance")
