@@ -66,6 +66,7 @@ def _start_here(num_cpus: int | None, *, dashboard: bool) -> None:
     for last in (False, True):
         try:
             ray.init(
+                address="local",  # without it Ray joins any cluster it finds on this machine
                 num_cpus=num_cpus or os.cpu_count(),
                 object_store_memory=512 * 2**20,
                 include_dashboard=dashboard,

@@ -10,7 +10,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -27,15 +26,12 @@ _RANGE_BYTES: Final = 16 * 2**20
 _RANGES_AT_ONCE: Final = 8
 
 
-@dataclass(init=False, unsafe_hash=True)
 class Folder:
     """A folder by its address; it need not exist yet. Safe to pickle and to share among threads.
 
     All calls raise `UserError` if the address is wrong or access is refused, and
     `StorageError`, an OSError, if S3 failed although retried.
     """
-
-    address: str
 
     def __init__(self, address: "str | Path | Folder") -> None:
         """Name a folder; nothing is read or created.
@@ -54,6 +50,14 @@ class Folder:
                 "(credentials come from the AWS variables), found another address."
             )
         self.address = text.rstrip("/")
+
+    def __eq__(self, other: object) -> bool:
+        """Compare addresses."""
+        return isinstance(other, Folder) and self.address == other.address
+
+    def __hash__(self) -> int:
+        """Hash the address."""
+        return hash(self.address)
 
     def __str__(self) -> str:
         """Return the address as users write it."""

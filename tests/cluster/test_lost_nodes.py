@@ -19,7 +19,7 @@ from neuneu.forecasters.window.export import WEIGHTS
 from neuneu.training.config import TrainConfig
 from neuneu.training.run import train
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak, pytest.mark.timeout(900)]
 
 STEPS = 400
 
@@ -77,7 +77,7 @@ def node_of_a_worker(cluster: Any) -> Any:
     ("cluster", "workers"),
     [
         pytest.param(3, 2, id="another-node-takes-over"),
-        pytest.param(2, [1, 2], id="goes-on-with-fewer", marks=pytest.mark.soak),
+        pytest.param(2, [1, 2], id="goes-on-with-fewer"),
     ],
     indirect=["cluster"],
 )

@@ -27,6 +27,8 @@ def test_local_start_is_tried_twice(failures: int, monkeypatch: pytest.MonkeyPat
         with pytest.raises(RuntimeError, match="did not start"), ray_session():
             pass
     assert started[0]["include_dashboard"] is False
+    # Ray would otherwise join a cluster that somebody else runs on this machine.
+    assert started[0]["address"] == "local"
 
 
 def test_given_address_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from neuneu.scoring.pipeline import extract
 
 pytest.importorskip("transformers")
 pytest.importorskip("ray")
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.soak]
 
 N_CHECKPOINTS = 24
 

@@ -139,7 +139,9 @@ if __name__ == "__main__":
         assert not alive
 
 
-@pytest.mark.parametrize("ray", [False, ON_RAY])
+@pytest.mark.parametrize(
+    "ray", [False, pytest.param(True, marks=[*ON_RAY.marks, pytest.mark.soak])]
+)
 def test_a_failed_training_ends_all(ray: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "has_ray", lambda: ray)
     wild = CrossRunOptim(max_steps=5, batch_size=8, learning_rate=1e30, clip_norm=1e30)
