@@ -160,7 +160,12 @@ def test_interrupted_search_is_restored_with_no_trial_lost_or_doubled(root: Path
                 forecaster = load_forecaster(output / MODELS / trial, name="x")
                 assert forecaster.levels
         recorded = {t.id: [r.epoch for r in t.reports] for t in read_trials(Folder(output))}
-        assert recorded == {trial: [row["epoch"] for row in rows] for trial, rows in found.items()}
+        assert recorded.keys() == found.keys()
+        for trial, rows in found.items():
+            epochs = [row["epoch"] for row in rows]
+            assert recorded[trial] == list(range(1, int(epochs[-1]) + 1))
+            # Ray's own file lacks what it had not flushed when its process was killed.
+            assert set(epochs) <= set(recorded[trial])
         defaults = {"cross_run.optim.learning_rate": 2e-3, "cross_run.network.width": 96}
         assert defaults in map(json.loads, parameters)
 
