@@ -139,7 +139,7 @@ def test_compact_again_takes_in_what_was_committed_since(store: Store) -> None:
 
 def test_compact_keeps_checkpoints_apart_in_row_groups(store: Store) -> None:
     compact(store)
-    (path,) = (store.path / "units").glob("s/a-b-*/*.parquet")
+    (path,) = (Path(store.folder.address) / "units").glob("s/a-b-*/*.parquet")
     file = pq.ParquetFile(path)
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [8, 3]
     last = file.read_row_group(1, columns=["token_losses"]).column(0).to_pylist()
@@ -163,9 +163,9 @@ def test_compact_killed_anywhere_loses_and_doubles_nothing(tmp_path: Path, after
     whole = make_store(tmp_path / "whole", n=2)
     before = tables(whole)
     for k in itertools.count(1):
-        store = Store(shutil.copytree(whole.path, tmp_path / str(k)))
+        store = Store(shutil.copytree(whole.folder.address, tmp_path / str(k)))
         try:
-            compact(Store(FaultyFolder(store.path, k=k, after=after)))
+            compact(Store(FaultyFolder(store.folder.address, k=k, after=after)))
         except Killed:
             n_killed += 1
         else:
@@ -187,9 +187,9 @@ def test_compact_overtaken_by_another_loses_nothing(store: Store, call: str, at:
         nonlocal calls
         calls += name == call
         if name == call and calls == at:
-            compact(Store(store.path))
+            compact(Store(store.folder))
 
-    compact(Store(MeetingFolder(store.path, meet)))
+    compact(Store(MeetingFolder(Path(store.folder.address), meet)))
     assert tables(store) == before
     compact(store)
     assert tables(store) == before
@@ -203,7 +203,7 @@ def test_compact_by_several_at_once_loses_nothing(store: Store) -> None:
     def run() -> None:
         barrier.wait()
         try:
-            compact(Store(store.path))
+            compact(Store(store.folder))
         except StorageError as error:
             errors.append(error)
 
@@ -229,7 +229,7 @@ def test_compact_while_an_extraction_commits_loses_nothing(store: Store, at: int
             store.commit(checkpoint_rows(70))
             store.commit(quarantined(80))
 
-    compact(Store(MeetingFolder(store.path, meet)))
+    compact(Store(MeetingFolder(Path(store.folder.address), meet)))
     status = store.status()
     assert status["s", "r", 40] == status["s", "r", 70] == status["s", "r", 10] == "done"
     assert status["s", "r", 80] == "quarantined"
@@ -255,17 +255,17 @@ def test_read_while_a_compaction_replaces_files_misses_nothing(store: Store) -> 
                 listed.files = lambda _: old  # type: ignore[method-assign]
             return listed
 
-    assert Store(Overtaken(store.path)).checkpoints().to_pylist() == before[0]
+    assert Store(Overtaken(Path(store.folder.address))).checkpoints().to_pylist() == before[0]
     assert Overtaken.done
 
 
 def test_compact_damaged_unit_is_left_alone(store: Store) -> None:
     name = "units/s/r/000000000020.parquet"
-    (store.path / name).write_bytes(b"PAR1 nonsense PAR1")
+    (Path(store.folder.address) / name).write_bytes(b"PAR1 nonsense PAR1")
     with pytest.raises(StoreError, match=r"000000000020\.parquet.*Delete this file"):
         compact(store)
-    assert (store.path / name).exists()
-    (store.path / name).unlink()
+    assert (Path(store.folder.address) / name).exists()
+    (Path(store.folder.address) / name).unlink()
     compact(store)
     assert store.has(("s", "r", 20)) == "quarantined"
 
@@ -278,8 +278,8 @@ def test_compact_storage_that_returns_something_else_deletes_nothing(store: Stor
             super().write(name, content[:-1] + b"x")
 
     with pytest.raises(StorageError, match="did not return"):
-        compact(Store(Forgetful(store.path)))
-    for path in (store.path / "units").glob("*/*/compact-*"):
+        compact(Store(Forgetful(Path(store.folder.address))))
+    for path in (Path(store.folder.address) / "units").glob("*/*/compact-*"):
         path.unlink()
     assert tables(store) == before
 

@@ -161,7 +161,7 @@ def test_store_not_a_store_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_store_truncated_unit_names_file_and_cure(store: Store) -> None:
     store.commit(checkpoint_rows(10))
-    (path,) = (store.path / "units").glob("*/*/*.parquet")
+    (path,) = (Path(store.folder.address) / "units").glob("*/*/*.parquet")
 
     def read_all(store: Store) -> None:
         for table in (store.accuracies, store.losses, store.token_losses):
@@ -209,4 +209,4 @@ def test_store_names_that_clean_alike_stay_apart(store: Store) -> None:
     for run in ("a/b", "a b", "../a", "A:b"):
         store.commit(checkpoint_rows(10, run=run))
     assert {run for _, run, _ in store.status()} == {"a/b", "a b", "../a", "A:b"}
-    assert not list(store.path.parent.glob("a*"))
+    assert not list(Path(store.folder.address).parent.glob("a*"))

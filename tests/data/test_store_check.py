@@ -63,14 +63,14 @@ def test_check_counts_what_is_there(store: Store) -> None:
 
 
 def test_check_names_damaged_and_foreign_files(store: Store) -> None:
-    units = store.path / "units" / "s"
+    units = Path(store.folder.address) / "units" / "s"
     whole = (units / "r" / "000000000020.parquet").read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 4] ^= 0xFF
     (units / "r" / "000000000010.parquet").write_bytes(whole[:-100])
     (units / "r" / "000000000020.parquet").write_bytes(flipped)
-    (store.path / "tasks.parquet").write_bytes(b"nonsense")
-    (store.path / "notes.txt").write_text("mine")
+    (Path(store.folder.address) / "tasks.parquet").write_bytes(b"nonsense")
+    (Path(store.folder.address) / "notes.txt").write_text("mine")
     (units / "r" / "30.parquet").write_bytes(whole)
     report = check(store)
     assert sorted(report.damaged) == [
@@ -86,7 +86,7 @@ def test_check_names_damaged_and_foreign_files(store: Store) -> None:
     ["r/000000000011.parquet", "x/000000000010.parquet", "r/000000000010.quarantined-1.parquet"],
 )
 def test_check_notices_a_file_moved_by_hand(store: Store, place: str) -> None:
-    units = store.path / "units" / "s"
+    units = Path(store.folder.address) / "units" / "s"
     (units / "x").mkdir()
     shutil.copy(units / "r" / "000000000010.parquet", units / place)
     report = check(store)
@@ -113,7 +113,7 @@ def test_check_names_runs_of_several_tokenizers(store: Store) -> None:
     report = check(store)
     assert report.mixed_tokenizers == {"s/r": {"t": 3, "u": 1}}
     assert report.damaged == {}
-    code, out, _ = run("check", store.path)
+    code, out, _ = run("check", Path(store.folder.address))
     assert code == EXIT_PARTIAL
     assert "tokenizers differ in s/r, checkpoints by hash: {'t': 3, 'u': 1}" in out
     assert "mixed_tokenizers: 1" in out
@@ -154,21 +154,21 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 
 def test_cli_check_sound_store_is_code_zero(store: Store) -> None:
-    code, out, _ = run("check", store.path)
+    code, out, _ = run("check", Path(store.folder.address))
     assert code == 0
     assert "checkpoints: {'done': 4, 'quarantined': 3}" in out
-    code, out, _ = run("check", store.path, "--json")
+    code, out, _ = run("check", Path(store.folder.address), "--json")
     assert code == 0
     assert json.loads(out)["checkpoints"] == {"done": 4, "quarantined": 3}
 
 
 def test_cli_check_damaged_store_is_code_three(store: Store) -> None:
-    (store.path / "units/s/r/000000000010.parquet").write_bytes(b"PAR1")
-    code, out, _ = run("check", store.path)
+    (Path(store.folder.address) / "units/s/r/000000000010.parquet").write_bytes(b"PAR1")
+    code, out, _ = run("check", Path(store.folder.address))
     assert code == EXIT_PARTIAL
     assert "damaged: " in out
     assert "000000000010.parquet" in out
-    code, out, _ = run("check", store.path, "--json")
+    code, out, _ = run("check", Path(store.folder.address), "--json")
     assert code == EXIT_PARTIAL
     assert list(json.loads(out)["damaged"]) == ["units/s/r/000000000010.parquet"]
 
@@ -184,17 +184,17 @@ def test_cli_unusable_store_is_one_line_and_code_two(command: str, tmp_path: Pat
 
 
 def test_cli_compact_says_what_it_did(store: Store) -> None:
-    code, out, _ = run("compact", store.path, "--json")
+    code, out, _ = run("compact", Path(store.folder.address), "--json")
     assert code == 0
     assert json.loads(out) == {
-        "store": str(store.path), "runs": 2, "runs_compacted": 1, "checkpoints_compacted": 6,
+        "store": store.folder.address, "runs": 2, "runs_compacted": 1, "checkpoints_compacted": 6,
         "files_before": 7, "files_after": 2,
     }  # fmt: skip
 
 
 def test_cli_status_is_a_table_by_run(store: Store) -> None:
     begin(store, 70)
-    code, out, _ = run("status", store.path)
+    code, out, _ = run("status", Path(store.folder.address))
     assert code == 0
     lines = [line.split() for line in out.splitlines()]
     assert ["s", "other", "1", "0", "0"] in lines
@@ -202,7 +202,7 @@ def test_cli_status_is_a_table_by_run(store: Store) -> None:
         [line[:12] for line in lines]
     )
     assert ["all", "2", "runs", "4", "3", "1"] in lines
-    code, out, _ = run("status", store.path, "--json")
+    code, out, _ = run("status", Path(store.folder.address), "--json")
     assert [one["done"] for one in json.loads(out)["runs"]] == [1, 3]
 
 

@@ -62,17 +62,6 @@ class Store:
         """
         self.folder = path if isinstance(path, Folder) else Folder(path)
 
-    @property
-    def path(self) -> Path:
-        """The folder of a local store.
-
-        Raises:
-            StoreError: the store is not on local disk.
-        """
-        if not self.folder.is_local:
-            raise StoreError(f"{self.folder}: expected a store on local disk.")
-        return Path(self.folder.address)
-
     def bind(self, fingerprint: Mapping[str, Any]) -> None:
         """Claim the store for results of one extraction setting; create it if absent.
 

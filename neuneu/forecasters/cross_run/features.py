@@ -20,6 +20,12 @@ import numpy.typing as npt
 from neuneu.forecasters.cross_run.batching import Observed, QueryBatch, observed
 from neuneu.forecasters.cross_run.curves import METRICS, Float32Array, at, first_below
 from neuneu.forecasters.cross_run.references import NONE, run_length
+from neuneu.forecasters.cross_run.trends import (
+    line_at_zero,
+    local_line,
+    local_mean,
+    power_laws,
+)
 
 LAGS: Final = np.array([0.0, 0.15, 0.35, 0.7, 1.2, 2.0, 3.0, 4.5], dtype=np.float32)
 """Positions in the past, in ln tokens before the last observation, denser where recent."""
@@ -29,8 +35,6 @@ WINDOWS: Final = (0.35, 1.2, 4.0)
 
 ALIGNMENTS: Final = ("tokens", "progress", "flops", "loss")
 OWN_CANDIDATES: Final = 3
-EXPONENTS: Final = (0.15, 0.4, 0.9, 1.8)
-"""Exponents of the power laws that general features fit to the past; unlike lines they saturate."""
 
 PAIR_CANDIDATES: Final = 2 * len(ALIGNMENTS) - 1
 SIZE_CANDIDATES: Final = 2
@@ -103,17 +107,17 @@ class _Own:
 def _own(batch: QueryBatch, past: Observed, *, general: bool) -> _Own:
     curves, rows = batch.curves, batch.rows
     values, mask = past.values, past.mask
-    smooth_BL = np.stack([_local_mean(past.x, values, mask, lag) for lag in LAGS], axis=1)
+    smooth_BL = np.stack([local_mean(past.x, values, mask, lag) for lag in LAGS], axis=1)
     span = -past.x.min(axis=1)
     # Half a grid step of slack: checkpoints rarely lie exactly at a lag.
     has_BL = (LAGS[None, :] == 0.0) | (LAGS[None, :] <= span[:, None] + 0.05)
-    lines = [_local_line(past.x, values, mask, window) for window in WINDOWS]
+    lines = [local_line(past.x, values, mask, window) for window in WINDOWS]
     fitted_BW = np.stack([line[0] for line in lines], axis=1)
     slopes_BW = np.clip(np.stack([line[1] for line in lines], axis=1), -0.3, 0.3)
     level = smooth_BL[:, 0]
     loss_known = mask & np.isfinite(past.losses)
     losses = np.where(loss_known, past.losses, 0.0)
-    loss, loss_slope = _local_line(past.x, losses, loss_known, WINDOWS[1])
+    loss, loss_slope = local_line(past.x, losses, loss_known, WINDOWS[1])
     has_loss = loss_known[:, -1]
     loss = np.where(has_loss, loss, np.nan)
     chance, shots = curves.chance[rows], curves.shots[rows]
@@ -177,7 +181,7 @@ def _targets(
         np.clip(own.slopes_BW[:, [w]] * np.minimum(ahead, 2.0 * WINDOWS[w]), -0.3, 0.3)
         for w in range(len(WINDOWS))
     ]
-    laws = _power_laws(past, ahead, own.level) if general else []
+    laws = power_laws(past, ahead, own.level) if general else []
     tokens, params = _scaled("tokens", x_BH), _scaled("params", _log_params(batch))
     known = 0.0 if general else 1.0
     columns = [
@@ -309,8 +313,8 @@ def _size_trend(
     level = own.level[:, None]
     ref = np.where(batch.references == NONE, 0, batch.references)
     size = batch.library.log_params[ref] - _log_params(batch)[:, None]
-    change, change_weight = _line_at_zero(size, compared.change_BHR, compared.nearness_BR)
-    value, value_weight = _line_at_zero(size, compared.absolute_BHR, compared.nearness_BR)
+    change, change_weight = line_at_zero(size, compared.change_BHR, compared.nearness_BR)
+    value, value_weight = line_at_zero(size, compared.absolute_BHR, compared.nearness_BR)
     has_change, has_value = change_weight > 0, value_weight > 0
     change = np.where(has_change, np.clip(change, -0.5, 0.5), 0.0)
     value = np.where(has_value, np.clip(value, 0.0, 1.0), level)
@@ -323,76 +327,6 @@ def _size_trend(
     ]
     candidates = np.stack([np.clip(level + change, 0.0, 1.0), value], axis=-1)
     return candidates.astype(np.float32), _columns(features)
-
-
-def _line_at_zero(
-    size_BR: npt.NDArray, value_BHR: npt.NDArray, weight_BR: npt.NDArray, ridge: float = 0.1
-) -> tuple[npt.NDArray, npt.NDArray]:
-    """Weighted least-squares line in size, at size 0, and the total weight; both (B, H).
-
-    The ridge keeps lines through few or equal sizes flat.
-    """
-    weight = np.where(np.isfinite(value_BHR), weight_BR[:, None, :], 0.0)
-    value = np.nan_to_num(value_BHR)
-    total = weight.sum(axis=-1)
-    safe = np.maximum(total, 1e-6)
-    mean_size = (weight * size_BR[:, None, :]).sum(axis=-1) / safe
-    mean_value = (weight * value).sum(axis=-1) / safe
-    centred = size_BR[:, None, :] - mean_size[..., None]
-    square = (weight * centred**2).sum(axis=-1) / safe
-    product = (weight * centred * (value - mean_value[..., None])).sum(axis=-1) / safe
-    slope = product / (square + ridge)
-    return mean_value - slope * mean_size, total
-
-
-def _local_mean(x: npt.NDArray, values: npt.NDArray, mask: npt.NDArray, lag: float) -> npt.NDArray:
-    """Kernel mean around x = -lag, wider further back; the nearest point always counts."""
-    width = 0.06 + 0.15 * lag
-    distance = np.where(mask, np.abs(x + lag), np.inf)
-    distance -= distance.min(axis=1, keepdims=True)  # shifts, so that some weight is 1
-    weight = np.exp(-0.5 * (distance / width) ** 2) * mask
-    return np.asarray((weight * values).sum(axis=1) / weight.sum(axis=1))
-
-
-def _local_line(
-    x: npt.NDArray, values: npt.NDArray, mask: npt.NDArray, width: float
-) -> tuple[npt.NDArray, npt.NDArray]:
-    """Value at x = 0 and slope of a line with exponential weights.
-
-    The ridge, 2 % of the squared width, damps slopes through points that lie close together.
-    """
-    weight = np.exp(x / width) * mask
-    total = np.maximum(weight.sum(axis=1), 1e-6)
-    mean_x = (weight * x).sum(axis=1) / total
-    mean_v = (weight * values).sum(axis=1) / total
-    centred = x - mean_x[:, None]
-    square = (weight * centred**2).sum(axis=1)
-    slope = (weight * centred * (values - mean_v[:, None])).sum(axis=1) / (
-        square + 0.02 * width**2 + 1e-6
-    )
-    return mean_v - slope * mean_x, slope
-
-
-def _power_laws(past: Observed, ahead: npt.NDArray, level: npt.NDArray) -> list[npt.NDArray]:
-    """Changes (B, H) from `level` by least squares of a + b tokens^-c, for each c of `EXPONENTS`.
-
-    A ridge damps the slope of a short past; changes are clipped to 0.3.
-    """
-    weight = past.mask / np.maximum(past.mask.sum(axis=1, keepdims=True), 1)
-    mean_v = (weight * past.values).sum(axis=1)[:, None]
-    found = []
-    for exponent in EXPONENTS:
-        # tokens^-c relative to the first observation, so that it lies in (0, 1].
-        start = np.where(past.mask, past.x, 0.0).min(axis=1)
-        basis = np.exp(-exponent * (past.x - start[:, None])) * past.mask
-        mean_b = (weight * basis).sum(axis=1)[:, None]
-        square = (weight * (basis - mean_b) ** 2).sum(axis=1)
-        product = (weight * (basis - mean_b) * (past.values - mean_v)).sum(axis=1)
-        slope = (product / (square + 1e-3))[:, None]
-        then = np.exp(-exponent * (ahead - start[:, None]))
-        fitted = mean_v + slope * (then - mean_b)
-        found.append(np.clip(fitted - level[:, None], -0.3, 0.3))
-    return found
 
 
 def _blend(past: Observed, smooth_BL: npt.NDArray) -> npt.NDArray:

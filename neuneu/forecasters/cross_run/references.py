@@ -13,7 +13,6 @@ from neuneu.data.trajectories import IntArray
 from neuneu.forecasters.cross_run.curves import Curves
 
 NONE: Final = -1
-FAR: Final = 1e9
 FAR_ENOUGH: Final = 0.9
 """A run that reaches this share of the horizon goes as far: the rest is one grid step."""
 

@@ -136,10 +136,7 @@ def read_model_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"config.json of {folder} cannot be used: {error}") from error
+    return _from_folder(AutoConfig, folder, "config.json")
 
 
 def read_tokenizer(folder: Path) -> Any:
@@ -150,10 +147,14 @@ def read_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    return _from_folder(AutoTokenizer, folder, "the tokenizer")
+
+
+def _from_folder(loader: Any, folder: Path, title: str) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"the tokenizer of {folder} cannot be used: {error}") from error
+        raise CheckpointError(f"{title} of {folder} cannot be used: {error}") from error
 
 
 def engine_version(config: EngineConfig) -> str:

@@ -390,7 +390,7 @@ def _check_head_size(model: Any) -> None:
         if _head_size(model) % 8:
             raise CheckpointError(
                 f"attention heads of {_head_size(model)} dimensions: vLLM on GPUs has kernels for "
-                "multiples of 8 only; set engine.kind=hf, or train with another width a head."
+                "multiples of 8 only; set engine.kind=hf, or train with another head size."
             )
         return
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
@@ -399,7 +399,7 @@ def _check_head_size(model: Any) -> None:
     if _head_size(model) not in supported:
         raise CheckpointError(
             f"attention heads of {_head_size(model)} dimensions: vLLM on CPU has kernels for "
-            f"{supported} only; set engine.kind=hf, or train with another width a head."
+            f"{supported} only; set engine.kind=hf, or train with another head size."
         )
 
 

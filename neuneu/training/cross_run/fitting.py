@@ -37,7 +37,6 @@ from neuneu.training.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.training.cross_run.synthetic import sample_varied
 from neuneu.training.cross_run.validation import validate
 from neuneu.training.learner import Part, Ranks, passes
-from neuneu.training.loop import Loop, train_here
 from neuneu.training.objective import ObjectiveConfig, objective, sample_weights
 from neuneu.training.optimisation import OptimConfig, Share
 
@@ -251,15 +250,3 @@ def question_losses(
     count_B = known_BH.sum(1).clamp(min=1)
     loss_BH, pinball_BH = loss.view(B, H) * batch["weight"], pinball.view(B, H)
     return (loss_BH * known_BH).sum(1) / count_B, (pinball_BH * known_BH).sum(1) / count_B
-
-
-def fit(trajectories: Sequence[Trajectory], config: FitConfig) -> CrossRunNetwork:
-    """Train a network on finished runs in this process.
-
-    Raises:
-        DataError: no trajectory has two checkpoints.
-    """
-    learner = CrossRunLearner(learn=trajectories, config=config)
-    network = train_here(learner, Loop(optim=config.optim, seed=config.seed))
-    assert isinstance(network, CrossRunNetwork)
-    return network

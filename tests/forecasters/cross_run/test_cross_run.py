@@ -9,6 +9,7 @@ import pytest
 import torch
 from curves import ask as query
 from curves import ladder, trajectory
+from fitted import fit
 
 from neuneu.core.errors import DataError
 from neuneu.data.trajectories import Trajectory
@@ -19,7 +20,7 @@ from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster, one_thre
 from neuneu.forecasters.cross_run.network import CrossRunConfig, CrossRunNetwork, sizes_of
 from neuneu.forecasters.cross_run.references import NONE, index_references
 from neuneu.forecasters.protocol import Query
-from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit
+from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig
 from neuneu.training.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.training.objective import ObjectiveConfig
 

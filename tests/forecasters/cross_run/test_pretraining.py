@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from curves import ask, ladder, write_table
+from fitted import fit
 from test_cross_run import SMALL
 
 from neuneu.core.errors import DataError, NeuneuError
@@ -24,7 +25,7 @@ from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.groups import group_names
 from neuneu.forecasters.registry import load_forecaster
 from neuneu.training.cross_run import parallel
-from neuneu.training.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig, fit
+from neuneu.training.cross_run.fitting import CrossRunLearner, CrossRunOptim, FitConfig
 from neuneu.training.cross_run.parallel import fit_all
 from neuneu.training.cross_run.pretraining import PretrainConfig, pretrain
 from neuneu.training.cross_run.sampling import SamplingConfig

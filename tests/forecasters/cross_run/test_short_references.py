@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from curves import ask as query
 from curves import ladder, trajectory
+from fitted import fit
 from test_cross_run import SMALL
 
 import neuneu
@@ -17,7 +18,7 @@ from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.references import far_enough
 from neuneu.forecasters.registry import PRETRAINED
 from neuneu.reports.answers.terminal import show
-from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit
+from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig
 
 model = functools.cache(neuneu.load)
 B = 1e9

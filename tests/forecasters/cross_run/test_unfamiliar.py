@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from curves import ask as query
 from curves import family, ladder
+from fitted import fit
 from test_cross_run import SMALL
 
 from neuneu.data.quantiles import FORECAST_LEVELS
@@ -20,7 +21,7 @@ from neuneu.forecasters.cross_run.forecaster import SPREAD, CrossRunForecaster, 
 from neuneu.forecasters.cross_run.network import CrossRunNetwork
 from neuneu.forecasters.cross_run.references import index_references
 from neuneu.forecasters.protocol import Query
-from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, fit, general_config
+from neuneu.training.cross_run.fitting import CrossRunOptim, FitConfig, general_config
 from neuneu.training.cross_run.sampling import Sampler, SamplingConfig
 from neuneu.training.cross_run.synthetic import SYNTHETIC, sample_varied
 
