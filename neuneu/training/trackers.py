@@ -3,7 +3,6 @@
 Ray's `setup_mlflow` cannot resume a run, and its `setup_wandb` adds nothing to `wandb.init`.
 """
 
-import importlib.util
 import os
 import re
 import tempfile
@@ -20,6 +19,7 @@ import yaml
 
 from neuneu.core.config import config_dataclass
 from neuneu.core.errors import UserError
+from neuneu.core.extras import require
 from neuneu.core.redaction import cleaned
 from neuneu.core.storage import Folder
 
@@ -75,22 +75,9 @@ def check_tracking(config: TrackingConfig, output: Folder) -> None:
     Raises:
         UserError: the tracker's package is missing, or it has no place for its data.
     """
-    require(config.kind, config.kind)
+    require("tracking", config.kind, extra=config.kind)
     if config.kind == "mlflow":
         mlflow_address(config, output)
-
-
-def require(package: str, extra: str) -> None:
-    """Check that an optional package is installed.
-
-    Raises:
-        UserError: it is not installed; the message names the extra.
-    """
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:  # a folder of that name is no package
-        raise UserError(
-            f"tracking: expected the package {package}, found none: pip install 'neuneu[{extra}]'."
-        )
 
 
 def mlflow_address(config: TrackingConfig, output: Folder) -> str:

@@ -7,8 +7,9 @@ from ray.air.integrations.mlflow import MLflowLoggerCallback
 from ray.air.integrations.wandb import WandbLoggerCallback
 
 from neuneu.core.errors import UserError
+from neuneu.core.extras import require
 from neuneu.core.storage import Folder
-from neuneu.training.trackers import TrackingConfig, mlflow_address, require
+from neuneu.training.trackers import TrackingConfig, mlflow_address
 
 _WITHOUT_KEY: Final = frozenset({"offline", "disabled"})
 
@@ -27,9 +28,9 @@ def callbacks(config: TrackingConfig, output: Folder, *, changing: bool) -> list
     """
     search = config.name or str(output).rstrip("/").rpartition("/")[2]
     if config.kind == "tensorboard":
-        require("tensorboardX", "tensorboard")
+        require("tracking", "tensorboardX", extra="tensorboard")
         return []
-    require(config.kind, config.kind)
+    require("tracking", config.kind, extra=config.kind)
     if config.kind == "mlflow":
         return [
             ResumingMLflow(
