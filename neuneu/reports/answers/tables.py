@@ -99,7 +99,7 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     "when": (
         _text("run"), _NOW, _number("score", "score", "g", 100), _tokens("reached", "reached"),
         _tokens("10 % by", "t0.1", "beyond the end"), _tokens("50 % by", "t0.5", "beyond the end"),
-        _tokens("90 % by", "t0.9", "beyond the end"), Column("never", "never", _never),
+        _tokens("90 % by", "t0.9", "beyond the end"), Column("not by the end", "never", _never),
     ),
     "next-eval": (
         _RANK, _text("run"), _text("task"), _number("step", "step", ",d"),
