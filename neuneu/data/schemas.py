@@ -128,6 +128,16 @@ _HINTS: Final = {name: ours for ours, names in SYNONYMS.items() for name in name
 TRAJECTORY_KEY: Final = ("suite", "run", "num_fewshot", "task", "metric")
 
 
+def check_repeated(columns: Sequence[str], *, name: str) -> None:
+    """Refuse a table in which two columns have one name.
+
+    Raises:
+        DataError: a name appears twice.
+    """
+    if repeated := [column for column, count in Counter(columns).items() if count > 1]:
+        raise DataError(f"{name}: column {listed(repeated)} appears twice; drop or rename one.")
+
+
 def conform(table: pa.Table, schema: pa.Schema, *, name: str, partial: bool = False) -> pa.Table:
     """Cast a table to `schema`; columns that may be null may be absent.
 
@@ -144,8 +154,7 @@ def conform(table: pa.Table, schema: pa.Schema, *, name: str, partial: bool = Fa
     """
     table = table.drop_columns([c for c in table.column_names if _PANDAS_INDEX.fullmatch(c)])
     found = table.column_names
-    if repeated := [column for column, count in Counter(found).items() if count > 1]:
-        raise DataError(f"{name}: column {listed(repeated)} appears twice; drop or rename one.")
+    check_repeated(found, name=name)
     if unknown := [column for column in found if column not in schema.names]:
         several = len(unknown) > 1
         meant = _nearest(unknown[0], [c for c in schema.names if c not in found])

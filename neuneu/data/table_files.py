@@ -23,7 +23,14 @@ from neuneu.core.errors import DataError, UserError
 from neuneu.core.formatting import format_count
 from neuneu.core.storage import copy_of
 from neuneu.data.cells import LinedName, listed, quoted, row_name
-from neuneu.data.schemas import ACCURACIES, CHECKPOINTS, LOSSES, TASKS, check_version
+from neuneu.data.schemas import (
+    ACCURACIES,
+    CHECKPOINTS,
+    LOSSES,
+    TASKS,
+    check_repeated,
+    check_version,
+)
 from neuneu.data.store.store import META
 
 MAX_ROWS: Final = 50_000_000
@@ -120,13 +127,16 @@ def read_local(path: Path, *, name: str, limited: bool = True) -> TableFile:
         limited: whether to refuse files beyond `MAX_ROWS`, `MAX_COLUMNS` and `MAX_BYTES`.
 
     Raises:
-        DataError: too large, damaged, binary, not UTF-8, or rows of different lengths; with the
-            line.
+        DataError: too large, damaged, binary, not UTF-8, a column twice, or rows of different
+            lengths; with the line.
         OSError: it cannot be read.
     """
     if _is_parquet(path, name):
-        return TableFile(table=_read_parquet(path, name, limited=limited), name=name)
-    return _read_csv(path, name, limited=limited)
+        file = TableFile(table=_read_parquet(path, name, limited=limited), name=name)
+    else:
+        file = _read_csv(path, name, limited=limited)
+    check_repeated(file.table.column_names, name=name)
+    return file
 
 
 def read_header(path: Path) -> list[str]:

@@ -184,6 +184,8 @@ def _melted(
             column = _without_percent(column) if options.percent else column
             values = as_type(column, pa.float64(), title=title, name=name)
         except DataError:
+            if _mostly_numbers(column):  # a typo in scores, not a column of something else
+                raise
             values = pa.nulls(0, pa.float64())
         numbers = values.to_numpy(zero_copy_only=False)
         largest = np.nanmax(numbers, initial=0.0)
@@ -215,3 +217,17 @@ def _melted(
 
 def _without_percent(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.utf8_rtrim(column, "%") if pa.types.is_string(column.type) else column
+
+
+def _mostly_numbers(column: pa.ChunkedArray) -> bool:
+    """Whether more than half of the filled cells of a text column are numbers."""
+    cells = [str(cell).strip() for cell in column.to_pylist() if cell]
+    return 2 * sum(map(_is_number, cells)) > len(cells)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.removesuffix("%"))
+    except ValueError:
+        return False
+    return True

@@ -109,6 +109,24 @@ def test_rows_without_a_value_are_left_out(tmp_path: Path) -> None:
     assert "rows without a value left out: 1" in import_results(path).notes
 
 
+@pytest.mark.parametrize("percent", [False, True])
+def test_a_typo_in_scores_is_an_error_and_text_is_left_out(tmp_path: Path, percent: bool) -> None:
+    path = tmp_path / "a.csv"
+    first, typo, last = ("50", "60x", "70") if percent else ("0.5", "0.6x", "0.7")
+    path.write_text(f"run,step,piqa,note\na,1,{first},x\na,2,{typo},\na,3,{last},7\n")
+    with pytest.raises(UserError, match=rf"line 3: piqa is '{typo}'; expected a number"):
+        import_results(path, wide=True, percent=percent)
+    path.write_text(path.read_text().replace(typo, first))
+    assert "columns left out: note" in import_results(path, wide=True, percent=percent).notes
+
+
+def test_a_repeated_column_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("run,step,piqa,piqa\na,1,0.5,0.4\n")
+    with pytest.raises(UserError, match=r"a\.csv: column 'piqa' appears twice; drop or rename one"):
+        import_results(path, wide=True)
+
+
 def test_percentages_are_asked_about_and_divided(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "run,step,task,value,stderr\nm,1,t,50,2\nm,2,t,62.5,1\n")
     with pytest.raises(UserError, match=r"row 1 .*value is 50; expected .*--percent"):
