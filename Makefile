@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile
 
-.PHONY: demo demo-ci demo-english test test-slow test-soak check format docs lock clean
+.PHONY: demo demo-ci demo-english test test-slow test-soak test-random check format docs lock clean
 
 demo: $(INSTALLED)  ## the main job, small, on this machine
 	$(BIN)/neuneu demo
@@ -24,6 +24,9 @@ test-slow: $(INSTALLED)  ## the slow tests
 
 test-soak: $(INSTALLED)  ## kills and restarts of whole stages; on an otherwise idle machine
 	$(BIN)/pytest -m soak
+
+test-random: $(INSTALLED)  ## the property-based tests, with other examples at every run
+	NEUNEU_EXAMPLES=random $(BIN)/pytest $(SIDE_BY_SIDE) $$(grep -rl "from hypothesis import" tests)
 
 check: $(INSTALLED)  ## what CI and pre-commit check: format, lint, types, layers
 	$(BIN)/ruff format --check .

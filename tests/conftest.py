@@ -19,9 +19,11 @@ import pytest
 
 from neuneu.core import logs
 
-# Machines are noisy, so the duration of an example is meaningless.
-hypothesis.settings.register_profile("no-deadline", deadline=None)
-hypothesis.settings.load_profile("no-deadline")
+# Machines are noisy, so the duration of an example is meaningless. The same examples at every run
+# but `make test-random`'s: whether a change lands is no matter of luck.
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("random", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("NEUNEU_EXAMPLES", "fixed"))
 
 pytest_plugins = ("s3_server", "hub_server", "browser", "answer_folders")
 

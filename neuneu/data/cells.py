@@ -96,6 +96,15 @@ def is_text(kind: pa.DataType) -> bool:
     return str(kind) in _TEXT
 
 
+def as_floats(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Cast a column of numbers to float64; whole numbers beyond 2^53 are rounded.
+
+    Raises:
+        pyarrow.ArrowInvalid: text that is no number.
+    """
+    return column.cast(pa.float64(), safe=not pa.types.is_integer(column.type))
+
+
 def _text(array: pa.Array, title: str, name: str) -> pa.Array:
     try:
         array = array.cast(pa.string())
@@ -117,12 +126,12 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     if not (numeric or pa.types.is_string(array.type)):
         raise pa.ArrowInvalid(f"expected {kind}")
     try:
-        return array.cast(kind)
+        return as_floats(array) if kind == pa.float64() else array.cast(kind)
     except pa.ArrowInvalid:
         if not pa.types.is_integer(kind):
             raise
     # Columns of whole numbers also hold 1e9, 10.0 and NaN for unknown.
-    numbers = array.cast(pa.float64())
+    numbers = as_floats(array)
     return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers).cast(kind)
 
 

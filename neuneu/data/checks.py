@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
-from neuneu.data.cells import quoted, row_name
+from neuneu.data.cells import as_floats, quoted, row_name
 
 LARGEST: Final = 1e30
 """No run has so many tokens, FLOPs or steps: the largest so far took 1e26 FLOPs."""
@@ -207,4 +207,4 @@ def _shown(cell: pa.Scalar) -> str:
 
 def _values(table: pa.Table, column: str) -> npt.NDArray[np.float64]:
     """Return a column as numbers, NaN where it is null."""
-    return np.asarray(table.column(column).cast(pa.float64()).to_numpy(), dtype=np.float64)
+    return np.asarray(as_floats(table.column(column)).to_numpy(), dtype=np.float64)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from neuneu.core.errors import DataError
-from neuneu.data.cells import listed
+from neuneu.data.cells import as_floats, listed
 from neuneu.data.checks import check_count, check_present
 from neuneu.data.schemas import ACCURACIES, conform
 from neuneu.data.trajectories import FloatArray, IntArray
@@ -74,7 +74,7 @@ def fill_defaults(
             if column not in {"params", "flops"}:
                 check_present(table, column, name=name)
             check_count(table, column, name=name)
-            numbers[column] = columns[column].cast(pa.float64()).to_numpy()
+            numbers[column] = as_floats(columns[column]).to_numpy()
     notes = []
     if "tokens" not in numbers:
         numbers["tokens"], note = _tokens(table, numbers, name)

@@ -170,7 +170,7 @@ def as_table(table: Table, *, name: str) -> pa.Table:
             return pa.table(dict(table))
         if isinstance(table, Sequence) and table and isinstance(table[0], Mapping):
             return pa.Table.from_pylist([dict(row) for row in table])
-    except (pa.ArrowException, TypeError, ValueError) as error:
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{name}: not readable as a table ({error}).") from error
     raise DataError(
         f"{name}: expected a path, a pyarrow table, a pandas DataFrame, a mapping of columns or a "

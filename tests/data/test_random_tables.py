@@ -60,7 +60,12 @@ def check(answer: Answer) -> None:
 
 names = st.text(min_size=1, max_size=6) | st.sampled_from(["a", "b", "[/red]", ":boom:", "é", "\n"])
 numbers = st.one_of(
-    st.floats(0, 1), st.integers(-3, 40), st.sampled_from([1e9, 3e11, 1e25, 1e300]), st.floats()
+    st.floats(0, 1),
+    st.integers(-3, 40),
+    st.sampled_from([1e9, 3e11, 1e25, 1e300]),
+    st.floats(),
+    st.integers(2**53 - 3, 2**53 + 3),
+    st.sampled_from([2**63 - 1, 2**64, 6 * 10**17 + 1]),
 )
 cells = st.one_of(st.none(), names, numbers, st.booleans(), st.binary(max_size=3), st.dates())
 
@@ -101,6 +106,9 @@ def lists(of: st.SearchStrategy[Any], count: int) -> st.SearchStrategy[list[Any]
 @example({"run": ["a"], "task": ["t"], "flops": [1e25], "value": [0.5]}, 1e26)
 @example({"run": ["a"] * 2, "task": ["t"] * 2, "tokens": [4e5, 2e6], "value": [0.5] * 2}, 1e7)
 @example({"run": ["a"], "task": ["t"], "step": [0], "value": [0.5]}, 1e7)
+@example({"run": ["a"] * 2, "task": ["t"] * 2, "step": [2.0**53 + 2, 2], "value": [0.5] * 2}, 1e29)
+@example({"run": ["a"], "task": ["t"], "flops": [6 * 10**17 + 1], "value": [0.5]}, None)
+@example({"run": ["a"], "task": ["t"], "tokens": [2**70], "value": [0.5]}, None)
 def test_spoilt_tables(columns: Mapping[str, list[Any]], until: float | None) -> None:
     answer = asked("forecast", columns, until=until)
     if answer is not None:
