@@ -12,6 +12,7 @@ import pyarrow as pa
 from neuneu.core.errors import DataError, UserError
 from neuneu.data.defaults import fill_defaults
 from neuneu.data.fingerprints import data_digest
+from neuneu.data.runs import RunFacts, RunTable, read_runs, take_facts
 from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, validate
 from neuneu.data.store.store import Store
 from neuneu.data.table_files import TableFile, check_store, is_folder, read_file
@@ -31,12 +32,14 @@ class Dataset:
     `losses` is the loss table (`schemas.LOSSES`). `items` maps (task, metric) to its number of
     items, where the task table gives it. `reference` holds further finished runs. `notes` list
     what was recognised in the tables, and what was assumed where they left something out.
+    `planned` are runs of the table of runs without an evaluation.
     """
 
     trajectories: list[Trajectory]
     losses: pa.Table | None
     items: Mapping[tuple[str, str], int]
     notes: tuple[str, ...]
+    planned: tuple[RunFacts, ...] = ()
     reference: "Dataset | None" = None
     token_loss_store: Store | None = None
 
@@ -63,6 +66,7 @@ def load_dataset(
     *,
     losses: Table | None = None,
     tasks: Table | None = None,
+    run_table: Table | None = None,
     reference: Table | None = None,
     reference_losses: Table | None = None,
     token_losses: str | Path | None = None,
@@ -74,6 +78,7 @@ def load_dataset(
         accuracies: evaluations, one per row (`schemas.ACCURACIES`), or a store.
         losses: validation losses of these runs; a store brings its own.
         tasks: the task table (chance, base tasks, groups, items); a store brings its own.
+        run_table: facts about the runs (`schemas.RUNS`), those of `reference` included.
         reference: accuracies of further finished runs.
         reference_losses: validation losses of the reference runs.
         token_losses: a store with losses per word; by default that of `accuracies`.
@@ -82,11 +87,17 @@ def load_dataset(
     Raises:
         UserError: tables that cannot be read or break the contract.
     """
-    data = _load(accuracies, losses, tasks, "accuracies")
+    runs = RunTable()
+    run_notes: tuple[str, ...] = ()
+    if run_table is not None:
+        runs, run_notes = read_runs(read_table(run_table, name="run_table"))
+    data = _load(accuracies, losses, tasks, runs, "accuracies")
+    data = replace(data, notes=(*data.notes, *run_notes))
     if reference is not None:
-        others = _load(reference, reference_losses, tasks, "reference")
+        others = _load(reference, reference_losses, tasks, runs, "reference")
         notes = tuple(dict.fromkeys((*data.notes, *others.notes)))
-        data = replace(data, reference=others, notes=notes)
+        planned = tuple(run for run in data.planned if run in others.planned)
+        data = replace(data, reference=others, notes=notes, planned=planned)
     elif reference_losses is not None:
         raise UserError("reference_losses: expected a reference table beside it, found none.")
     if token_losses is not None:
@@ -99,7 +110,11 @@ def load_dataset(
 
 
 def _load(
-    accuracies: Table | Store, losses: Table | None, tasks: Table | None, name: str
+    accuracies: Table | Store,
+    losses: Table | None,
+    tasks: Table | None,
+    runs: RunTable,
+    name: str,
 ) -> Dataset:
     loss_file = None if losses is None else load_table(losses, LOSSES, name="losses")
     task_file = None if tasks is None else load_table(tasks, TASKS, name="tasks")
@@ -112,18 +127,27 @@ def _load(
         store, file = accuracies, None
         loss_table = store.losses() if loss_table is None else loss_table
         task_table = store.tasks() if task_table is None else task_table
-        table = store.accuracies()
+        table = runs.fill(store.accuracies())
     else:
-        store, file = None, load_table(accuracies, ACCURACIES, name=name)
+        store = None
+        file, own = take_facts(read_table(accuracies, name=name))
+        runs = own + runs
+        file = _checked(replace(file, table=runs.fill(file.table)), ACCURACIES)
         table = file.table
     rows = [] if task_table is None else task_table.to_pylist()
     return Dataset(
-        trajectories=build_trajectories(table, loss_table, task_table),
+        trajectories=build_trajectories(table, loss_table, task_table, runs),
+        planned=tuple(runs.unmeasured(_runs(table))),
         losses=loss_table,
         items={(r["task"], r["metric"]): r["n_items"] for r in rows if r["n_items"]},
         notes=tuple(n for f in (loss_file, task_file, file) if f is not None for n in f.notes),
         token_loss_store=store,
     )
+
+
+def _runs(table: pa.Table) -> list[dict[str, Any]]:
+    """The runs of an accuracy table, as family, suite and run."""
+    return list(table.group_by(["family", "suite", "run"]).aggregate([]).to_pylist())
 
 
 def load_table(table: Table, schema: pa.Schema, *, name: str) -> TableFile:
@@ -137,7 +161,10 @@ def load_table(table: Table, schema: pa.Schema, *, name: str) -> TableFile:
     Raises:
         UserError: a file that cannot be read, or a table that breaks the contract.
     """
-    file = read_table(table, name=name)
+    return _checked(read_table(table, name=name), schema)
+
+
+def _checked(file: TableFile, schema: pa.Schema) -> TableFile:
     if schema is ACCURACIES:
         filled, assumed = fill_defaults(file.table, name=file.name)
         file = replace(file, table=filled, notes=(*file.notes, *assumed))

@@ -62,6 +62,12 @@ TASKS: Final = _schema(
 )
 """What a (task, metric) is. `format` is rc, mc, minimal_pair or cloze; chance in [0, 1]."""
 
+RUNS: Final = _schema(
+    _RUN, _fields(_NUMBER, "params", "planned_tokens"), _fields(_TEXT, "recipe", "schedule"),
+    _fields(_NUMBER, "decay_start_tokens"),
+)  # fmt: skip
+"""One run, evaluated or planned; all but `run` may be null (`data.runs` says what they mean)."""
+
 CHECKPOINTS: Final = _schema(
     _RUN,
     _fields(_NUMBER, "params"),
@@ -104,6 +110,7 @@ FORECASTS: Final = _schema(
 
 _PANDAS_INDEX: Final = re.compile(r"__index_level_\d+__|Unnamed: 0")
 _OPTIONAL: Final = frozenset({"stderr", "planned_tokens", "revision", "error"})
+_RUNS_OPTIONAL: Final = frozenset(RUNS.names) - {"run"}
 SYNONYMS: Final = {
     "run": "run model model_name run_name name",
     "step": "step steps global_step training_step train_step checkpoint iteration",
@@ -165,7 +172,8 @@ def conform(table: pa.Table, schema: pa.Schema, *, name: str, partial: bool = Fa
             f"{name}: unknown column{'s' * several} {listed(unknown)};{hint} Expected "
             f"{', '.join(schema.names)}. Rename or drop what is not among them."
         )
-    missing = [c for c in schema.names if c not in found and c not in _OPTIONAL]
+    optional = _RUNS_OPTIONAL if schema is RUNS else _OPTIONAL
+    missing = [c for c in schema.names if c not in found and c not in optional]
     if missing and not partial:
         raise DataError(
             f"{name}: missing column{'s' * (len(missing) > 1)} {listed(missing)}; found "

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
+from neuneu.data.runs import RunTable
 from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts
 
 FloatArray = npt.NDArray[np.float64]
@@ -18,6 +19,8 @@ IntArray = npt.NDArray[np.int64]
 _ARRAYS: Final = {
     "steps": "step", "tokens": "tokens", "flops": "flops", "values": "value", "stderrs": "stderr",
 }  # fmt: skip
+
+_RUN: Final = ("family", "suite", "run")
 
 RunGroup = tuple[str, str]
 """(family, run): all trajectories of one training run; the unit of splits and of calibration."""
@@ -33,7 +36,8 @@ class Trajectory:
     `steps` (n,) int64; `tokens`, `flops`, `values` (accuracy in [0, 1]) and `stderrs` (NaN where
     unknown) (n,) float64. `losses` maps a validation set's name to (n,) float64 mean losses in
     nats per token, NaN where a checkpoint has none. `chance` and `base_task` come from the task
-    table; chance is None where unknown.
+    table; chance is None where unknown. `recipe`, `schedule` and `decay_start` (tokens) come from
+    the table of runs (`data.runs`); "" or None where unknown.
     """
 
     family: str
@@ -53,6 +57,9 @@ class Trajectory:
     chance: float | None = None
     base_task: str = ""
     group: str = ""
+    recipe: str = ""
+    schedule: str = ""
+    decay_start: float | None = None
 
     def __len__(self) -> int:
         """The number of checkpoints n."""
@@ -83,6 +90,7 @@ def build_trajectories(
     accuracies: pa.Table,
     losses: pa.Table | None = None,
     tasks: pa.Table | None = None,
+    runs: RunTable | None = None,
 ) -> list[Trajectory]:
     """Turn tidy tables into trajectories, sorted by key.
 
@@ -94,6 +102,7 @@ def build_trajectories(
         losses: `schemas.LOSSES`; rows of metric `cross_entropy_loss` join on (suite, run, step),
             whatever their num_fewshot. A name logged for the same shots wins over another's.
         tasks: `schemas.TASKS`, for chance, base task and group.
+        runs: facts about the runs.
     """
     starts = trajectory_starts(accuracies)
     stops = np.append(starts[1:], accuracies.num_rows)
@@ -104,12 +113,17 @@ def build_trajectories(
     task_index = {} if tasks is None else {(t["task"], t["metric"]): t for t in tasks.to_pylist()}
     task_names = {task: row for (task, _), row in task_index.items()}
     normalised = {_without_metric(who) for who in identity if who["metric"] == "acc_norm"}
+    facts = {key: (runs or RunTable()).of(dict(zip(_RUN, key, strict=True))) for key in {
+        tuple(who[k] for k in _RUN) for who in identity
+    }}  # fmt: skip
     result = []
     for who, start, stop in zip(identity, starts, stops, strict=True):
         if who["metric"] == "acc_bytes" and _without_metric(who) in normalised:
             continue
         # Copies: slices of pyarrow's memory are not writable.
         own: dict[str, Any] = {name: array[start:stop].copy() for name, array in arrays.items()}
+        told = facts[tuple(who[key] for key in _RUN)]
+        planned_end = None if np.isnan(planned[stop - 1]) else float(planned[stop - 1])
         info = task_index.get((who["task"], who["metric"])) or task_names.get(who["task"], {})
         result.append(
             Trajectory(
@@ -117,10 +131,13 @@ def build_trajectories(
                 **own,
                 params=float(params[start]),
                 losses=_join_losses(loss_index[who["suite"], who["run"]], who, own["steps"]),
-                planned_tokens=None if np.isnan(planned[stop - 1]) else float(planned[stop - 1]),
+                planned_tokens=planned_end,
                 chance=info.get("chance"),
                 base_task=info.get("base_task") or who["task"],
                 group=info.get("group") or "",
+                recipe=told.recipe,
+                schedule=told.schedule,
+                decay_start=replace(told, planned_tokens=planned_end).decay_begins,
             )
         )
     return result
