@@ -43,6 +43,8 @@ def test_what_is_unknown_is_nan() -> None:
 def test_rates_never_rise() -> None:
     x = np.log(np.linspace(1e9, 120e9, 200))
     for code in range(len(SCHEDULES)):
-        found = learning_rate(np.full(200, code), np.full(200, np.nan), x, np.full(200, np.log(END)))
+        found = learning_rate(
+            np.full(200, code), np.full(200, np.nan), x, np.full(200, np.log(END))
+        )
         assert (np.diff(found) <= 1e-6).all()
         assert ((found >= 0) & (found <= 1)).all()
