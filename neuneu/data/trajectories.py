@@ -81,6 +81,11 @@ class Trajectory:
         """(family, run): the unit of splits and of calibration."""
         return (self.family, self.run)
 
+    @property
+    def task_loss(self) -> FloatArray | None:
+        """(n,) the first of the signals, NaN where unknown; None without one."""
+        return next((values for _, values in sorted(self.signals.items())), None)
+
     def slice(self, start: int, stop: int) -> "Trajectory":
         """Keep the checkpoints start .. stop - 1 and everything else."""
         arrays: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _ARRAYS}
