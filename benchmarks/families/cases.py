@@ -87,19 +87,16 @@ class Case:
     """`span` gives the context (start, stop) of a trajectory without step 0.
 
     Without `references` a run is forecast alone; cases with the same ones are asked about
-    together. `families` limits the case to some.
+    together. Where nothing of a run is `observed`, its past has no rule. `families` limits the
+    case to some.
     """
 
     name: str
     title: str
     span: Callable[[Trajectory], tuple[int, int]]
     references: References | None = None
+    observed: bool = True
     families: tuple[str, ...] | None = None
-
-    @property
-    def without_context(self) -> bool:
-        """Whether nothing of the run has been observed."""
-        return self.name == "before"
 
 
 CASES: Final[tuple[Case, ...]] = (
@@ -128,7 +125,7 @@ CASES: Final[tuple[Case, ...]] = (
     ),
     Case(
         name="before", title="before the start, smaller finished runs",
-        span=span_of_share(0.0), references=is_smaller,
+        span=span_of_share(0.0), references=is_smaller, observed=False,
     ),
 )  # fmt: skip
 

@@ -89,11 +89,11 @@ class Entrant:
     trained: bool = False
 
 
-def rules(*, references: bool, context: bool) -> list[Entrant]:
-    """Return the simple rules that can answer with or without references and context."""
-    names = [*(OWN_PAST if context else ()), *(WITH_REFERENCES if references else ())]
+def rules(*, references: bool, observed: bool) -> list[Entrant]:
+    """Return the simple rules that can answer with or without references and a context."""
+    names = [*(OWN_PAST if observed else ()), *(WITH_REFERENCES if references else ())]
     found = [Entrant(name=name, make=_maker(name)) for name in names]
-    if references and not context:
+    if references and not observed:
         found.append(Entrant(name=NearestRelative.name, make=NearestRelative))
     return found
 

@@ -13,13 +13,13 @@ def draw(record: Mapping[str, Any], folder: Path) -> None:
     names = record["trained"]
     if not names:
         return
-    families = list(record["families"])
+    families = [family for family, entry in record["families"].items() if entry["trained"]]
     cases = [c for c, entry in record["cases"].items() if len(entry["families"]) > 1]
     styles = forecaster_styles(names)
     folder.mkdir(parents=True, exist_ok=True)
     with figure_style():
         figure = new_figure(9.6, 4.2)
-        panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
+        panels = figure.subplots(1, len(families), sharex=True, sharey=True, squeeze=False)[0]
         for axes, family in zip(panels, families, strict=True):
             axes.axvline(1.0, color="0.6", linewidth=1, linestyle="--")
             for place, name in enumerate(names):

@@ -92,15 +92,15 @@ def goals(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     rows += _coverage(cases, name)
     rows += _ranking(record["ranking"], name)
     for title, entry in record["large"]["before"].items():
-        if (found := entry["forecasters"].get(name)) and "ratio" in found:
-            for key, words in (("ratio_final", "final"), ("ratio", "all later checkpoints")):
-                what = f"Before the start, error / ladder law's, {title}, {words}"
-                rows.append(_most(what, 0.8, found[key]["value"]))
+        mine = entry["forecasters"].get(name, {})
+        for key, words in (("ratio_final", "final"), ("ratio", "all later checkpoints")):
+            what = f"Before the start, error / ladder law's, {title}, {words}"
+            rows.append(_most(what, 0.8, mine.get(key, {}).get("value")))
     for title, entry in record["large"]["one-recipe"].items():
-        if found := entry["forecasters"].get(name):
-            value = found["mae"]["value"]
-            what = f"One checkpoint and smaller runs of the same recipe, MAE, {title}"
-            rows.append(goal(what, "<= 1.7 points", value, value <= 0.017, "points"))
+        value = entry["forecasters"].get(name, {}).get("mae", {}).get("value")
+        met = None if value is None else value <= 0.017
+        what = f"One checkpoint and smaller runs of the same recipe, MAE, {title}"
+        rows.append(goal(what, "<= 1.7 points", value, met, "points"))
     return rows
 
 

@@ -145,7 +145,7 @@ class Benchmark:
 
 
 def _rules(case: Case) -> list[Entrant]:
-    return rules(references=case.references is not None, context=not case.without_context)
+    return rules(references=case.references is not None, observed=case.observed)
 
 
 def show(record: Mapping[str, Any]) -> None:

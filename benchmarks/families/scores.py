@@ -6,8 +6,10 @@ Shapes: N items, T trajectories, G run groups, B bootstrap samples, M metrics.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Final
+from zlib import crc32
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +32,10 @@ MANY_RUNS: Final = 5
 SAMPLES: Final = 1000
 
 
+@cache
 def weights(family: str, n_groups: int) -> FloatArray:
     """Return how often each run group of a family is drawn, (B, G); families are independent."""
-    return RunBootstrap(samples=SAMPLES, seed=sum(family.encode())).weights(n_groups)
+    return RunBootstrap(samples=SAMPLES, seed=crc32(family.encode())).weights(n_groups)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,7 +167,7 @@ def score(asked: Asked, answers: Mapping[str, Answers], trained: Sequence[str]) 
         asked=asked, answers=answering, means=means, rule=None,
         trained=tuple(name for name in trained if name in answering),
     )  # fmt: skip
-    return Scored(**{**vars(found), "rule": found.best_rule()})
+    return replace(found, rule=found.best_rule())
 
 
 def _means(asked: Asked, given: Answers, shared: Sequence[float]) -> FloatArray:

@@ -9,7 +9,7 @@ import pytest
 from families import run as study
 from families.answers import Answers
 from families.cases import CASES, MAX_TARGETS, Asked, ask, sample
-from families.data import with_facts
+from families.data import load_families, with_facts
 from families.entrants import Entrant, NearestRelative, Trained, rules
 from families.figure import draw
 from families.goals import LARGE, goals, large_entry
@@ -292,11 +292,11 @@ def test_nearest_relative_reads_the_same_fraction_of_the_same_recipe() -> None:
 
 
 def test_rules_fit_the_case() -> None:
-    names = {e.name for e in rules(references=False, context=True)}
+    names = {e.name for e in rules(references=False, observed=True)}
     assert names == {"persistence", "recent-mean", "power-law"}
-    with_references = {e.name for e in rules(references=True, context=True)}
+    with_references = {e.name for e in rules(references=True, observed=True)}
     assert with_references >= names | {"nearest-analogue", "ladder-law"}
-    before = {e.name for e in rules(references=True, context=False)}
+    before = {e.name for e in rules(references=True, observed=False)}
     assert "nearest-relative" in before
     assert not before & names
 
@@ -381,3 +381,28 @@ def test_large_runs_are_compared_with_the_ladder_law() -> None:
     assert entry["forecasters"]["ours"]["ratio"]["value"] == pytest.approx(0.5)
     assert entry["forecasters"]["ours"]["final"]["value"] == pytest.approx(0.02)
     assert large_entry(scored, replace(LARGE[0], params=1e7)) is None
+
+
+@pytest.mark.shared
+def test_the_shared_families_have_sizes_recipes_and_schedules(shared: Path) -> None:
+    names = ("open-sci-ref", "gemstones", "smollm3-ablations")
+    found = load_families(shared, names)
+    assert {name: len({t.run for t in found[name]}) for name in names} == {
+        "open-sci-ref": 33, "gemstones": 16, "smollm3-ablations": 22,
+    }  # fmt: skip
+    for trajectories in found.values():
+        assert all(t.planned_tokens and t.params and t.recipe for t in trajectories)
+    schedules = {name: {t.schedule for t in found[name]} for name in names}
+    assert schedules["open-sci-ref"] == {"wsd"}
+    assert schedules["gemstones"] == {"constant"}
+    assert schedules["smollm3-ablations"] == {"cosine", "wsd"}
+    decays = {t.run: t.decay_start for t in found["smollm3-ablations"] if t.schedule == "wsd"}
+    assert decays == {
+        "wsd  WSD, decay 10%": pytest.approx(0.9 * 47185920000),
+        "wsd  WSD, decay 20%": pytest.approx(0.8 * 47185920000),
+    }
+    siblings = ask("open-sci-ref", found["open-sci-ref"], CASE["one-recipe"])
+    of_the_largest = [t for t in siblings.trajectories if t.params > 1e9]
+    assert len({t.run for t in of_the_largest}) == 13
+    for batch in siblings.batches.values():
+        assert len({t.recipe for t in batch.references}) == 1
