@@ -78,9 +78,11 @@ class AverageForecast:
         )
         runs = group_by_run(pool, self.selection.keys)
         forecaster.fit(self.horizon.references(trajectories, self.dataset.references))
+        self.beside = [self.horizon.context_of(t) for t in pool]
         self.futures = sample_runs(
-            forecaster, runs, self.horizon, seed=self.seed, token_losses=self.dataset.token_losses
-        )
+            forecaster, runs, self.horizon, seed=self.seed,
+            token_losses=self.dataset.token_losses, beside=self.beside,
+        )  # fmt: skip
         if len(self.futures) < min_runs:
             raise UserError(_too_few_runs(len(runs), len(self.futures), self.selection, min_runs))
         self.trajectories = {future.run: runs[future.run] for future in self.futures}

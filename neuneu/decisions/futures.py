@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
+from neuneu.decisions.peers import align_peers
 from neuneu.decisions.selection import RunName, TaskKey, run_name, task_key
 from neuneu.forecasters.protocol import JointForecaster, Query
 from neuneu.forecasters.queries import Horizon, own_grid, query_at, reached
@@ -72,6 +73,7 @@ def sample_runs(
     count: int = SAMPLES,
     seed: int = 0,
     token_losses: TokenLossTable | None = None,
+    beside: Sequence[Trajectory] = (),
 ) -> list[RunFuture]:
     """Draws futures of runs together; runs without a horizon are left out.
 
@@ -82,6 +84,7 @@ def sample_runs(
         count: S.
         seed: for sampling.
         token_losses: for forecasters that read them.
+        beside: contexts of the same runs on further tasks (`peers.align_peers`).
     """
     plans = []
     for run, members in runs.items():
@@ -94,6 +97,7 @@ def sample_runs(
             plans.append((run, contexts, grid, queries))
     queries = [query for *_, of in plans for query in of]
     answers = forecaster.predict(queries) if queries else []
+    answers = align_peers(forecaster, queries, answers, beside)
     drawn = iter(forecaster.draw(queries, answers, count=count, seed=seed) if queries else [])
     futures = []
     for run, contexts, grid, of in plans:
