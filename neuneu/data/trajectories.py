@@ -183,9 +183,13 @@ def _index_losses(
 
 
 def _signals(losses: _Losses, who: Mapping[str, Any], steps: IntArray) -> dict[str, FloatArray]:
-    """The signals of one task, by metric."""
+    """The signals of one task at its number of shots, by metric."""
     names = {metric: f"{metric}\t{who['task']}" for metric in SIGNALS}
-    rows = {metric: losses[name] for metric, name in names.items() if name in losses}
+    rows = {
+        metric: [row for row in losses[name] if row[0] == who["num_fewshot"]]
+        for metric, name in names.items()
+        if name in losses
+    }
     return _join_losses(rows, who, steps)
 
 
