@@ -17,7 +17,7 @@ from neuneu.decisions.futures import SAMPLES, RunFuture
 from neuneu.decisions.peers import align_peers
 from neuneu.decisions.selection import RunName, TaskKey, find_runs, task_key
 from neuneu.forecasters.protocol import JointForecaster
-from neuneu.forecasters.queries import Horizon, query_at
+from neuneu.forecasters.queries import Horizon, query_at, with_siblings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ def sample_evaluations(
             names.append((future.run, task_key(t)))
             grid = sorted({*wanted.get(names[-1], ()), float(future.tokens[-1])})
             queries.append(query_at(horizon.context_of(t), np.array(grid), token_losses))
+    queries = with_siblings(queries, beside or None)
     answers = align_peers(forecaster, queries, forecaster.predict(queries), beside)
     drawn = forecaster.draw(queries, answers, count=SAMPLES, seed=seed)
     samples = dict(zip(names, drawn, strict=True))

@@ -14,7 +14,7 @@ from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
 from neuneu.decisions.peers import align_peers
 from neuneu.decisions.selection import RunName, TaskKey, run_name, task_key
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import Horizon, own_grid, query_at, reached
+from neuneu.forecasters.queries import Horizon, own_grid, query_at, reached, with_siblings
 
 SAMPLES: Final = 2000
 
@@ -84,7 +84,7 @@ def sample_runs(
         count: S.
         seed: for sampling.
         token_losses: for forecasters that read them.
-        beside: contexts of the same runs on further tasks (`peers.align_peers`).
+        beside: contexts of the same runs, on further tasks, too: siblings, and `align_peers`.
     """
     plans = []
     for run, members in runs.items():
@@ -95,7 +95,8 @@ def sample_runs(
             grid = np.zeros(0) if finished else own_grid(contexts, max(ends))
             queries = [query_at(t, grid, token_losses) for t in contexts if len(grid)]
             plans.append((run, contexts, grid, queries))
-    queries = [query for *_, of in plans for query in of]
+    queries = with_siblings([query for *_, of in plans for query in of], beside or None)
+    asked = iter(queries)
     answers = forecaster.predict(queries) if queries else []
     answers = align_peers(forecaster, queries, answers, beside)
     drawn = iter(forecaster.draw(queries, answers, count=count, seed=seed) if queries else [])
@@ -104,6 +105,7 @@ def sample_runs(
         past_tokens, past = past_average(contexts)
         latest = max(contexts, key=lambda t: float(t.tokens[-1]))
         samples = [next(drawn) for _ in of]
+        mine = tuple(next(asked) for _ in of)
         last = [float(t.values[-1]) for t in contexts]
         futures.append(
             RunFuture(
@@ -116,7 +118,7 @@ def sample_runs(
                 finished=not samples,
                 flops_per_token=float(latest.flops[-1] / latest.tokens[-1]),
                 seen_tokens=float(latest.tokens[-1]),
-                queries=tuple(of),
+                queries=mine,
             )
         )
     return futures
