@@ -170,6 +170,7 @@ def compare(batch: QueryBatch, own: Own, view: SiblingView) -> Compared:
             *np.moveaxis(both, -1, 0),
         ]
     )
+    references = np.where(mask[:, :, None], references, np.float32(0.0))
     # What to add to ln tokens of this run to get the aligned position of the other. With FLOPs
     # 6 N D, equal FLOPs mean ln D + ln(N / N').
     shifts = {
