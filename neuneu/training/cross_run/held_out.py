@@ -21,7 +21,7 @@ CONTEXTS: Final = (0.05, 0.1, 0.2, 0.4)
 SMALLER: Final = 0.8
 """A run is smaller than another if it has at most this share of its parameters."""
 
-MAX_TRAJECTORIES: Final = 60
+MAX_TRAJECTORIES: Final = 24
 """Trajectories of a held-out run that are forecast, evenly spread over its tasks."""
 
 
