@@ -12,21 +12,20 @@ from neuneu.core.errors import UserError
 from neuneu.data.fingerprints import SEEN_SHARE
 from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.evaluation.backtest import RemembersTraining
-from neuneu.forecasters.baselines import BASELINES, make_forecaster
+from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.protocol import Forecaster, Query, Sees
 from neuneu.forecasters.registry import load_forecaster
 from neuneu.forecasters.window.export import CONFIG, WEIGHTS
 
 OWN_PAST: Final = ("persistence", "recent-mean", "power-law")
-WITH_REFERENCES: Final = (
-    "nearest-analogue",
-    *(name for name in BASELINES if name.startswith("ladder")),
-)
+SHIFTED: Final = ("nearest-analogue", "ladder-law", "ladder-two-step-offset")
+"""From references, moved to the run's own level."""
+
+LAW: Final = "ladder-two-step"
+"""The ladder law as published: from references alone."""
+
 PRESENT: Final = ("persistence", "recent-mean")
 """What rankings are compared with: the last score, and the mean of the last three."""
-
-LAWS: Final = ("ladder-two-step", "ladder-law")
-"""The ladder law: the first that is there."""
 
 
 class NearestRelative:
@@ -91,7 +90,9 @@ class Entrant:
 
 def rules(*, references: bool, observed: bool) -> list[Entrant]:
     """Return the simple rules that can answer with or without references and a context."""
-    names = [*(OWN_PAST if observed else ()), *(WITH_REFERENCES if references else ())]
+    names = list(OWN_PAST if observed else ())
+    if references:
+        names += [*(SHIFTED if observed else ()), LAW]
     found = [Entrant(name=name, make=_maker(name)) for name in names]
     if references and not observed:
         found.append(Entrant(name=NearestRelative.name, make=NearestRelative))

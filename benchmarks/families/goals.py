@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from families.entrants import LAWS
+from families.entrants import LAW
 from families.ranking import finals
 from families.scores import Scored, estimate, quotient
 
@@ -50,7 +50,7 @@ def large_entry(scored: Scored, sizes: Sizes) -> dict[str, Any] | None:
     asked = scored.asked
     truth = finals(asked, asked.y)
     final = {n: np.abs(finals(asked, a.median) - truth) for n, a in scored.answers.items()}
-    law = next((name for name in LAWS if name in scored.means), None)
+    law = LAW if LAW in scored.means else None
     forecasters: dict[str, Any] = {}
     for name in scored.means:
         here = np.where(where, final[name], np.nan)
