@@ -16,6 +16,7 @@ from neuneu.data.ranking import FINAL_CHECKPOINTS
 from neuneu.data.splits import MIN_CHECKPOINTS
 from neuneu.data.trajectories import FloatArray, IntArray, RunGroup, Trajectory
 from neuneu.forecasters.protocol import Query
+from neuneu.forecasters.queries import with_siblings
 
 TARGETS_AFTER: Final = 0.2
 """Share of a run's checkpoints after which every later one is a target (as `Anchored`)."""
@@ -220,6 +221,9 @@ def ask(
         asked.trajectories.append(trajectory)
         asked.queries.append(query)
         asked.outcomes.append(outcomes)
+    if case.observed:
+        pasts = [_context(t, case) for t in long_enough]
+        asked.queries[:] = with_siblings(asked.queries, pasts)
     for beside, indices in together.items():
         references = [t for run in sorted(beside) for t in members[run]]
         asked.batches[beside] = Batch(references=references, queries=indices)
@@ -262,6 +266,12 @@ def _allowed(
         run: frozenset(o for o in runs if o.group != run.group and references(run, o))
         for run in runs
     }
+
+
+def _context(trajectory: Trajectory, case: Case) -> Trajectory:
+    """Return what is observed."""
+    trained = trajectory.without_step_zero()
+    return trained.slice(*case.span(trained))
 
 
 def _question(trajectory: Trajectory, case: Case) -> tuple[Query, FloatArray]:
