@@ -40,10 +40,9 @@ def collect_folds(
         held = set(fold)
         others = [t for t in trajectories if t.run_group not in held]
         targets = [t for t in trajectories if t.run_group in held]
-        for fraction in CONTEXTS[1:]:
-            queries, truths = make_queries(targets, Anchored(fraction=fraction), None)
-            for references in ([], others):
-                _add(collected, several, references, queries, truths)
+        asked = [make_queries(targets, Anchored(fraction=f), None) for f in CONTEXTS[1:]]
+        for references in ([], others):
+            _add(collected, several, references, asked)
         found.append(collected)
     return found
 
@@ -63,14 +62,10 @@ def collect_families(
         held = set(fold)
         members = [t for t in trajectories if t.run_group in held]
         for targets, relatives in relatives_of(members):
-            for fraction in CONTEXTS:
-                queries, truths = make_queries(targets, Anchored(fraction=fraction), None)
-                for references in relatives:
-                    _add(collected, several, references, queries, truths)
-            queries, truths = unstarted(targets)
+            asked = [make_queries(targets, Anchored(fraction=f), None) for f in CONTEXTS]
             for references in relatives:
-                if references:
-                    _add(collected, several, references, queries, truths)
+                before = [unstarted(targets)] if references else []
+                _add(collected, several, references, [*asked, *before])
         found.append(collected)
     return found
 
@@ -109,12 +104,11 @@ def _add(
     collected: OutOfFold,
     networks: Sequence[CrossRunNetwork],
     references: Sequence[Trajectory],
-    queries: Sequence[Query],
-    truths: Sequence[Trajectory],
+    asked: Sequence[tuple[list[Query], list[Trajectory]]],
 ) -> None:
-    if not queries:
-        return
     forecaster = CrossRunForecaster(networks, sees="reference" if references else "own")
     forecaster.fit(references)
-    shown = [bool(runs.used) for runs in forecaster.reference_runs(queries)]
-    collected.add(forecaster, queries, truths, shown)
+    for queries, truths in asked:
+        if queries:
+            shown = [bool(runs.used) for runs in forecaster.reference_runs(queries)]
+            collected.add(forecaster, queries, truths, shown)
