@@ -13,8 +13,8 @@ targets before the last tenth of the way and those in it, and s_task as s_both, 
 that task. Two runs change a width by 6 % of what they ask for, three by 24 %, four by half, eight
 by 94 %: few runs say little about the next, and the prior is the forecaster's own calibration. What
 needs more runs than a common factor comes in by v and u. There is no surcharge for the next run (as
-in `calibration`), and the median stays: corrections of it by task, or common to all, gained 1 % of
-the error at most on three public families, and lost on some.
+in `calibration`), and the median stays: corrections of it by task, or common to all, changed the
+error by -4 to +15 % on three public families, and mostly lost.
 
 For runs larger than all finished ones, narrowing counts by `NARROWING`: that smaller runs are easy
 does not show that a larger one is.
