@@ -9,7 +9,7 @@ import typer
 from neuneu.cli.exit_codes import finish
 from neuneu.cli.parameters import Json, Output, path_option
 from neuneu.core.errors import UserError
-from neuneu.decisions.options import QUESTIONS, Option, declared
+from neuneu.decisions.options import QUESTIONS, CheckOptions, Option, declared
 
 _PANEL: Final = "Questions about runs"
 _HELP: Final = {
@@ -32,6 +32,10 @@ _HELP: Final = {
     "next-eval": """Rank the checkpoints and tasks to evaluate next by information per cost.
 
     Example: neuneu next-eval accuracies.csv --checkpoints saved.csv --until 300e9
+    """,
+    "check": """Check forecasts against the finished runs of a table, each held out in turn.
+
+    Example: neuneu check accuracies.csv --reference finished.csv
     """,
 }
 _REQUIRED: Final = inspect.Parameter.empty
@@ -69,6 +73,13 @@ def register(app: typer.Typer) -> None:
         app.command(name, rich_help_panel=_PANEL, help=_HELP[name])(_command(name, options))
 
 
+def register_check(app: typer.Typer, *, panel: str) -> None:
+    """Adds the command that checks forecasts of finished runs."""
+    app.command("check", rich_help_panel=panel, help=_HELP["check"])(
+        _command("check", CheckOptions)
+    )
+
+
 def _command(name: str, options: type) -> Callable[..., None]:
     """A command with the arguments of a question, its options and the common ones."""
     arguments = _ARGUMENTS.get(name, _OTHERS)
@@ -99,8 +110,13 @@ def _command(name: str, options: type) -> Callable[..., None]:
 
 def _on_command_line(name: str, kind: Any, option: Option) -> tuple[Any, Any]:
     """The type and default of an option for typer."""
-    if kind is bool:  # without a name typer adds --no-NAME
-        return Annotated[bool, typer.Option(f"--{name}", help=option.help)], option.default
+    if kind is bool:  # without a name typer adds --no-NAME; a flag that says no is a second name
+        flag = f" /{option.flag}" if option.default else f"--{name}"
+        help_ = (
+            f"Do not {option.help[0].lower()}{option.help[1:]}" if option.default else option.help
+        )
+        setting = typer.Option(flag, help=help_, show_default=False)
+        return Annotated[bool, setting], option.default
     kind = option.cli or kind
     if option.default is None:
         kind = kind | None

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 import typer
 
 from neuneu.cli.answers import register as register_questions
+from neuneu.cli.answers import register_check
 from neuneu.cli.exit_codes import ExitCodes, finish
 from neuneu.cli.imports import import_
 from neuneu.cli.parameters import Address, Config, Json, Output, Sets, path_option
@@ -242,6 +243,9 @@ def pretrain(
 
     settings = load_config(PretrainConfig, config, set_ or ())
     finish(run_pretrain(settings, address=address), json_)
+
+
+register_check(app, panel=_QUALITY)
 
 
 @app.command(rich_help_panel=_QUALITY)

@@ -26,6 +26,8 @@ class Answer:
     in [0, 1], None where something is beyond the horizon. `notes` say what was assumed or
     chosen; `warnings`, each with a `code` and a `text`, why intervals may be off. `tables` holds
     larger results, such as every forecast (`schemas.FORECASTS`); `settings` the options.
+    `self_calibration` says how far off forecasts of the table's own finished runs are, one mapping
+    for each family.
     """
 
     question: str
@@ -33,6 +35,7 @@ class Answer:
     notes: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     tables: Mapping[str, pa.Table] = field(default_factory=dict, repr=False)
+    self_calibration: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def warnings(self) -> tuple[Warning, ...]:
@@ -61,6 +64,7 @@ class Answer:
             "notes": list(self.notes),
             "warnings": [asdict(warning) for warning in self.warnings],
             "settings": dict(self.settings),
+            "self_calibration": [dict(check) for check in self.self_calibration],
             "neuneu": __version__,
         }
 

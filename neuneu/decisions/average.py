@@ -22,6 +22,7 @@ from neuneu.decisions.selection import (
     select,
     task_key,
 )
+from neuneu.decisions.self_calibration import self_calibrate, unfinished
 from neuneu.forecasters.protocol import JointForecaster
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class AverageForecast:
             UserError: tables that cannot be read, or fewer than `min_runs` runs that have the
                 tasks and a horizon.
         """
-        self.forecaster, self.options = forecaster, options
+        self.options = options
         self.dataset, self.horizon = read_options(accuracies, options, kind)
         self.seed = options.get("seed", 0)
         trajectories = self.dataset.trajectories
@@ -77,9 +78,21 @@ class AverageForecast:
             pool,
         )
         runs = group_by_run(pool, self.selection.keys)
-        forecaster.fit(self.horizon.references(trajectories, self.dataset.references))
+        references = self.horizon.references(trajectories, self.dataset.references)
+        self.self_calibration = self_calibrate(
+            forecaster,
+            references,
+            unfinished([t for members in runs.values() for t in members], self.horizon),
+            enabled=options.get("self_calibrate", True),
+        )
+        self.forecaster = self.self_calibration.forecaster
+        self.forecaster.fit(references)
         self.futures = sample_runs(
-            forecaster, runs, self.horizon, seed=self.seed, token_losses=self.dataset.token_losses
+            self.forecaster,
+            runs,
+            self.horizon,
+            seed=self.seed,
+            token_losses=self.dataset.token_losses,
         )
         if len(self.futures) < min_runs:
             raise UserError(_too_few_runs(len(runs), len(self.futures), self.selection, min_runs))
@@ -118,7 +131,13 @@ class AverageForecast:
         return Answer(
             question=question,
             rows=rows,
-            notes=(*self.dataset.notes, *self.selection.notes, *self._notes),
+            notes=(
+                *self.dataset.notes,
+                *self.selection.notes,
+                *self._notes,
+                *self.self_calibration.notes,
+            ),
+            self_calibration=self.self_calibration.record,
             settings={**plain_settings(self.options), "tasks": tasks, **settings},
         )
 

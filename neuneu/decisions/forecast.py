@@ -15,6 +15,7 @@ from neuneu.data.schemas import ACCURACIES
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import plain, plain_tokens
 from neuneu.decisions.explanation import calibration_fields
+from neuneu.decisions.self_calibration import SelfCalibration, self_calibrate
 from neuneu.forecasters.protocol import JointForecaster, Query
 from neuneu.forecasters.queries import Horizon, even_grid, query_at, reached
 from neuneu.forecasters.table import check_answers, forecast_table, identity_columns
@@ -30,14 +31,24 @@ class Forecasts:
     describe the horizon as JSON types.
     """
 
+    self_calibration: SelfCalibration
+
     queries: list[Query]
     rows: list[dict[str, Any]]
     table: pa.Table
     observed: pa.Table
 
 
-def make_forecasts(forecaster: JointForecaster, dataset: Dataset, horizon: Horizon) -> Forecasts:
+def make_forecasts(
+    forecaster: JointForecaster, dataset: Dataset, horizon: Horizon, *, calibrate: bool = True
+) -> Forecasts:
     """Forecasts every unfinished trajectory.
+
+    Args:
+        forecaster: fitted here.
+        dataset: evaluations so far.
+        horizon: context and horizon.
+        calibrate: whether finished runs may change the width of intervals.
 
     Raises:
         UserError: no trajectory that can be forecast.
@@ -56,7 +67,10 @@ def make_forecasts(forecaster: JointForecaster, dataset: Dataset, horizon: Horiz
             queries.append(query_at(context, grid, dataset.token_losses))
     if not queries:
         raise UserError(_nothing_to_forecast(len(dataset.trajectories), finished))
-    forecaster.fit(horizon.references(dataset.trajectories, dataset.references))
+    references = horizon.references(dataset.trajectories, dataset.references)
+    found = self_calibrate(forecaster, references, queries, enabled=calibrate)
+    forecaster = found.forecaster
+    forecaster.fit(references)
     answers = forecaster.predict(queries)
     quantiles = check_answers(forecaster, answers, queries)
     common = identity_columns(queries, [_targets(query) for query in queries], PROTOCOL)
@@ -88,6 +102,7 @@ def make_forecasts(forecaster: JointForecaster, dataset: Dataset, horizon: Horiz
         rows=rows,
         table=forecast_table(forecaster, common, quantiles),
         observed=_observed([query.context for query in queries]),
+        self_calibration=found,
     )
 
 

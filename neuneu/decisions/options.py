@@ -67,6 +67,14 @@ class Options(DataOptions, total=False):
         float | None, Option(help="Fraction of each run's checkpoints to use as context.")
     ]
     context_step: Annotated[int | None, Option(help="Last training step to use as context.")]
+    self_calibrate: Annotated[
+        bool,
+        Option(
+            help="Let the finished runs of the table set the width of intervals.",
+            default=True,
+            flag="--no-self-calibration",
+        ),
+    ]
 
 
 class AverageOptions(Options, total=False):
@@ -144,6 +152,26 @@ class NextEvalOptions(AverageOptions, total=False):
         Option(help="What to learn: best (which run wins) or final (where each ends).", cli=str),
     ]
     limit: Annotated[int, Option(help="Maximum number of rows to return.", default=LIMIT)]
+
+
+class CheckOptions(DataOptions, total=False):
+    """Options of `check`."""
+
+    context: Annotated[
+        float | None,
+        Option(
+            help="Share of each run's tokens to use as context (default: where the unfinished "
+            "runs stand, else 0.1, 0.2 and 0.4)."
+        ),
+    ]
+    until: Annotated[
+        float | None,
+        Option(help="Tokens at which a run is finished (default: its planned tokens)."),
+    ]
+    task: Annotated[
+        str | Sequence[str],
+        Option(help="Tasks, base tasks or task groups to check.", cli=str, note=_COMMAS),
+    ]
 
 
 QUESTIONS: Final[Mapping[str, type]] = {

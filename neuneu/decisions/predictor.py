@@ -10,6 +10,7 @@ from neuneu.data.load import Table
 from neuneu.data.trajectories import FloatArray
 from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.average import INTERVAL, AverageForecast
+from neuneu.decisions.check import Check
 from neuneu.decisions.evaluations import Evaluation, pending_evaluations, sample_evaluations
 from neuneu.decisions.explanation import explanation_fields, forecast_notes
 from neuneu.decisions.forecast import make_forecasts
@@ -17,12 +18,14 @@ from neuneu.decisions.futures import RunFuture
 from neuneu.decisions.options import (
     LIMIT,
     THRESHOLD,
+    CheckOptions,
     ForecastOptions,
     NextEvalOptions,
     RankOptions,
     StopOptions,
     plain_settings,
     read_options,
+    task_names,
 )
 from neuneu.decisions.statistics import first_passage, prospect, rank, reached_at, weigh
 from neuneu.forecasters.protocol import JointForecaster
@@ -65,7 +68,9 @@ class Predictor:
             UserError: tables that cannot be read, or nothing to forecast.
         """
         dataset, horizon = read_options(accuracies, options, ForecastOptions)
-        found = make_forecasts(self.forecaster, dataset, horizon)
+        found = make_forecasts(
+            self.forecaster, dataset, horizon, calibrate=options.get("self_calibrate", True)
+        )
         if options.get("explain"):
             for row, query in zip(found.rows, found.queries, strict=True):
                 row.update(explanation_fields(self.forecaster, [query]))
@@ -74,7 +79,8 @@ class Predictor:
         return Answer(
             question="forecast",
             rows=found.rows,
-            notes=(*dataset.notes, *notes),
+            notes=(*dataset.notes, *notes, *found.self_calibration.notes),
+            self_calibration=found.self_calibration.record,
             settings=plain_settings(options),
             tables={"forecasts": found.table, "observed": found.observed},
         )
@@ -230,7 +236,7 @@ class Predictor:
                 "that are saved."
             )
         samples = sample_evaluations(
-            self.forecaster, average.trajectories, average.futures, pending,
+            average.forecaster, average.trajectories, average.futures, pending,
             horizon=average.horizon, token_losses=average.dataset.token_losses, seed=average.seed,
         )  # fmt: skip
         worth = weigh(samples.final, samples.values, samples.owner)
@@ -251,6 +257,40 @@ class Predictor:
                 }
             )  # fmt: skip
         return average.answer("next-eval", rows, goal=goal)
+
+    def check(self, accuracies: Table, **options: Unpack[CheckOptions]) -> Answer:
+        """Says how far off forecasts of the table's own finished runs are.
+
+        Every finished run is held out and forecast from its beginning, with the others as
+        references. A run without planned tokens ends at its last checkpoint.
+
+        Args:
+            accuracies: evaluations so far.
+            **options: see `CheckOptions`.
+
+        Returns:
+            A row for all tasks together and one for each task (with more than thirty, each task
+            group): `runs`, `trajectories`, `error` (mean absolute, with the bounds of its 95 %
+            interval over runs), `rule` (the best of persistence, recent mean and power law),
+            `rule_error`, `ratio` of both, `coverage_50`, `coverage_80`, `coverage_90`, `width_80`,
+            and the last two as they are without self-calibration (`uncorrected_...`).
+
+        Raises:
+            UserError: no family with two finished runs.
+        """
+        context = options.get("context")
+        if context is not None:
+            _check_fraction("context", context)
+        others = {key: value for key, value in options.items() if key != "context"}
+        dataset, horizon = read_options(accuracies, others, CheckOptions)
+        found = Check(self.forecaster, dataset, horizon, tasks=task_names(options), context=context)
+        return Answer(
+            question="check",
+            rows=found.rows,
+            notes=(*dataset.notes, *found.notes),
+            settings=plain_settings(options),
+            self_calibration=tuple(check.to_json() for check in found.checks),
+        )
 
 
 def _goal(

@@ -16,6 +16,7 @@ TITLES: Final = {
     "when": "When will the score be reached?",
     "next-eval": "What to evaluate next",
     "forecast": "Forecast accuracy",
+    "check": "Forecasts of finished runs",
 }
 """Title of each question, in the order of the page."""
 
@@ -80,6 +81,19 @@ def _never(row: Row) -> str:
     return "-" if row["reached"] else percent(row["never"])
 
 
+def _rule(row: Row) -> str:
+    return f"{row['rule']} {100 * row['rule_error']:.2f}"
+
+
+def _ratio(row: Row) -> str:
+    return "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
+
+
+def _coverage(row: Row) -> str:
+    found = [row[f"coverage_{share}"] for share in (50, 80, 90)]
+    return "/".join("-" if value is None else f"{100 * value:.0f}" for value in found)
+
+
 _RANK: Final = _number("#", "rank", "d")
 _NOW: Final = Column("now", "present", lambda row: points(row["present"], 0.0))
 _END: Final = Column("at the end (80 % interval)", "q0.5", _end)
@@ -106,5 +120,11 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _tokens("at tokens", "tokens"), _number("cost", "cost", ".2g"),
         _percent("cuts uncertainty by", "narrowing"),
         _number("improves choice by", "value", ".2f", 100),
+    ),
+    "check": (
+        _text("task"), _number("runs", "runs", ",d"), _number("traj.", "trajectories", ",d"),
+        _number("error", "error", ".2f", 100), Column("best simple rule", "rule_error", _rule),
+        Column("ratio", "ratio", _ratio), Column("50/80/90 %", "coverage_80", _coverage),
+        _number("width", "width_80", ".1f", 100),
     ),
 }  # fmt: skip

@@ -1,0 +1,206 @@
+"""Self-calibration of a question: its finished runs, what they say of the forecaster, and how."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
+from neuneu.decisions.answers import plain
+from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
+from neuneu.evaluation.metrics import INTERVALS, absolute_error, inside_interval
+from neuneu.forecasters.protocol import JointForecaster, Query
+from neuneu.forecasters.queries import Horizon, query_at, reached
+from neuneu.forecasters.self_calibration.cases import (
+    Case,
+    case_of,
+    largest_sizes,
+    representative_shares,
+)
+from neuneu.forecasters.self_calibration.correction import Correction, fit_correction
+from neuneu.forecasters.self_calibration.forecaster import SelfCalibrated
+from neuneu.forecasters.self_calibration.held_out import HeldOutForecasts, forecast_held_out
+
+NOTICEABLE: Final = 0.05
+"""A smaller relative change of width is not mentioned."""
+
+MAX_PARTS: Final = 20
+"""Of more runs than this, some are left out together where corrections are measured."""
+
+METRICS: Final = ("error", *(f"coverage_{share}" for share in INTERVALS), "width_80")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CaseCheck:
+    """How far off forecasts of the finished runs of one case are.
+
+    `measured` are the metrics of `METRICS` with their 95 % intervals over runs, with intervals as
+    the answers have them: each run's were corrected by what the other runs ask for (`corrected`,
+    (N, Q)). `before` are those of the forecaster itself. Errors and widths are fractions of 1.
+    """
+
+    correction: Correction
+    held_out: HeldOutForecasts
+    corrected: FloatArray
+    measured: Mapping[str, Estimate]
+    before: Mapping[str, Estimate]
+
+    def note(self, *, family: bool) -> str:
+        """The check in one line, with the family if that is wanted."""
+        case, found = self.held_out.case, self.measured
+        runs = [
+            f"{self.held_out.outcomes.n_runs} finished runs",
+            f" of family {case.family!r}" if family else "",
+            "" if case.started else " before their start",
+            ", forecast from smaller ones" if self.held_out.from_smaller else "",
+        ]
+        change = found["width_80"].value / max(self.before["width_80"].value, 1e-9) - 1.0
+        width = f", made {100 * abs(change):.0f} % {'wider' if change > 0 else 'narrower'}"
+        return (
+            f"on your {''.join(runs)}: error {100 * found['error'].value:.1f} points, 80 % "
+            f"interval covered {100 * found['coverage_80'].value:.0f} %"
+            f"{width if abs(change) >= NOTICEABLE else ''}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The check as JSON types."""
+        held_out = self.held_out
+        return {
+            **asdict(held_out.case),
+            "runs": held_out.outcomes.n_runs,
+            "trajectories": held_out.n_trajectories,
+            "contexts": list(held_out.shares),
+            "folds": len(held_out.folds),
+            "sampled": held_out.sampled,
+            **_plain(self.measured),
+            "uncorrected": _plain(self.before),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SelfCalibration:
+    """The forecaster to ask, and a check of each case that has finished runs."""
+
+    forecaster: JointForecaster
+    checks: tuple[CaseCheck, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A line for each case."""
+        several = len({check.held_out.case.family for check in self.checks}) > 1
+        return tuple(check.note(family=several) for check in self.checks)
+
+    @property
+    def record(self) -> tuple[dict[str, Any], ...]:
+        """The checks as JSON types."""
+        return tuple(check.to_json() for check in self.checks)
+
+
+def self_calibrate(
+    forecaster: JointForecaster,
+    finished: Sequence[Trajectory],
+    queries: Sequence[Query],
+    *,
+    enabled: bool = True,
+) -> SelfCalibration:
+    """Forecasts the finished runs of the question's families as its own runs are forecast.
+
+    Each is held out, cut where the question's runs stand, and forecast on the question's tasks.
+    Runs of other families, and runs that the forecaster was trained on, calibrate nothing.
+
+    Args:
+        forecaster: fitted here; fit the result on all references before asking it.
+        finished: the references of the question.
+        queries: of the question; the last target of each is its horizon.
+        enabled: False changes nothing.
+    """
+    if not enabled or not {0.1, 0.9} <= set(forecaster.levels):
+        return SelfCalibration(forecaster=forecaster)
+    largest = largest_sizes(finished)
+    shares: dict[Case, list[float]] = defaultdict(list)
+    for query in queries:
+        now = float(query.context.tokens[-1]) if len(query.context) else 0.0
+        case = case_of(query.context, largest)
+        shares[case].append(min(1.0, now / float(query.target_tokens[-1])))
+    keys = frozenset((q.context.task, q.context.metric, q.context.num_fewshot) for q in queries)
+    checks = []
+    for case, known in sorted(shares.items()):
+        held_out = forecast_held_out(
+            forecaster, finished, case, shares=representative_shares(known), keys=keys
+        )
+        if held_out is not None:
+            checks.append(check_case(held_out))
+    if not checks:
+        return SelfCalibration(forecaster=forecaster)
+    corrections = {check.held_out.case: check.correction for check in checks}
+    return SelfCalibration(
+        forecaster=SelfCalibrated(forecaster, corrections, largest), checks=tuple(checks)
+    )
+
+
+def unfinished(trajectories: Sequence[Trajectory], horizon: Horizon) -> list[Query]:
+    """A query for the horizon of each trajectory that has not reached it."""
+    queries = []
+    for t in trajectories:
+        context, end = horizon.context_of(t), horizon.end(t)
+        if len(context) and end is not None and not reached(float(context.tokens[-1]), end):
+            queries.append(query_at(context, np.array([end])))
+    return queries
+
+
+def check_case(held_out: HeldOutForecasts) -> CaseCheck:
+    """Measures held-out forecasts, as they are and corrected."""
+    known, larger = held_out.outcomes, held_out.case.larger
+    corrected = np.empty_like(known.quantiles)
+    parts = known.runs % MAX_PARTS
+    for part in np.unique(parts):
+        own = parts == part
+        # The other runs stand for all: as the next run is corrected by n runs, so is this one.
+        others = fit_correction(known.take(~own), n_runs=known.n_runs, larger=larger)
+        corrected[own] = others.apply_to(known.take(own))
+    return CaseCheck(
+        correction=fit_correction(known, larger=larger),
+        held_out=held_out,
+        corrected=corrected,
+        measured=measure(held_out, corrected),
+        before=measure(held_out, known.quantiles),
+    )
+
+
+def measure(
+    held_out: HeldOutForecasts, quantiles_NQ: FloatArray, members: IntArray | None = None
+) -> dict[str, Estimate]:
+    """The metrics of `METRICS`: means over trajectories, with intervals over runs.
+
+    Args:
+        held_out: outcomes.
+        quantiles_NQ: forecasts of them.
+        members: codes of the trajectories to measure; None takes all.
+    """
+    known = held_out.outcomes
+    at = {level: column for column, level in enumerate(known.levels)}
+    columns = [absolute_error(quantiles_NQ[:, at[0.5]], known.outcomes)]
+    for low, high in INTERVALS.values():
+        there = low in at and high in at
+        columns.append(
+            inside_interval(quantiles_NQ[:, at[low]], quantiles_NQ[:, at[high]], known.outcomes)
+            if there
+            else np.full(len(known), np.nan)
+        )
+    columns.append(quantiles_NQ[:, at[0.9]] - quantiles_NQ[:, at[0.1]])
+    n = len(held_out.queries)
+    means = trajectory_means(np.stack(columns, axis=1), known.trajectories, n)
+    runs = np.zeros(n, dtype=np.int64)
+    runs[known.trajectories] = known.runs
+    chosen = np.arange(n) if members is None else members
+    found = RunBootstrap().means(means[chosen], runs[chosen])
+    return dict(zip(METRICS, found, strict=True))
+
+
+def _plain(measured: Mapping[str, Estimate]) -> dict[str, Any]:
+    return {
+        name: {key: plain(value) for key, value in asdict(estimate).items()}
+        for name, estimate in measured.items()
+    }

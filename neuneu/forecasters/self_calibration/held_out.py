@@ -1,0 +1,185 @@
+"""Forecasts of finished runs from their beginnings, with the other runs as references."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from neuneu.data.fingerprints import runs_trained_on
+from neuneu.data.trajectories import RunGroup, Trajectory
+from neuneu.forecasters.protocol import JointForecaster, Query
+from neuneu.forecasters.queries import make_queries
+from neuneu.forecasters.self_calibration.cases import (
+    AtShare,
+    Case,
+    Fold,
+    make_folds,
+    progress,
+)
+from neuneu.forecasters.self_calibration.correction import Outcomes, TaskKey
+
+LIMIT: Final = 400
+"""Maximum number of forecasts, unless that leaves a run fewer than `LEAST` trajectories."""
+
+LEAST: Final = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOutForecasts:
+    """Forecasts of the finished runs of a case, each without that run among the references.
+
+    `outcomes` has every target; `queries` and `truths`, one for each trajectory code, make it up.
+    `shares` are the points where runs were cut, as shares of their tokens, `folds` the runs that
+    were held out together, and `sampled` whether only some of the trajectories were forecast.
+    """
+
+    case: Case
+    outcomes: Outcomes
+    queries: list[Query]
+    truths: list[Trajectory]
+    shares: tuple[float, ...]
+    folds: tuple[Fold, ...]
+    sampled: bool
+
+    @property
+    def from_smaller(self) -> bool:
+        """Whether only smaller runs of the family were references."""
+        return self.folds[0].below < np.inf
+
+    @property
+    def n_trajectories(self) -> int:
+        """The number of trajectories, each counted once, however often it was cut."""
+        return len({(t.family, *t.key) for t in self.truths})
+
+
+def forecast_held_out(
+    forecaster: JointForecaster,
+    finished: Sequence[Trajectory],
+    case: Case,
+    *,
+    shares: Sequence[float],
+    keys: frozenset[TaskKey] | None = None,
+    limit: int = LIMIT,
+    seed: int = 0,
+) -> HeldOutForecasts | None:
+    """Forecasts the finished runs of a case; None with fewer than two of them.
+
+    Runs that the forecaster was trained on are references only. The forecaster is left fitted on
+    the references of the last fold.
+
+    Args:
+        forecaster: fitted here, on the finished runs of the other folds, of any family.
+        finished: all finished runs, as the question would have them as references.
+        case: whose runs to forecast.
+        shares: where to cut them, as shares of their tokens.
+        keys: tasks to forecast; None takes all.
+        limit: maximum number of forecasts.
+        seed: for choosing trajectories, where there are more.
+    """
+    pool = comparable(forecaster, finished, case, keys)
+    sizes = {t.run_group: t.params for t in pool}
+    if len(sizes) < 2:
+        return None
+    folds = make_folds(sizes, larger=case.larger)
+    held = frozenset(run for fold in folds for run in fold.runs)
+    chosen = _sample([t for t in pool if t.run_group in held], limit // len(shares), seed)
+    queries: list[Query] = []
+    truths: list[Trajectory] = []
+    parts: list[dict[str, Any]] = []
+    places = {key: place for place, key in enumerate(sorted({_key(t) for t in pool}))}
+    codes = {run: code for code, run in enumerate(sorted(sizes))}
+    for fold in folds:
+        for query, truth, answer in _forecast(forecaster, finished, fold, chosen, shares):
+            same = np.ones(len(truth), dtype=np.int64)
+            parts.append(
+                {
+                    "quantiles": answer,
+                    "outcomes": truth.values,
+                    "progress": progress(query.context, query.target_tokens),
+                    "runs": same * codes[truth.run_group],
+                    "trajectories": same * len(queries),
+                    "tasks": same * places[_key(truth)],
+                }
+            )
+            queries.append(query)
+            truths.append(truth)
+    if len({t.run_group for t in truths}) < 2:
+        return None
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return HeldOutForecasts(
+        case=case,
+        outcomes=Outcomes(levels=tuple(forecaster.levels), keys=tuple(places), **arrays),
+        queries=queries,
+        truths=truths,
+        shares=tuple(shares),
+        folds=folds,
+        sampled=sum(map(len, chosen.values())) < sum(t.run_group in held for t in pool),
+    )
+
+
+def comparable(
+    forecaster: JointForecaster,
+    finished: Sequence[Trajectory],
+    case: Case,
+    keys: frozenset[TaskKey] | None = None,
+) -> list[Trajectory]:
+    """The trajectories of two checkpoints or more whose forecasts may calibrate a case."""
+    own = [
+        t
+        for t in finished
+        if t.family == case.family
+        and len(t.without_step_zero()) > 1
+        and (keys is None or _key(t) in keys)
+    ]
+    trained_on = runs_trained_on(forecaster.seen_share, own)
+    return [t for t in own if t.run_group not in trained_on]
+
+
+def _forecast(
+    forecaster: JointForecaster,
+    finished: Sequence[Trajectory],
+    fold: Fold,
+    chosen: Mapping[RunGroup, Sequence[Trajectory]],
+    shares: Sequence[float],
+) -> list[tuple[Query, Trajectory, Any]]:
+    """(query, truth, (h, Q) quantiles) of the trajectories of a fold that were answered."""
+    held = [t for run in fold.runs for t in chosen[run]]
+    queries, truths = [], []
+    for share in shares:
+        found = make_queries(held, AtShare(fraction=share), None)
+        queries += found[0]
+        truths += found[1]
+    if not queries:
+        return []
+    tasks = {t.task for t in held}
+    forecaster.fit([t for t in finished if t.task in tasks and fold.admits(t)])
+    return [
+        (query, truth, answer)
+        for query, truth, answer in zip(queries, truths, forecaster.predict(queries), strict=True)
+        if not np.isnan(answer).any() and not np.isnan(truth.values).any()
+    ]
+
+
+def _key(trajectory: Trajectory) -> TaskKey:
+    return (trajectory.task, trajectory.metric, trajectory.num_fewshot)
+
+
+def _sample(
+    pool: Sequence[Trajectory], limit: int, seed: int
+) -> Mapping[RunGroup, list[Trajectory]]:
+    """At most an equal share of `limit` trajectories of each run, the same in any order of rows."""
+    by_run: dict[RunGroup, list[Trajectory]] = defaultdict(list)
+    for t in sorted(pool, key=lambda t: t.key):
+        by_run[t.run_group].append(t)
+    most = max(LEAST, limit // max(1, len(by_run)))
+    generator = np.random.default_rng(seed)
+    found = {}
+    for run in sorted(by_run):
+        members = by_run[run]
+        if len(members) > most:
+            places = np.sort(generator.choice(len(members), most, replace=False))
+            members = [members[place] for place in places]
+        found[run] = members
+    return found
