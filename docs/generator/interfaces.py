@@ -15,7 +15,13 @@ from neuneu.cli.app import app
 from neuneu.data import load
 from neuneu.decisions.answers import Answer
 from neuneu.decisions.options import QUESTIONS as OPTIONS
-from neuneu.decisions.options import AverageOptions, Options, declared
+from neuneu.decisions.options import (
+    AverageOptions,
+    CheckOptions,
+    DataOptions,
+    Options,
+    declared,
+)
 from neuneu.decisions.predictor import Predictor
 
 QUESTIONS: Final = (
@@ -24,6 +30,7 @@ QUESTIONS: Final = (
     Predictor.stop,
     Predictor.when,
     Predictor.next_eval,
+    Predictor.check,
 )
 _COMPLETION: Final = {"install_completion", "show_completion"}
 
@@ -80,6 +87,7 @@ def python() -> dict[str, Any]:
                 (Options, None),
                 (AverageOptions, Options),
                 *((kind, AverageOptions) for kind in dict.fromkeys(OPTIONS.values())),
+                (CheckOptions, DataOptions),
             )
         ],
         "others": [

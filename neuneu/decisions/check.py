@@ -12,22 +12,26 @@ from neuneu.core.formatting import percent
 from neuneu.data.load import Dataset
 from neuneu.data.trajectories import FloatArray, IntArray, RunGroup, Trajectory
 from neuneu.decisions.answers import plain
-from neuneu.decisions.self_calibration import CaseCheck, check_case, measure, unfinished
+from neuneu.decisions.self_calibration import (
+    CaseCheck,
+    check_case,
+    measure,
+    notes_of,
+    unfinished,
+)
 from neuneu.evaluation.aggregation import Estimate
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.protocol import JointForecaster, Query
 from neuneu.forecasters.queries import Horizon
-from neuneu.forecasters.self_calibration.cases import (
-    Case,
-    case_of,
-    largest_sizes,
-    representative_shares,
-)
+from neuneu.forecasters.self_calibration.cases import case_of, largest_sizes
 from neuneu.forecasters.self_calibration.held_out import (
     HeldOutForecasts,
     comparable,
     forecast_held_out,
 )
+
+SHARES: Final = (0.1, 0.2, 0.4)
+"""Where finished runs are cut if no run of their family is unfinished."""
 
 RULES: Final = ("persistence", "recent-mean", "power-law")
 """Simple rules, of which the best one is shown."""
@@ -70,19 +74,20 @@ class Check:
         finished = horizon.references(trajectories, dataset.references)
         keys = _keys([*trajectories, *dataset.references], tasks)
         self.checks: list[CaseCheck] = []
-        self._trained_on = 0
-        self._waiting = 0
-        for case, stand in _cases(finished, unfinished(trajectories, horizon)).items():
-            own = {t.run_group for t in finished if t.family == case.family}
-            usable = {t.run_group for t in comparable(forecaster, finished, case, keys)}
-            shares = representative_shares(stand) if context is None else (context,)
+        self._unusable, self._waiting = 0, False
+        waiting = unfinished(trajectories, horizon)
+        for (family, larger), stand in _stands(finished, waiting).items():
+            shares = stand or SHARES if context is None else (context,)
             held_out = forecast_held_out(
-                forecaster, finished, case, shares=shares, keys=keys, limit=LIMIT
-            )
+                forecaster, finished, family,
+                shares=shares, larger=larger, keys=keys, limit=LIMIT,
+            )  # fmt: skip
             if held_out is not None:
-                self.checks.append(check_case(held_out))
-                self._trained_on += len(own - usable)
-                self._waiting += bool(stand) and context is None
+                self.checks.append(check_case(held_out, larger=larger))
+                own = {t.run_group for t in finished if t.family == family}
+                usable = {t.run_group for t in comparable(forecaster, finished, family, keys)}
+                self._unusable += len(own - usable)
+                self._waiting |= bool(stand) and context is None
         if not self.checks:
             raise UserError(_too_few({t.run_group for t in finished}))
 
@@ -97,8 +102,8 @@ class Check:
             parts = {OVERALL: np.arange(len(names))} | {
                 name: np.flatnonzero(names == name) for name in sorted(set(names.tolist()))
             }
-            label = _label(held_out.case, several=len(self.checks) > 1)
-            case = {"family": held_out.case.family, "larger": held_out.case.larger}
+            label = _label(held_out, several=len(self.checks) > 1)
+            case = {"family": held_out.family, "from_smaller": held_out.from_smaller}
             found += [
                 case | {"task": label + name} | _row(check, members, rules)
                 for name, members in parts.items()
@@ -111,13 +116,13 @@ class Check:
         notes = []
         several = len(self.checks) > 1
         for check in self.checks:
-            held_out = check.held_out
-            notes.append(_label(held_out.case, several=several) + _method(held_out))
+            label = _label(check.held_out, several=several)
+            notes.append(label + _method(check.held_out))
         if self._waiting:
             notes.append("finished runs were cut where the unfinished ones stand")
-        if self._trained_on:
+        if self._unusable:
             notes.append(
-                f"{self._trained_on} finished runs do not count: the forecaster was trained on "
+                f"{self._unusable} finished runs do not count: the forecaster was trained on "
                 "them, or they have one checkpoint"
             )
         if self._endless:
@@ -126,24 +131,27 @@ class Check:
                 "their end"
             )
         notes.append("coverage and width are those of answers, corrected by the other runs")
-        return notes + [check.note(family=several) for check in self.checks]
+        return [*notes, *notes_of(self.checks)]
 
 
-def _cases(finished: Sequence[Trajectory], waiting: Sequence[Query]) -> dict[Case, list[float]]:
-    """The cases of unfinished runs with the shares of their tokens, and of other families."""
+def _stands(
+    finished: Sequence[Trajectory], waiting: Sequence[Query]
+) -> dict[tuple[str, bool], tuple[float, ...]]:
+    """(family, larger than all finished runs) -> shares at which its unfinished runs stand."""
     largest = largest_sizes(finished)
-    found: dict[Case, list[float]] = defaultdict(list)
+    found: dict[tuple[str, bool], set[float]] = defaultdict(set)
     for query in waiting:
-        share = float(query.context.tokens[-1] / query.target_tokens[-1])
-        found[case_of(query.context, largest)].append(share)
-    known = {case.family for case in found}
-    for family in sorted({t.family for t in finished} - known):
-        found[Case(family=family)] = []
-    return dict(sorted(found.items()))
+        case = case_of(query.context, query.target_tokens, largest)
+        found[case.family, case.larger].add(case.share)
+    known = {family for family, _ in found}
+    for family in {t.family for t in finished} - known:
+        found[family, False] = set()
+    return {case: tuple(sorted(shares)) for case, shares in sorted(found.items())}
 
 
-def _label(case: Case, *, several: bool) -> str:
-    return f"{case.family}{', larger runs' if case.larger else ''}: " if several else ""
+def _label(held_out: HeldOutForecasts, *, several: bool) -> str:
+    larger = ", from smaller runs" if held_out.from_smaller else ""
+    return f"{held_out.family}{larger}: " if several else ""
 
 
 def _method(held_out: HeldOutForecasts) -> str:

@@ -155,7 +155,7 @@ class NextEvalOptions(AverageOptions, total=False):
 
 
 class CheckOptions(DataOptions, total=False):
-    """Options of `check`."""
+    """Options of `check`, beside the tables of `Options`."""
 
     context: Annotated[
         float | None,

@@ -1,24 +1,19 @@
 """Self-calibration of a question: its finished runs, what they say of the forecaster, and how."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 
+from neuneu.core.formatting import percent
 from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
 from neuneu.decisions.answers import plain
 from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
 from neuneu.evaluation.metrics import INTERVALS, absolute_error, inside_interval
 from neuneu.forecasters.protocol import JointForecaster, Query
 from neuneu.forecasters.queries import Horizon, query_at, reached
-from neuneu.forecasters.self_calibration.cases import (
-    Case,
-    case_of,
-    largest_sizes,
-    representative_shares,
-)
+from neuneu.forecasters.self_calibration.cases import case_of, largest_sizes
 from neuneu.forecasters.self_calibration.correction import Correction, fit_correction
 from neuneu.forecasters.self_calibration.forecaster import SelfCalibrated
 from neuneu.forecasters.self_calibration.held_out import HeldOutForecasts, forecast_held_out
@@ -34,7 +29,7 @@ METRICS: Final = ("error", *(f"coverage_{share}" for share in INTERVALS), "width
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaseCheck:
-    """How far off forecasts of the finished runs of one case are.
+    """How far off forecasts of the finished runs of one family are.
 
     `measured` are the metrics of `METRICS` with their 95 % intervals over runs, with intervals as
     the answers have them: each run's were corrected by what the other runs ask for (`corrected`,
@@ -47,14 +42,16 @@ class CaseCheck:
     measured: Mapping[str, Estimate]
     before: Mapping[str, Estimate]
 
-    def note(self, *, family: bool) -> str:
-        """The check in one line, with the family if that is wanted."""
-        case, found = self.held_out.case, self.measured
+    def note(self, *, family: bool, share: bool) -> str:
+        """The check in one line, with the family and the share of the tokens if that is wanted."""
+        held_out, found = self.held_out, self.measured
+        (at, *others) = held_out.shares
         runs = [
-            f"{self.held_out.outcomes.n_runs} finished runs",
-            f" of family {case.family!r}" if family else "",
-            "" if case.started else " before their start",
-            ", forecast from smaller ones" if self.held_out.from_smaller else "",
+            f"{held_out.outcomes.n_runs} finished runs",
+            f" of family {held_out.family!r}" if family else "",
+            "" if others or at else " before their start",
+            f" from {percent(at)} of their tokens" if share and at and not others else "",
+            ", forecast from smaller ones" if held_out.from_smaller else "",
         ]
         change = found["width_80"].value / max(self.before["width_80"].value, 1e-9) - 1.0
         width = f", made {100 * abs(change):.0f} % {'wider' if change > 0 else 'narrower'}"
@@ -68,7 +65,8 @@ class CaseCheck:
         """The check as JSON types."""
         held_out = self.held_out
         return {
-            **asdict(held_out.case),
+            "family": held_out.family,
+            "from_smaller": held_out.from_smaller,
             "runs": held_out.outcomes.n_runs,
             "trajectories": held_out.n_trajectories,
             "contexts": list(held_out.shares),
@@ -89,8 +87,7 @@ class SelfCalibration:
     @property
     def notes(self) -> tuple[str, ...]:
         """A line for each case."""
-        several = len({check.held_out.case.family for check in self.checks}) > 1
-        return tuple(check.note(family=several) for check in self.checks)
+        return notes_of(self.checks)
 
     @property
     def record(self) -> tuple[dict[str, Any], ...]:
@@ -107,8 +104,8 @@ def self_calibrate(
 ) -> SelfCalibration:
     """Forecasts the finished runs of the question's families as its own runs are forecast.
 
-    Each is held out, cut where the question's runs stand, and forecast on the question's tasks.
-    Runs of other families, and runs that the forecaster was trained on, calibrate nothing.
+    Each is held out and cut where the question's runs stand. Runs of other families, and runs that
+    the forecaster was trained on, calibrate nothing.
 
     Args:
         forecaster: fitted here; fit the result on all references before asking it.
@@ -119,25 +116,27 @@ def self_calibrate(
     if not enabled or not {0.1, 0.9} <= set(forecaster.levels):
         return SelfCalibration(forecaster=forecaster)
     largest = largest_sizes(finished)
-    shares: dict[Case, list[float]] = defaultdict(list)
-    for query in queries:
-        now = float(query.context.tokens[-1]) if len(query.context) else 0.0
-        case = case_of(query.context, largest)
-        shares[case].append(min(1.0, now / float(query.target_tokens[-1])))
-    keys = frozenset((q.context.task, q.context.metric, q.context.num_fewshot) for q in queries)
-    checks = []
-    for case, known in sorted(shares.items()):
+    cases = sorted({case_of(q.context, q.target_tokens, largest) for q in queries})
+    checks = {}
+    for case in cases:
         held_out = forecast_held_out(
-            forecaster, finished, case, shares=representative_shares(known), keys=keys
+            forecaster, finished, case.family, shares=(case.share,), larger=case.larger
         )
         if held_out is not None:
-            checks.append(check_case(held_out))
+            checks[case] = check_case(held_out, larger=case.larger)
     if not checks:
         return SelfCalibration(forecaster=forecaster)
-    corrections = {check.held_out.case: check.correction for check in checks}
+    corrections = {case: check.correction for case, check in checks.items()}
     return SelfCalibration(
-        forecaster=SelfCalibrated(forecaster, corrections, largest), checks=tuple(checks)
+        forecaster=SelfCalibrated(forecaster, corrections, largest), checks=tuple(checks.values())
     )
+
+
+def notes_of(checks: Sequence[CaseCheck]) -> tuple[str, ...]:
+    """A line for each check."""
+    families = len({check.held_out.family for check in checks}) > 1
+    shares = len({check.held_out.shares for check in checks}) > 1
+    return tuple(check.note(family=families, share=shares) for check in checks)
 
 
 def unfinished(trajectories: Sequence[Trajectory], horizon: Horizon) -> list[Query]:
@@ -150,9 +149,9 @@ def unfinished(trajectories: Sequence[Trajectory], horizon: Horizon) -> list[Que
     return queries
 
 
-def check_case(held_out: HeldOutForecasts) -> CaseCheck:
-    """Measures held-out forecasts, as they are and corrected."""
-    known, larger = held_out.outcomes, held_out.case.larger
+def check_case(held_out: HeldOutForecasts, *, larger: bool = False) -> CaseCheck:
+    """Measures held-out forecasts, as they are and corrected, for `larger` runs or others."""
+    known = held_out.outcomes
     corrected = np.empty_like(known.quantiles)
     parts = known.runs % MAX_PARTS
     for part in np.unique(parts):

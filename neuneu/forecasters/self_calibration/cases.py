@@ -15,10 +15,8 @@ LEAVE_ONE_OUT: Final = 12
 N_FOLDS: Final = 10
 """Number of folds of more runs."""
 
-SHARES: Final = (0.1, 0.2, 0.4)
-"""Where finished runs are cut if the question has no unfinished run."""
-
-MAX_SHARES: Final = 3
+SHARES: Final = (0.05, 0.1, 0.2, 0.4, 0.7)
+"""Where finished runs are cut: the nearest of these shares of their tokens, in ln."""
 
 SMALLER: Final = 0.9
 """A run of less than this share of another's parameters is smaller; the rest is rounding."""
@@ -28,20 +26,21 @@ MAX_TARGETS: Final = 12
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Case:
-    """Runs of a family that finished runs of the same family stand for.
+    """Runs of a family that the same finished runs stand for, cut at the same point.
 
-    `started`: whether they have a checkpoint. `larger`: whether they are larger than every finished
-    run; then finished runs are held out with smaller ones as references only.
+    It rests on nothing but the run itself and the finished runs: an unfinished run beside it must
+    not change what is said of it. `share` is where the finished runs are cut, one of `SHARES`, or 0
+    for a run before its start. `larger`: whether the run is larger than every finished one; then
+    finished runs are held out with smaller ones as references only.
     """
 
     family: str
-    started: bool = True
+    share: float
     larger: bool = False
 
 
 def largest_sizes(finished: Sequence[Trajectory]) -> dict[str, float]:
-    """Family -> parameters of its largest finished run; families without a known size are left
-    out."""
+    """Family -> parameters of its largest finished run; a family without known sizes has none."""
     found: dict[str, float] = {}
     for t in finished:
         if np.isfinite(t.params):
@@ -49,14 +48,26 @@ def largest_sizes(finished: Sequence[Trajectory]) -> dict[str, float]:
     return found
 
 
-def case_of(context: Trajectory, largest: Mapping[str, float]) -> Case:
-    """The case of a run, from its context and the largest finished run of each family."""
+def case_of(context: Trajectory, targets: FloatArray, largest: Mapping[str, float]) -> Case:
+    """The case of a run.
+
+    Args:
+        context: of the run.
+        targets: (h,) tokens, the last of them the horizon.
+        largest: family -> parameters of its largest finished run.
+    """
+    now = float(context.tokens[-1]) if len(context) else 0.0
     known = largest.get(context.family)
     return Case(
         family=context.family,
-        started=len(context) > 0,
+        share=nearest_share(now / _end(context, targets)) if now > 0.0 else 0.0,
         larger=known is not None and known < SMALLER * context.params,
     )
+
+
+def nearest_share(share: float) -> float:
+    """The one of `SHARES` that is nearest to a share above 0, in ln."""
+    return min(SHARES, key=lambda known: abs(np.log(known / share)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,19 +113,6 @@ def make_folds(sizes: Mapping[RunGroup, float], *, larger: bool = False) -> tupl
     return tuple(Fold(runs=tuple(ordered[fold::n_folds])) for fold in range(n_folds))
 
 
-def representative_shares(shares: Sequence[float]) -> tuple[float, ...]:
-    """At most three shares that stand for those of a question; `SHARES` without any.
-
-    Args:
-        shares: of the question's unfinished runs: tokens so far / tokens at the horizon.
-    """
-    known = np.unique(np.round(shares, 3)) if len(shares) else np.array(SHARES)
-    if len(known) <= MAX_SHARES:
-        return tuple(known.tolist())
-    middles = (np.arange(MAX_SHARES) + 0.5) / MAX_SHARES
-    return tuple(np.unique(np.round(np.quantile(known, middles), 3)).tolist())
-
-
 @dataclass(frozen=True, kw_only=True)
 class AtShare(SplitRule):
     """The context is the first `fraction` of a finished run's tokens, at least one checkpoint.
@@ -154,8 +152,12 @@ def progress(context: Trajectory, targets: FloatArray) -> FloatArray:
         context: of the run; before the start every target is at 1.
         targets: (h,) tokens, increasing. The end is the last of them, or the planned tokens.
     """
-    now = float(context.tokens[-1]) if len(context) else 0.0
-    end = max(context.planned_tokens or 0.0, float(targets[-1]))
+    now, end = float(context.tokens[-1]) if len(context) else 0.0, _end(context, targets)
     if not 0.0 < now < end:
         return np.ones(len(targets))
     return np.clip(np.log(targets / now) / np.log(end / now), 0.0, 1.0)
+
+
+def _end(context: Trajectory, targets: FloatArray) -> float:
+    """The tokens at which the run or the question ends, whichever is later."""
+    return max(context.planned_tokens or 0.0, float(targets[-1]))

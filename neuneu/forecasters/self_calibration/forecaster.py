@@ -86,7 +86,8 @@ class SelfCalibrated:
 
     def _correct(self, query: Query, answer: FloatArray) -> FloatArray:
         context = query.context
-        correction = self.corrections.get(case_of(context, self._largest))
+        case = case_of(context, query.target_tokens, self._largest)
+        correction = self.corrections.get(case)
         if correction is None:
             return answer
         key = (context.task, context.metric, context.num_fewshot)

@@ -11,31 +11,25 @@ from neuneu.data.fingerprints import runs_trained_on
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.protocol import JointForecaster, Query
 from neuneu.forecasters.queries import make_queries
-from neuneu.forecasters.self_calibration.cases import (
-    AtShare,
-    Case,
-    Fold,
-    make_folds,
-    progress,
-)
+from neuneu.forecasters.self_calibration.cases import AtShare, Fold, make_folds, progress
 from neuneu.forecasters.self_calibration.correction import Outcomes, TaskKey
 
-LIMIT: Final = 400
-"""Maximum number of forecasts, unless that leaves a run fewer than `LEAST` trajectories."""
+LIMIT: Final = 300
+"""Maximum number of forecasts of a case, but at least `LEAST` trajectories of each run."""
 
 LEAST: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeldOutForecasts:
-    """Forecasts of the finished runs of a case, each without that run among the references.
+    """Forecasts of the finished runs of a family, each without that run among the references.
 
     `outcomes` has every target; `queries` and `truths`, one for each trajectory code, make it up.
     `shares` are the points where runs were cut, as shares of their tokens, `folds` the runs that
     were held out together, and `sampled` whether only some of the trajectories were forecast.
     """
 
-    case: Case
+    family: str
     outcomes: Outcomes
     queries: list[Query]
     truths: list[Trajectory]
@@ -57,14 +51,15 @@ class HeldOutForecasts:
 def forecast_held_out(
     forecaster: JointForecaster,
     finished: Sequence[Trajectory],
-    case: Case,
+    family: str,
     *,
     shares: Sequence[float],
+    larger: bool = False,
     keys: frozenset[TaskKey] | None = None,
     limit: int = LIMIT,
     seed: int = 0,
 ) -> HeldOutForecasts | None:
-    """Forecasts the finished runs of a case; None with fewer than two of them.
+    """Forecasts the finished runs of a family; None with fewer than two of them.
 
     Runs that the forecaster was trained on are references only. The forecaster is left fitted on
     the references of the last fold.
@@ -72,17 +67,18 @@ def forecast_held_out(
     Args:
         forecaster: fitted here, on the finished runs of the other folds, of any family.
         finished: all finished runs, as the question would have them as references.
-        case: whose runs to forecast.
-        shares: where to cut them, as shares of their tokens.
+        family: whose runs to forecast.
+        shares: where to cut them, as shares of their tokens; 0 is before their start.
+        larger: whether they stand for larger runs (`cases.make_folds`).
         keys: tasks to forecast; None takes all.
         limit: maximum number of forecasts.
         seed: for choosing trajectories, where there are more.
     """
-    pool = comparable(forecaster, finished, case, keys)
+    pool = comparable(forecaster, finished, family, keys)
     sizes = {t.run_group: t.params for t in pool}
     if len(sizes) < 2:
         return None
-    folds = make_folds(sizes, larger=case.larger)
+    folds = make_folds(sizes, larger=larger)
     held = frozenset(run for fold in folds for run in fold.runs)
     chosen = _sample([t for t in pool if t.run_group in held], limit // len(shares), seed)
     queries: list[Query] = []
@@ -109,7 +105,7 @@ def forecast_held_out(
         return None
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return HeldOutForecasts(
-        case=case,
+        family=family,
         outcomes=Outcomes(levels=tuple(forecaster.levels), keys=tuple(places), **arrays),
         queries=queries,
         truths=truths,
@@ -122,14 +118,14 @@ def forecast_held_out(
 def comparable(
     forecaster: JointForecaster,
     finished: Sequence[Trajectory],
-    case: Case,
+    family: str,
     keys: frozenset[TaskKey] | None = None,
 ) -> list[Trajectory]:
-    """The trajectories of two checkpoints or more whose forecasts may calibrate a case."""
+    """The trajectories of a family that can be held out: of two checkpoints, not trained on."""
     own = [
         t
         for t in finished
-        if t.family == case.family
+        if t.family == family
         and len(t.without_step_zero()) > 1
         and (keys is None or _key(t) in keys)
     ]
