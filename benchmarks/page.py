@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/page.py forecasting
 
 reads docs/results/forecasting.json and benchmarks/forecasting/page.md.j2, and draws the figures of
-`decisions`. All numbers come from the record.
+`decisions` and `families`. All numbers come from the record.
 """
 
 import argparse
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import jinja2
-from decisions.figure import draw
+from decisions.figure import draw as draw_decisions
+from families.figure import draw as draw_families
 from gpu.check import COLUMNS, cells
 
 from neuneu.core.files import write_text_atomic
@@ -79,7 +80,9 @@ def main() -> None:
     record: Any = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     page = arguments.page or path.with_suffix(".md")
     if arguments.study == "decisions":
-        draw(record["contexts"], page.with_suffix(""))
+        draw_decisions(record["contexts"], page.with_suffix(""))
+    if arguments.study == "families":
+        draw_families(record, page.with_suffix(""))
     write_text_atomic(page, page_of(arguments.study, record, page))
 
 

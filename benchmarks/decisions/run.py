@@ -39,8 +39,8 @@ from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.protocol import Query
 from neuneu.forecasters.queries import make_queries
 from neuneu.training.cross_run.fitting import FitConfig
+from neuneu.training.cross_run.held_out import collect_folds
 from neuneu.training.cross_run.out_of_fold import OutOfFold
-from neuneu.training.cross_run.pretraining import collect_folds
 
 SPLIT: Final = "standard"
 CONTEXTS: Final = (0.2, 0.4)
@@ -85,7 +85,9 @@ class Folds:
         self.networks = load_networks(networks).networks
         self.folds = deal_by_size(self.trajectories, len(self.networks), seed)
         with stage("forecasts for calibration", 1) as bar:
-            self.collected = collect_folds(self.trajectories, self.folds, self.networks)
+            self.collected = collect_folds(
+                self.trajectories, self.folds, [[network] for network in self.networks]
+            )
             bar.advance()
 
     def forecaster(self, fold: int) -> CrossRunForecaster:

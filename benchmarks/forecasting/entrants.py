@@ -24,9 +24,11 @@ from neuneu.forecasters.window.config import preset
 from neuneu.forecasters.window.export import CONFIG, Provenance, save_model
 from neuneu.forecasters.window.forecaster import NeuralForecaster
 from neuneu.training.config import TrainConfig
-from neuneu.training.cross_run.fitting import CrossRunLearner, FitConfig, general_config
+from neuneu.training.cross_run.fitting import CrossRunLearner, FitConfig
+from neuneu.training.cross_run.held_out import collect_folds
+from neuneu.training.cross_run.out_of_fold import OutOfFold
 from neuneu.training.cross_run.parallel import fit_all
-from neuneu.training.cross_run.pretraining import calibrate_folds, without
+from neuneu.training.cross_run.pretraining import without
 from neuneu.training.data import prepare
 from neuneu.training.loop import train_here
 from neuneu.training.optimisation import OptimConfig
@@ -46,8 +48,7 @@ LOSSES: Final = ("c4_en-validation", "lambada_openai")
 class Ours:
     """Our forecaster for one split: `networks` trained on all of `learn`.
 
-    It is calibrated on folds (of sizes), if there are any. `general` networks answer for families
-    that are not in the training data.
+    It is calibrated on folds (of sizes), if there are any.
     """
 
     split: str
@@ -56,7 +57,6 @@ class Ours:
     networks: int
     folds: int
     work: Path
-    general: int = 0
 
     def makers(self) -> Makers:
         """Our forecaster with and without references and, if calibrated, uncalibrated."""
@@ -93,38 +93,20 @@ class Ours:
         return kept, load_networks(of_folds).networks if self.folds else []
 
     @cached_property
-    def _of_others(self) -> list[CrossRunNetwork]:
-        """The general networks, from the work folder if it has them."""
-        if not self.general:
-            return []
-        config = general_config(self.config)
-        folder = self.work / f"{self.split}-{config_hash(config)}-{self.general}-general"
-        if not (folder / CONFIG).exists():
-            learners = [
-                CrossRunLearner(learn=self.learn, config=replace(config, seed=config.seed + index))
-                for index in range(self.general)
-            ]
-            found = fit_all(learners, title=f"train {self.split}, general")
-            save_networks(folder, found, training=config_to_dict(config))
-        return load_networks(folder).networks
-
-    @cached_property
     def _dealt(self) -> tuple[tuple[RunGroup, ...], ...]:
         return deal_by_size(self.learn, self.folds, self.config.seed) if self.folds else ()
 
     @cached_property
     def _calibration(self) -> Calibration:
         with stage(f"calibrate {self.split}", 1) as bar:
-            found, _ = calibrate_folds(self.learn, self._dealt, self._trained[1])
+            of_folds = [[network] for network in self._trained[1]]
+            found = OutOfFold.merged(collect_folds(self.learn, self._dealt, of_folds))
             bar.advance()
-        return found
+        return found.calibrate()
 
     def _load(self, name: str, sees: Sees = "reference", *, raw: bool = False) -> Forecaster:
         calibration = self._calibration if self.folds and not raw else None
-        return CrossRunForecaster(
-            self._trained[0], name=name, sees=sees, calibration=calibration,
-            general=self._of_others,
-        )  # fmt: skip
+        return CrossRunForecaster(self._trained[0], name=name, sees=sees, calibration=calibration)
 
 
 def baselines() -> Makers:

@@ -65,9 +65,6 @@ WHOLE: Final = ("dev", "standard")
 """Splits with every forecaster and protocol; the others have the main protocol, no trees, no
 published design, and one uncalibrated network of ours."""
 
-FAMILIES: Final = ("pythia-to-olmo", "olmo-to-pythia", "pythia-to-olmo-3b", "olmo-to-pythia-12b")
-"""Splits whose test family is not in the training data: our general network answers."""
-
 ROLLING: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 OURS: Final = ("neuneu", "neuneu-own")
 DRAWN: Final = ("neuneu", "ladder-law", "persistence")
@@ -143,7 +140,6 @@ class Benchmark:
             split=split, learn=parts.learn, config=self.config, work=work,
             networks=self.arguments.networks if split in WHOLE else 1,
             folds=self.arguments.folds if split in WHOLE else 0,
-            general=int(split in FAMILIES),
         )  # fmt: skip
         return found | mine.makers()
 

@@ -258,6 +258,9 @@ def backtest(  # noqa: PLR0917 - options, not positions
     ] = None,
     losses: Annotated[str | None, path_option("Validation losses of the runs.")] = None,
     tasks: Annotated[str | None, path_option("Task table: chance, groups.")] = None,
+    run_table: Annotated[
+        str | None, path_option("Table of runs: recipe, schedule, parameters.")
+    ] = None,
     reference: Annotated[
         str | None, path_option("Reference runs (default: the other runs of the table).")
     ] = None,
@@ -289,6 +292,7 @@ def backtest(  # noqa: PLR0917 - options, not positions
         "accuracies": accuracies,
         "losses": losses,
         "tasks": tasks,
+        "run_table": run_table,
         "reference": reference,
         "reference_losses": reference_losses,
         "context": context,

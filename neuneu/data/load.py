@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from neuneu.core.errors import DataError, UserError
+from neuneu.data.cells import listed, quoted
 from neuneu.data.defaults import fill_defaults
 from neuneu.data.fingerprints import data_digest
-from neuneu.data.runs import RunFacts, RunTable, read_runs, take_facts
+from neuneu.data.runs import RunFacts, RunTable, check_decay, read_runs, take_facts
 from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, validate
 from neuneu.data.store.store import Store
 from neuneu.data.table_files import TableFile, check_store, is_folder, read_file
@@ -92,7 +93,6 @@ def load_dataset(
     if run_table is not None:
         runs, run_notes = read_runs(read_table(run_table, name="run_table"))
     data = _load(accuracies, losses, tasks, runs, "accuracies")
-    data = replace(data, notes=(*data.notes, *run_notes))
     if reference is not None:
         others = _load(reference, reference_losses, tasks, runs, "reference")
         notes = tuple(dict.fromkeys((*data.notes, *others.notes)))
@@ -100,6 +100,7 @@ def load_dataset(
         data = replace(data, reference=others, notes=notes, planned=planned)
     elif reference_losses is not None:
         raise UserError("reference_losses: expected a reference table beside it, found none.")
+    data = replace(data, notes=(*data.notes, *run_notes, *_mismatch_note(data)))
     if token_losses is not None:
         data = replace(data, token_loss_store=Store(token_losses))
         if data.token_losses is None:
@@ -107,6 +108,18 @@ def load_dataset(
     for note in data.notes if log_notes else ():
         _log.warning(note)
     return data
+
+
+def _mismatch_note(data: Dataset) -> list[str]:
+    """A note on planned runs that bear the name of an evaluated one, as a typo would make them."""
+    measured = {t.run for t in (*data.trajectories, *data.references)}
+    names = [run.run for run in data.planned if run.run in measured]
+    if not names:
+        return []
+    return [
+        f"run_table: {listed(names)}: taken as planned, because the run of this name that was "
+        "evaluated has another family or suite"
+    ]
 
 
 def _load(
@@ -123,24 +136,31 @@ def _load(
     if isinstance(accuracies, str | Path) and is_folder(accuracies):
         check_store(accuracies)
         accuracies = Store(accuracies)
+    notes: tuple[str, ...] = ()
     if isinstance(accuracies, Store):
-        store, file = accuracies, None
+        store = accuracies
         loss_table = store.losses() if loss_table is None else loss_table
         task_table = store.tasks() if task_table is None else task_table
-        table = runs.fill(store.accuracies())
+        table = store.accuracies()
+        if runs.rows:  # FLOPs follow from parameters
+            file = TableFile(table=runs.fill(table, name=name), name=name)
+            table = _checked(file, ACCURACIES).table
     else:
         store = None
         file, own = take_facts(read_table(accuracies, name=name))
         runs = own + runs
-        file = _checked(replace(file, table=runs.fill(file.table)), ACCURACIES)
-        table = file.table
+        file = _checked(replace(file, table=runs.fill(file.table, name=file.name)), ACCURACIES)
+        table, notes = file.table, file.notes
     rows = [] if task_table is None else task_table.to_pylist()
+    trajectories = build_trajectories(table, loss_table, task_table, runs)
+    for t in trajectories:
+        check_decay(t.decay_start, t.planned_tokens, f"{name}: run {quoted(t.run)}")
     return Dataset(
-        trajectories=build_trajectories(table, loss_table, task_table, runs),
+        trajectories=trajectories,
         planned=tuple(runs.unmeasured(_runs(table))),
         losses=loss_table,
         items={(r["task"], r["metric"]): r["n_items"] for r in rows if r["n_items"]},
-        notes=tuple(n for f in (loss_file, task_file, file) if f is not None for n in f.notes),
+        notes=(*(n for f in (loss_file, task_file) if f is not None for n in f.notes), *notes),
         token_loss_store=store,
     )
 
@@ -196,7 +216,9 @@ def as_table(table: Table, *, name: str) -> pa.Table:
         if isinstance(table, Mapping):
             return pa.table(dict(table))
         if isinstance(table, Sequence) and table and isinstance(table[0], Mapping):
-            return pa.Table.from_pylist([dict(row) for row in table])
+            # Not pa.Table.from_pylist, which knows the columns of the first row only.
+            columns = dict.fromkeys(key for row in table for key in row)
+            return pa.table({key: [row.get(key) for row in table] for key in columns})
     except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{name}: not readable as a table ({error}).") from error
     raise DataError(

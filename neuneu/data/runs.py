@@ -5,6 +5,7 @@ accuracy table. A row about a run without a single evaluation describes a planne
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from neuneu.core.errors import DataError
 from neuneu.data.cells import as_floats, as_type, listed, quoted, row_name
 from neuneu.data.checks import check_count, check_present
-from neuneu.data.schemas import RUNS, conform, plain_name
+from neuneu.data.schemas import RUNS, check_repeated, conform, plain_name
 from neuneu.data.table_files import TableFile
 
 SCHEDULES: Final = ("cosine", "linear", "wsd", "constant")
@@ -26,10 +27,14 @@ SCHEDULES: Final = ("cosine", "linear", "wsd", "constant")
 WSD_DECAY: Final = 0.8
 """Share of the planned tokens after which a WSD run decays, where its table does not say."""
 
+_INDEX: Final = re.compile(r"__index_level_\d+__|unnamed:_\d+")
+
 FACTS: Final = ("recipe", "schedule", "decay_start_tokens")
 """Columns about a run that may also stand in the accuracy table."""
 
 _FILLED: Final = ("params", "planned_tokens")
+_NAMES: Final = {"family": "unknown", "suite": "table"}
+"""What the names of a run are where no table has them, as in `data.defaults`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,22 +88,42 @@ class RunTable:
                 found = replace(found, **missing)
         return found
 
-    def fill(self, table: pa.Table) -> pa.Table:
-        """Puts `params` and `planned_tokens` where an accuracy table has none."""
-        known = {name: any(getattr(r, name) is not None for r in self.rows) for name in _FILLED}
-        if not any(known.values()) or "run" not in table.column_names:
+    def fill(self, table: pa.Table, *, name: str) -> pa.Table:
+        """Puts `family`, `suite`, `params` and `planned_tokens` where an accuracy table has none.
+
+        Args:
+            table: accuracies, unchecked.
+            name: what messages call it.
+
+        Raises:
+            DataError: a family or suite that only the table of runs has, but in several rows.
+        """
+        if not self.rows or "run" not in table.column_names:
             return table
-        owners = _owners(table)
-        facts = [self.of(who) for who in owners.values]
-        for column in (name for name in _FILLED if known[name]):
-            told = pa.array([getattr(f, column) for f in facts], pa.float64()).take(owners.index)
-            if column not in table.column_names:
-                table = table.append_column(column, told)
+        owners = _owners(table, name)
+        for column in (c for c in _NAMES if _is_absent(table, c)):
+            told = pa.array([self._only(who["run"], column, name) for who in owners.values])
+            table = _put(table, column, told.take(owners.index))
+        facts = [self.of(who) for who in _owners(table, name).values]
+        for column in _FILLED:
+            if all(getattr(fact, column) is None for fact in facts):
                 continue
-            own = as_type(table.column(column), pa.float64(), title=column, name="runs")
-            place = table.column_names.index(column)
-            table = table.set_column(place, column, pc.coalesce(as_floats(own), told))
+            told = pa.array([getattr(f, column) for f in facts], pa.float64()).take(owners.index)
+            if column in table.column_names:
+                own = as_type(table.column(column), pa.float64(), title=column, name=name)
+                told = pc.coalesce(_without_nan(as_floats(own)), told)
+            table = _put(table, column, told)
         return table
+
+    def _only(self, run: str, column: str, name: str) -> str:
+        """The family or suite of a run whose accuracy table does not say it."""
+        told = sorted({v for row in self._named.get(run, ()) if (v := getattr(row, column))})
+        if len(told) > 1:
+            raise DataError(
+                f"{name}: no column {column}, and the table of runs has run {quoted(run)} in "
+                f"{listed(told)}; add the column to {name}."
+            )
+        return told[0] if told else _NAMES[column]
 
     def unmeasured(self, measured: Sequence[Mapping[str, Any]]) -> list[RunFacts]:
         """The planned runs: rows about none of the runs that were evaluated."""
@@ -123,21 +148,37 @@ class _Owners:
     index: pa.Array
 
 
-def _owners(table: pa.Table) -> _Owners:
+def _owners(table: pa.Table, name: str) -> _Owners:
     """The distinct runs of an accuracy table, and which of them each row belongs to."""
-    defaults = {"family": "unknown", "suite": "table", "run": None}
-    cells = {
-        key: table.column(key).cast(pa.string()).to_pylist()
-        if key in table.column_names
-        else [default] * table.num_rows
-        for key, default in defaults.items()
-    }
-    codes: dict[tuple[str | None, ...], int] = {}
-    index = [codes.setdefault(who, len(codes)) for who in zip(*cells.values(), strict=True)]
+    code = np.zeros(table.num_rows, dtype=np.int64)
+    cells = {}
+    for key in (*_NAMES, "run"):
+        if key != "run" and _is_absent(table, key):
+            cells[key] = pa.array([_NAMES[key]] * table.num_rows, pa.string())
+            continue
+        cells[key] = as_type(table.column(key), pa.string(), title=key, name=name)
+        encoded = cells[key].dictionary_encode(null_encoding="encode")
+        code = code * max(len(encoded.dictionary), 1) + encoded.indices.to_numpy()
+        code = np.unique(code, return_inverse=True)[1]
+    _, first, index = np.unique(code, return_index=True, return_inverse=True)
     return _Owners(
-        values=[dict(zip(defaults, who, strict=True)) for who in codes],
-        index=pa.array(np.array(index, dtype=np.int64)),
+        values=pa.table({key: cells[key].take(pa.array(first)) for key in cells}).to_pylist(),
+        index=pa.array(index),
     )
+
+
+def _is_absent(table: pa.Table, column: str) -> bool:
+    return column not in table.column_names or table.column(column).null_count == table.num_rows
+
+
+def _put(table: pa.Table, column: str, cells: pa.Array) -> pa.Table:
+    if column not in table.column_names:
+        return table.append_column(column, cells)
+    return table.set_column(table.column_names.index(column), column, cells)
+
+
+def _without_nan(cells: pa.Array) -> pa.Array:
+    return pc.if_else(pc.is_nan(cells), pa.scalar(None, pa.float64()), cells)
 
 
 def read_runs(file: TableFile) -> tuple[RunTable, tuple[str, ...]]:
@@ -149,8 +190,8 @@ def read_runs(file: TableFile) -> tuple[RunTable, tuple[str, ...]]:
         DataError: no column `run`, a run given twice, or a cell that cannot be, with the row.
     """
     table, name = file.table, file.name
-    names = {c: plain_name(c) for c in table.column_names}
-    table = table.rename_columns(list(names.values()))
+    table = table.rename_columns([plain_name(column) for column in table.column_names])
+    check_repeated(table.column_names, name=name)
     if "run" not in table.column_names:
         raise DataError(
             f"{name}: missing column 'run'; found {listed(table.column_names)}. A table of runs "
@@ -158,14 +199,20 @@ def read_runs(file: TableFile) -> tuple[RunTable, tuple[str, ...]]:
         )
     further = [column for column in table.column_names if column not in RUNS.names]
     table = conform(table.drop_columns(further), RUNS, name=name)
-    notes = (f"{name}: columns {listed(further)} are not read",) if further else ()
+    unread = [column for column in further if not _INDEX.fullmatch(column)]
+    one = len(unread) == 1
+    notes = (
+        (f"{name}: column{'s' * (not one)} {listed(unread)} {'is' if one else 'are'} not read",)
+        if unread
+        else ()
+    )
     check_present(table, "run", name=name)
     for column in ("params", "planned_tokens", "decay_start_tokens"):
         check_count(table, column, name=name)
     found: dict[tuple[str | None, ...], int] = {}
     rows = []
     for index, row in enumerate(table.to_pylist()):
-        who = (row["family"], row["suite"], row["run"])
+        who = (row["family"] or None, row["suite"] or None, row["run"])
         if who in found:
             raise DataError(
                 f"{name}: {row_name(name, index)}: run {quoted(row['run'])} is in "
@@ -188,16 +235,30 @@ def _facts(row: Mapping[str, Any], where: str) -> RunFacts:
             f"{', '.join(SCHEDULES)}, or nothing where it is unknown."
         )
     start, planned = known["decay_start_tokens"], known["planned_tokens"]
-    if start is not None and planned is not None and start >= planned:
+    check_decay(start, planned, where)
+    if start is not None and schedule == "constant":
         raise DataError(
-            f"{where}: decay_start_tokens is {start:g}, planned_tokens {planned:g}; expected a "
-            "decay that begins before the planned end."
+            f"{where}: schedule is 'constant' and decay_start_tokens {start:g}; expected none, or "
+            "schedule wsd."
         )
     return RunFacts(
         run=row["run"], family=known["family"] or None, suite=known["suite"] or None,
         params=known["params"], planned_tokens=planned,
         recipe=(known["recipe"] or "").strip(), schedule=schedule, decay_start=start,
     )  # fmt: skip
+
+
+def check_decay(start: float | None, planned: float | None, where: str) -> None:
+    """Checks that a decay begins before the planned end, both in tokens, where both are known.
+
+    Raises:
+        DataError: it begins later; `where` names the run or its row.
+    """
+    if start is not None and planned is not None and start >= planned:
+        raise DataError(
+            f"{where}: decay_start_tokens is {start:g}, planned_tokens {planned:g}; expected a "
+            "decay that begins before the planned end."
+        )
 
 
 def take_facts(file: TableFile) -> tuple[TableFile, RunTable]:
@@ -211,14 +272,17 @@ def take_facts(file: TableFile) -> tuple[TableFile, RunTable]:
     if not there or "run" not in table.column_names:
         return file, RunTable()
     rest = replace(file, table=table.drop_columns(there))
-    owners = _owners(table)
+    owners = _owners(table, file.name)
     keys = [column for column in ("family", "suite", "run") if column in table.column_names]
     told = table.select([*keys, *there]).append_column("_owner", owners.index)
     for column in there:
         kind = RUNS.field(column).type
         cells = as_type(told.column(column), kind, title=column, name=file.name)
         if kind == pa.string():
+            cells = pc.utf8_trim_whitespace(cells)
             cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, kind), cells)
+        else:
+            cells = _without_nan(cells)
         told = told.set_column(told.column_names.index(column), column, cells)
     distinct = told.group_by("_owner").aggregate(
         [(column, "count_distinct") for column in there] + [(column, "max") for column in there]

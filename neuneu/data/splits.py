@@ -87,6 +87,13 @@ def hold_out(
     return kept, [trajectory for trajectory in trajectories if trajectory.run in runs]
 
 
+def deal_by_family(trajectories: Sequence[Trajectory]) -> tuple[tuple[RunGroup, ...], ...]:
+    """Make one fold of each family, as a user's family is new. Returns run groups, sorted."""
+    groups = sorted({trajectory.run_group for trajectory in trajectories})
+    families = itertools.groupby(groups, key=itemgetter(0))
+    return tuple(tuple(members) for _, members in families)
+
+
 def deal_by_size(
     trajectories: Sequence[Trajectory], n_folds: int, seed: int
 ) -> tuple[tuple[RunGroup, ...], ...]:

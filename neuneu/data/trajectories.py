@@ -25,6 +25,10 @@ _RUN: Final = ("family", "suite", "run")
 RunGroup = tuple[str, str]
 """(family, run): all trajectories of one training run; the unit of splits and of calibration."""
 
+SIGNALS: Final = {"bpb": "_bpb", "nll_gold": "_gold"}
+"""Continuous metrics of a task that fall as a model gets better (bits per byte and mean loss of
+the right answer), and how the names of their rows may end."""
+
 NEAR_CHANCE: Final = 0.03
 """An accuracy at most three points above chance is near chance."""
 
@@ -36,8 +40,9 @@ class Trajectory:
     `steps` (n,) int64; `tokens`, `flops`, `values` (accuracy in [0, 1]) and `stderrs` (NaN where
     unknown) (n,) float64. `losses` maps a validation set's name to (n,) float64 mean losses in
     nats per token, NaN where a checkpoint has none. `chance` and `base_task` come from the task
-    table; chance is None where unknown. `recipe`, `schedule` and `decay_start` (tokens) come from
-    the table of runs (`data.runs`); "" or None where unknown.
+    table; chance is None where unknown. `signals` maps a continuous metric of the task itself
+    (`SIGNALS`) to (n,) values, NaN where unknown. `recipe`, `schedule` and `decay_start` (tokens)
+    come from the table of runs (`data.runs`); "" or None where unknown.
     """
 
     family: str
@@ -60,6 +65,7 @@ class Trajectory:
     recipe: str = ""
     schedule: str = ""
     decay_start: float | None = None
+    signals: Mapping[str, FloatArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """The number of checkpoints n."""
@@ -75,11 +81,17 @@ class Trajectory:
         """(family, run): the unit of splits and of calibration."""
         return (self.family, self.run)
 
+    @property
+    def task_loss(self) -> FloatArray | None:
+        """(n,) the first of the signals, NaN where unknown; None without one."""
+        return next((values for _, values in sorted(self.signals.items())), None)
+
     def slice(self, start: int, stop: int) -> "Trajectory":
         """Keep the checkpoints start .. stop - 1 and everything else."""
         arrays: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _ARRAYS}
         losses = {name: values[start:stop] for name, values in self.losses.items()}
-        return replace(self, **arrays, losses=losses)
+        signals = {name: values[start:stop] for name, values in self.signals.items()}
+        return replace(self, **arrays, losses=losses, signals=signals)
 
     def without_step_zero(self) -> "Trajectory":
         """Drop the untrained checkpoint, which no protocol uses."""
@@ -100,7 +112,9 @@ def build_trajectories(
     Args:
         accuracies: `schemas.ACCURACIES`, checked and sorted (`schemas.validate`).
         losses: `schemas.LOSSES`; rows of metric `cross_entropy_loss` join on (suite, run, step),
-            whatever their num_fewshot. A name logged for the same shots wins over another's.
+            whatever their num_fewshot. A name logged for the same shots wins over another's. Rows
+            of the metrics `SIGNALS` whose name is the task's (or ends in `_bpb`, `_gold` beside
+            it) are signals of that task.
         tasks: `schemas.TASKS`, for chance, base task and group.
         runs: facts about the runs.
     """
@@ -109,7 +123,8 @@ def build_trajectories(
     arrays = {field: accuracies.column(name).to_numpy() for field, name in _ARRAYS.items()}
     params, planned = (accuracies.column(c).to_numpy() for c in ("params", "planned_tokens"))
     identity = accuracies.take(pa.array(starts)).select(["family", *TRAJECTORY_KEY]).to_pylist()
-    loss_index = _index_losses(losses)
+    loss_index = _index_losses(losses, {"cross_entropy_loss": ""})
+    signal_index = _index_losses(losses, SIGNALS)
     task_index = {} if tasks is None else {(t["task"], t["metric"]): t for t in tasks.to_pylist()}
     task_names = {task: row for (task, _), row in task_index.items()}
     normalised = {_without_metric(who) for who in identity if who["metric"] == "acc_norm"}
@@ -131,6 +146,7 @@ def build_trajectories(
                 **own,
                 params=float(params[start]),
                 losses=_join_losses(loss_index[who["suite"], who["run"]], who, own["steps"]),
+                signals=_signals(signal_index[who["suite"], who["run"]], who, own["steps"]),
                 planned_tokens=planned_end,
                 chance=info.get("chance"),
                 base_task=info.get("base_task") or who["task"],
@@ -150,15 +166,31 @@ def _without_metric(who: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(value for key, value in who.items() if key != "metric")
 
 
-def _index_losses(losses: pa.Table | None) -> dict[tuple[str, str], _Losses]:
-    """(suite, run) -> validation set -> (num_fewshot, step, nats per token)."""
+def _index_losses(
+    losses: pa.Table | None, metrics: Mapping[str, str]
+) -> dict[tuple[str, str], _Losses]:
+    """(suite, run) -> name (of a signal: metric, tab, task) -> (num_fewshot, step, value)."""
     index: dict[tuple[str, str], _Losses] = defaultdict(lambda: defaultdict(list))
     if losses is not None:
-        is_loss = pc.field("metric") == "cross_entropy_loss"
+        is_loss = pc.field("metric").isin(list(metrics))
         for row in losses.filter(is_loss & pc.field("value").is_valid()).to_pylist():
             found = (row["num_fewshot"] or 0, row["step"], row["value"])
-            index[row["suite"], row["run"]][row["name"]].append(found)
+            name = row["name"]
+            if ending := metrics[row["metric"]]:
+                name = f"{row['metric']}\t{name.removesuffix(ending)}"
+            index[row["suite"], row["run"]][name].append(found)
     return index
+
+
+def _signals(losses: _Losses, who: Mapping[str, Any], steps: IntArray) -> dict[str, FloatArray]:
+    """The signals of one task at its number of shots, by metric."""
+    names = {metric: f"{metric}\t{who['task']}" for metric in SIGNALS}
+    rows = {
+        metric: [row for row in losses[name] if row[0] == who["num_fewshot"]]
+        for metric, name in names.items()
+        if name in losses
+    }
+    return _join_losses(rows, who, steps)
 
 
 def _join_losses(

@@ -87,13 +87,11 @@ class AverageForecast:
         )
         self.forecaster = self.self_calibration.forecaster
         self.forecaster.fit(references)
+        self.beside = [self.horizon.context_of(t) for t in pool]
         self.futures = sample_runs(
-            self.forecaster,
-            runs,
-            self.horizon,
-            seed=self.seed,
-            token_losses=self.dataset.token_losses,
-        )
+            self.forecaster, runs, self.horizon, seed=self.seed,
+            token_losses=self.dataset.token_losses, beside=self.beside,
+        )  # fmt: skip
         if len(self.futures) < min_runs:
             raise UserError(_too_few_runs(len(runs), len(self.futures), self.selection, min_runs))
         self.trajectories = {future.run: runs[future.run] for future in self.futures}

@@ -14,9 +14,10 @@ from neuneu.data.cells import as_type, listed, row_name
 from neuneu.data.load import Table, read_table
 from neuneu.data.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
 from neuneu.decisions.futures import SAMPLES, RunFuture
+from neuneu.decisions.peers import align_peers
 from neuneu.decisions.selection import RunName, TaskKey, find_runs, task_key
 from neuneu.forecasters.protocol import JointForecaster
-from neuneu.forecasters.queries import Horizon, query_at
+from neuneu.forecasters.queries import Horizon, query_at, with_siblings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ def sample_evaluations(
     horizon: Horizon,
     token_losses: TokenLossTable | None,
     seed: int,
+    beside: Sequence[Trajectory] = (),
 ) -> JointSamples:
     """Samples final scores of runs and values of evaluations.
 
@@ -62,6 +64,7 @@ def sample_evaluations(
         horizon: context and horizon.
         token_losses: for forecasters that read them.
         seed: for sampling.
+        beside: contexts of the same runs on further tasks (`peers.align_peers`).
     """
     wanted: dict[tuple[RunName, TaskKey], set[float]] = {}
     for evaluation in evaluations:
@@ -72,7 +75,9 @@ def sample_evaluations(
             names.append((future.run, task_key(t)))
             grid = sorted({*wanted.get(names[-1], ()), float(future.tokens[-1])})
             queries.append(query_at(horizon.context_of(t), np.array(grid), token_losses))
-    drawn = forecaster.draw(queries, forecaster.predict(queries), count=SAMPLES, seed=seed)
+    queries = with_siblings(queries, beside or None)
+    answers = align_peers(forecaster, queries, forecaster.predict(queries), beside)
+    drawn = forecaster.draw(queries, answers, count=SAMPLES, seed=seed)
     samples = dict(zip(names, drawn, strict=True))
     grids = {name: query.target_tokens for name, query in zip(names, queries, strict=True)}
     rows = {future.run: row for row, future in enumerate(futures)}

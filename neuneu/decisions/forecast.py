@@ -17,7 +17,7 @@ from neuneu.decisions.answers import plain, plain_tokens
 from neuneu.decisions.explanation import calibration_fields
 from neuneu.decisions.self_calibration import SelfCalibration, self_calibrate
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import Horizon, even_grid, query_at, reached
+from neuneu.forecasters.queries import Horizon, even_grid, query_at, reached, with_siblings
 from neuneu.forecasters.table import check_answers, forecast_table, identity_columns
 
 PROTOCOL: Final = "forecast"
@@ -65,6 +65,7 @@ def make_forecasts(
         else:
             grid = even_grid(now, end, horizon.points)
             queries.append(query_at(context, grid, dataset.token_losses))
+    queries = with_siblings(queries, [horizon.context_of(t) for t in dataset.trajectories])
     if not queries:
         raise UserError(_nothing_to_forecast(len(dataset.trajectories), finished))
     references = horizon.references(dataset.trajectories, dataset.references)

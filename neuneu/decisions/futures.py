@@ -11,9 +11,10 @@ from typing import Final
 import numpy as np
 
 from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
+from neuneu.decisions.peers import align_peers
 from neuneu.decisions.selection import RunName, TaskKey, run_name, task_key
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import Horizon, own_grid, query_at, reached
+from neuneu.forecasters.queries import Horizon, own_grid, query_at, reached, with_siblings
 
 SAMPLES: Final = 2000
 
@@ -72,6 +73,7 @@ def sample_runs(
     count: int = SAMPLES,
     seed: int = 0,
     token_losses: TokenLossTable | None = None,
+    beside: Sequence[Trajectory] = (),
 ) -> list[RunFuture]:
     """Draws futures of runs together; runs without a horizon are left out.
 
@@ -82,6 +84,7 @@ def sample_runs(
         count: S.
         seed: for sampling.
         token_losses: for forecasters that read them.
+        beside: contexts of the same runs, on further tasks, too: siblings, and `align_peers`.
     """
     plans = []
     for run, members in runs.items():
@@ -92,14 +95,17 @@ def sample_runs(
             grid = np.zeros(0) if finished else own_grid(contexts, max(ends))
             queries = [query_at(t, grid, token_losses) for t in contexts if len(grid)]
             plans.append((run, contexts, grid, queries))
-    queries = [query for *_, of in plans for query in of]
+    queries = with_siblings([query for *_, of in plans for query in of], beside or None)
+    asked = iter(queries)
     answers = forecaster.predict(queries) if queries else []
+    answers = align_peers(forecaster, queries, answers, beside)
     drawn = iter(forecaster.draw(queries, answers, count=count, seed=seed) if queries else [])
     futures = []
     for run, contexts, grid, of in plans:
         past_tokens, past = past_average(contexts)
         latest = max(contexts, key=lambda t: float(t.tokens[-1]))
         samples = [next(drawn) for _ in of]
+        mine = tuple(next(asked) for _ in of)
         last = [float(t.values[-1]) for t in contexts]
         futures.append(
             RunFuture(
@@ -112,7 +118,7 @@ def sample_runs(
                 finished=not samples,
                 flops_per_token=float(latest.flops[-1] / latest.tokens[-1]),
                 seen_tokens=float(latest.tokens[-1]),
-                queries=tuple(of),
+                queries=mine,
             )
         )
     return futures

@@ -46,6 +46,7 @@ class DataOptions(TypedDict, total=False):
 
     losses: Annotated["Table | None", _path("Validation losses of the runs.")]
     tasks: Annotated["Table | None", _path("Task table: chance, base tasks, groups, items.")]
+    run_table: Annotated["Table | None", _path("Table of runs: recipe, schedule, planned runs.")]
     reference: Annotated["Table | None", _path("Finished runs to use as further references.")]
     reference_losses: Annotated[
         "Table | None", _path("Validation losses of the runs in --reference.")

@@ -238,6 +238,7 @@ class Predictor:
         samples = sample_evaluations(
             average.forecaster, average.trajectories, average.futures, pending,
             horizon=average.horizon, token_losses=average.dataset.token_losses, seed=average.seed,
+            beside=average.beside,
         )  # fmt: skip
         worth = weigh(samples.final, samples.values, samples.owner)
         cost = _costs(pending, options.get("costs") or {}, average.dataset.items)

@@ -55,6 +55,8 @@ class BacktestConfig:
     """Validation losses, for forecasters that read them; a store brings its own."""
     tasks: Address | None = None
     """The task table, for chance and task groups; a store brings its own."""
+    run_table: Address | None = None
+    """Facts about the runs, those of `reference` included: recipe, schedule, parameters."""
     reference: Address | None = None
     """Further reference runs: a store folder or an accuracy table."""
     reference_losses: Address | None = None
@@ -185,7 +187,8 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
     with stage("reading", total=1) as bar:
         observed = load_dataset(
             config.accuracies, losses=config.losses, tasks=config.tasks,
-            reference=config.reference, reference_losses=config.reference_losses,
+            run_table=config.run_table, reference=config.reference,
+            reference_losses=config.reference_losses,
         )  # fmt: skip
         bar.advance()
     folds = _folds(config, observed.trajectories)

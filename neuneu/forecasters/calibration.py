@@ -1,18 +1,19 @@
 """Conformalised quantiles, with the run as the exchangeable unit.
 
-Forecasts of one run share its fate: a hundred tasks of one run are not a hundred observations.
-So a run has one unit of weight, shared by its trajectories and by their targets, and the test
-run one more unit at infinity, as in split conformal prediction for two-layer hierarchies (Dunn,
-Wasserman and Ramdas 2022, arXiv 1809.07441; the pooled variant). Each tail is adjusted alone, in
-units of the interval's width (conformalised quantile regression, Romano et al. 2019, arXiv
-1905.03222), so that a share q of outcomes lies below the quantile of level q.
+Forecasts of one run share its fate: a hundred tasks of one run are not a hundred observations. So a
+run has one unit of weight, shared by its trajectories and by their targets, and the test run one
+more unit at infinity, as in split conformal prediction for two-layer hierarchies (Dunn, Wasserman
+and Ramdas 2022, arXiv 1809.07441; the pooled variant). Where whole families were held out, as a
+user's family is, every family has the same weight, split evenly among its runs. Each tail is
+adjusted alone, in units of the interval's width (conformalised quantile regression, Romano et al.
+2019, arXiv 1905.03222), so that a share q of outcomes lies below the quantile of level q.
 
 With the surcharge of one more run, a run drawn like the calibration runs is covered at least at
 the stated rate, on average over runs (the finite-sample correction of split conformal
 prediction). Without it, coverage is that of the calibration runs themselves. The shipped
-forecaster goes without: with some forty runs the surcharge would turn an 80 % interval into one
-that covers 84 %. Nothing is guaranteed for a new family, for larger models than those in the
-calibration set, or from fewer than ten runs; answers carry a warning then.
+forecaster goes without: a surcharge of one family of five would leave no finite interval.
+Nothing is guaranteed for a family unlike all of these, for larger models than those in the
+calibration set, or from fewer than ten runs; answers carry a warning for the last two.
 Shapes: N targets, Q levels.
 """
 
@@ -53,12 +54,16 @@ class GroupAdjustment:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Adjustments by group, always with `all`; `families` and `largest_params` of their runs."""
+    """Adjustments by group, always with `all`; `families` and `largest_params` of their runs.
+
+    `unseen` says that each family was forecast by networks trained on the others.
+    """
 
     levels: tuple[float, ...]
     groups: Mapping[str, GroupAdjustment]
     families: tuple[str, ...]
     largest_params: float
+    unseen: bool = False
 
     def group(self, name: str) -> str:
         """The group to use for `name`: itself, or `all` where it has too few runs."""
@@ -90,7 +95,7 @@ class Calibration:
     def warnings(self, *, family: str, params: float, group: str) -> list[Warning]:
         """Why a run's coverage is not guaranteed; empty where it is."""
         found = []
-        if family not in self.families:
+        if not self.unseen and family not in self.families:
             text = f"family {family!r} is not in the calibration set"
             found.append(Warning("unseen-family", text))
         if params > 1.05 * self.largest_params:
@@ -111,7 +116,7 @@ class CalibrationSet:
     """N forecasts of runs that the forecaster was not trained on, and their outcomes.
 
     `quantiles` (N, Q); `outcomes` (N,); `runs` and `trajectories` (N,) codes, each trajectory of
-    one run; `groups` (N,) names.
+    one run; `groups` (N,) names. `families` (N,) codes where whole families were held out.
     """
 
     quantiles: FloatArray
@@ -119,6 +124,7 @@ class CalibrationSet:
     runs: IntArray
     trajectories: IntArray
     groups: npt.NDArray[np.str_]
+    families: IntArray | None = None
 
 
 def calibrate(
@@ -158,6 +164,7 @@ def calibrate(
         groups=groups,
         families=tuple(sorted(set(families))),
         largest_params=largest_params,
+        unseen=known.families is not None,
     )
 
 
@@ -183,6 +190,10 @@ def _adjust(
 ) -> GroupAdjustment:
     runs, trajectories = known.runs[chosen], known.trajectories[chosen]
     weights, n_runs = run_weights(runs, trajectories)
+    if known.families is not None:
+        _, family_of = np.unique(known.families[chosen], return_inverse=True)
+        total = np.bincount(family_of, weights=weights)
+        weights *= weights.sum() / (len(total) * total[family_of])
     if not surcharge:  # 1 / m each instead of 1 / (m + 1)
         weights *= (n_runs + 1) / n_runs
     found = [

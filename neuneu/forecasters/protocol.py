@@ -22,7 +22,8 @@ class Query:
     `target_steps`, `target_tokens`, `target_flops` are
     (h,), increasing. `future_losses` (validation set -> (h,) nats a token) is given only to
     forecasters that declare `oracle-loss`. `word_losses` is (W,) float16 nats at the last
-    context checkpoint, where the store has them.
+    context checkpoint, where the store has them. `siblings` are the observed pasts of other
+    trajectories of the same run. The context of a run that has not begun is empty.
     """
 
     context: Trajectory
@@ -31,6 +32,7 @@ class Query:
     target_flops: FloatArray
     future_losses: dict[str, FloatArray] | None = None
     word_losses: npt.NDArray[np.float16] | None = None
+    siblings: Sequence[Trajectory] = ()
 
 
 class Forecaster(Protocol):

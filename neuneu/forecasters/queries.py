@@ -21,6 +21,8 @@ REACHED: Final = 0.999
 """A run whose last checkpoint is at this share of its horizon is finished: plans are rounded."""
 
 MAX_POINTS: Final = 100
+MAX_SIBLINGS: Final = 16
+"""Other trajectories of a run that a query holds at most, plus one."""
 
 
 @config_dataclass
@@ -154,7 +156,44 @@ def make_queries(
         _query(context, truth.steps, truth.tokens, truth.flops, token_losses)
         for context, truth in splits
     ]
-    return queries, [truth for _, truth in splits]
+    return with_siblings(queries), [truth for _, truth in splits]
+
+
+def with_siblings(
+    queries: Sequence[Query], observed: Sequence[Trajectory] | None = None
+) -> list[Query]:
+    """The queries with what was observed of some of their runs' other trajectories.
+
+    Args:
+        queries: any.
+        observed: contexts of the same table; by default those of the queries.
+    """
+    runs: dict[tuple[str, str, str], list[Trajectory]] = {}
+    for context in [query.context for query in queries] if observed is None else observed:
+        if len(context):
+            runs.setdefault(_run(context), []).append(context)
+    few = {
+        run: spread(sorted(several, key=lambda t: t.key), MAX_SIBLINGS + 1)
+        for run, several in runs.items()
+    }
+    return [
+        replace(
+            query,
+            siblings=[t for t in few.get(_run(query.context), ()) if t.key != query.context.key],
+        )
+        for query in queries
+    ]
+
+
+def spread(several: Sequence[Trajectory], count: int) -> list[Trajectory]:
+    """At most `count` of a sequence, evenly spread."""
+    if len(several) <= count:
+        return list(several)
+    return [several[place * len(several) // count] for place in range(count)]
+
+
+def _run(trajectory: Trajectory) -> tuple[str, str, str]:
+    return (trajectory.family, trajectory.suite, trajectory.run)
 
 
 def with_future_losses(queries: Sequence[Query], truths: Sequence[Trajectory]) -> list[Query]:

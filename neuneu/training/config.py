@@ -18,20 +18,20 @@ class TrainConfig:
     """Settings of a training.
 
     `output`: folder of the result, on s3://, or local and shared by all machines of a cluster. The
-    data are a `store`, or tables: `accuracies` and optionally `losses` and `tasks` (parquet or
-    CSV). `loss_names`: validation sets that the encoder `mean` reads, in order of preference.
-    `metrics`: accuracy metrics to train on (empty: all). Runs and tasks are named as in the table;
-    `held_out_tasks` are base tasks. `model`: a `ModelConfig`, a preset's name, or a mapping with
-    the key `preset` and changes to it. `max_ahead`: maximum distance of a target from its context,
-    in checkpoints (null: any). `drop`: probability of dropping an inner context point. `keep`: the
-    weights of the last epoch, or of the epoch with the best validation pinball loss; `patience`
-    stops after this many epochs without a better one, and always keeps the best. State is saved
-    after every epoch and every `checkpoint_steps` steps. `checkpoint_group`: number of samples of
-    one checkpoint drawn together, which share its word losses in a batch. `cross_run` trains the
-    cross-run network, which has its own network, optimiser and objective: `model`, `optim`,
-    `objective`, `max_ahead` and `drop` do not apply. `workers`: a number, or (least, most) for a
-    cluster that grows and shrinks; the result does not depend on it. `tracking`: where else to log
-    each epoch's metrics (docs/observability.md).
+    data are a `store`, or tables: `accuracies` and optionally `losses`, `tasks` and `run_table`
+    (parquet or CSV). `loss_names`: validation sets that the encoder `mean` reads, in order of
+    preference. `metrics`: accuracy metrics to train on (empty: all). Runs and tasks are named as in
+    the table; `held_out_tasks` are base tasks. `model`: a `ModelConfig`, a preset's name, or a
+    mapping with the key `preset` and changes to it. `max_ahead`: maximum distance of a target from
+    its context, in checkpoints (null: any). `drop`: probability of dropping an inner context point.
+    `keep`: the weights of the last epoch, or of the epoch with the best validation pinball loss;
+    `patience` stops after this many epochs without a better one, and always keeps the best. State
+    is saved after every epoch and every `checkpoint_steps` steps. `checkpoint_group`: number of
+    samples of one checkpoint drawn together, which share its word losses in a batch. `cross_run`
+    trains the cross-run network, which has its own network, optimiser and objective: `model`,
+    `optim`, `objective`, `max_ahead` and `drop` do not apply. `workers`: a number, or (least, most)
+    for a cluster that grows and shrinks; the result does not depend on it. `tracking`: where else
+    to log each epoch's metrics (docs/observability.md).
     """
 
     output: Address
@@ -39,6 +39,7 @@ class TrainConfig:
     accuracies: Address | None = None
     losses: Address | None = None
     tasks: Address | None = None
+    run_table: Address | None = None
     loss_names: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
     validation_runs: tuple[str, ...] = ()

@@ -66,7 +66,9 @@ def read_source(config: "TrainConfig") -> Source:
             f"found store={config.store}, accuracies={config.accuracies}."
         )
     if config.store is None:
-        data = load_dataset(config.accuracies, losses=config.losses, tasks=config.tasks)
+        data = load_dataset(
+            config.accuracies, losses=config.losses, tasks=config.tasks, run_table=config.run_table
+        )
         return data.trajectories, None
     data = load_dataset(Store(config.store))
     needs_words = READS[config.model.encoder.kind] == "words"

@@ -65,6 +65,30 @@ def test_build_trajectories_missing_loss_is_nan_absent_set_is_absent() -> None:
     assert none.losses == {}
 
 
+def test_build_trajectories_own_loss_of_a_task_joins_by_name_and_shots() -> None:
+    rows = [accuracy(step=s, num_fewshot=n) for s in (10, 20) for n in (0, 5)]
+    rows += [accuracy(step=10, task="gold"), accuracy(step=10, task="none")]
+    losses = pa.Table.from_pylist(
+        [
+            loss(step=20, name="t_bpb", metric="bpb", value=0.9),
+            loss(step=10, name="t", metric="bpb", value=1.2, num_fewshot=5),
+            loss(step=20, name="t", metric="bpb", value=1.1, num_fewshot=5),
+            loss(step=10, name="gold_gold", metric="nll_gold", value=7.0),
+            loss(step=10, name="none", metric="cross_entropy_loss", value=3.0),
+            loss(step=10, name="none", metric="bpb", value=3.0, run="other"),
+        ],
+        schema=LOSSES,
+    )  # fmt: skip
+    built = build_trajectories(accuracies(*rows), losses)
+    result = {(t.task, t.num_fewshot): t.task_loss for t in built}
+    np.testing.assert_array_equal(result["t", 0], [np.nan, 0.9])
+    np.testing.assert_array_equal(result["t", 5], [1.2, 1.1])
+    np.testing.assert_array_equal(result["gold", 0], [7.0])
+    assert result["none", 0] is None
+    (five,) = (t for t in built if t.num_fewshot == 5)
+    np.testing.assert_array_equal(five.slice(1, 2).task_loss, [1.1])
+
+
 def test_build_trajectories_task_table_gives_chance_and_base_task() -> None:
     tasks = pa.Table.from_pylist(
         [{"task": "t", "metric": "acc", "base_task": "b", "chance": 0.25, "group": "g"}],

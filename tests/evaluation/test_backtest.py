@@ -353,6 +353,21 @@ def test_backtest_from_csv_writes_everything(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "config.yaml").exists()
 
 
+def test_backtest_run_table_gives_sizes_of_targets_and_references(tmp_path: Path) -> None:
+    accuracies, _ = write_tables(tmp_path)
+    bare = pacsv.read_csv(accuracies).drop_columns(["params", "flops"])
+    pacsv.write_csv(bare, accuracies)
+    rows = [{"run": f"run{index}", "params": 1e6 * 2.0**index} for index in range(6)]
+    pacsv.write_csv(pa.Table.from_pylist(rows), tmp_path / "runs.csv")
+    raw = {
+        "accuracies": str(accuracies), "output": str(tmp_path / "out"), "figures": False,
+        "forecasters": ["ladder-one-step"], "bootstrap_samples": 100, "folds": 3,
+    }  # fmt: skip
+    assert backtest(build_config(BacktestConfig, raw))["mae"] == {"ladder-one-step": None}
+    told = raw | {"run_table": str(tmp_path / "runs.csv")}
+    assert 0.0 < backtest(build_config(BacktestConfig, told))["mae"]["ladder-one-step"] < 0.1
+
+
 def test_backtest_named_runs_with_references_of_their_own(tmp_path: Path) -> None:
     accuracies, losses = write_tables(tmp_path)
     raw = {

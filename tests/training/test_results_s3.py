@@ -125,7 +125,7 @@ def test_pretrained_on_s3_forecasts_from_there(
         PretrainConfig,
         {
             "accuracies": f"{there}/in/accuracies.parquet", "output": f"{there}/model",
-            "networks": 1, "general": 0, "folds": 2,
+            "networks": 1, "folds": 2,
             "fit": {
                 "network": {"width": 16, "heads": 2, "blocks": 1},
                 "optim": {"max_steps": 3, "batch_size": 8},

@@ -104,6 +104,15 @@ def test_tables_are_read_as_csv(tmp_path: Path) -> None:
     assert len(prepare(wanted, *read_source(wanted)).train) == 3
 
 
+def test_run_table_is_read_beside_tables(tmp_path: Path) -> None:
+    rows = [accuracy(step=step) for step in (10, 20)]
+    for name, table in (("acc", rows), ("runs", [{"run": "r", "schedule": "constant"}])):
+        pyarrow.csv.write_csv(pa.Table.from_pylist(table), tmp_path / f"{name}.csv")
+    paths = {"accuracies": str(tmp_path / "acc.csv"), "run_table": str(tmp_path / "runs.csv")}
+    (one,), _ = read_source(config(store=None, **paths))
+    assert one.schedule == "constant"
+
+
 def test_digest_changes_with_a_value_and_a_role() -> None:
     runs = family(["a", "b"])
     digest = prepare(config(), runs, None).digest

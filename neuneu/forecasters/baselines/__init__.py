@@ -5,6 +5,7 @@ from typing import Final
 
 from neuneu.core.errors import UserError
 from neuneu.forecasters.baselines.analogue import NearestAnalogue
+from neuneu.forecasters.baselines.ladder import LadderLaw
 from neuneu.forecasters.baselines.logistic import LogisticLaw, LogisticLawConfig
 from neuneu.forecasters.baselines.own_past import LogTokenLine, RecentMean
 from neuneu.forecasters.baselines.parametric import ParametricEnsemble
@@ -26,6 +27,9 @@ _MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
     "ladder-law": lambda config: LogisticLaw(
         config, name="ladder-law", future="ladder", offset=True
     ),
+    "ladder-two-step": lambda _: LadderLaw("ladder-two-step"),
+    "ladder-one-step": lambda _: LadderLaw("ladder-one-step", two_step=False),
+    "ladder-two-step-offset": lambda _: LadderLaw("ladder-two-step-offset", offset=True),
 }
 
 BASELINES: Final = tuple(_MAKERS)
@@ -38,6 +42,9 @@ NEEDS_SCIPY: Final = frozenset(
         "logistic-offset",
         "logistic-forecast",
         "ladder-law",
+        "ladder-two-step",
+        "ladder-one-step",
+        "ladder-two-step-offset",
     }
 )
 """Baselines that fit curves with scipy, of the extra `analysis`."""

@@ -9,7 +9,8 @@ The others differ in where the future loss comes from:
 * `logistic-offset`: the same, plus the law's mean error on the run's own past (oracle).
 * `logistic-forecast`: a power law in tokens through the run's own past losses; own offset.
 * `ladder-law`: the family's law of loss in size and tokens, shifted to the run's last losses;
-  own offset. Two steps, as in Bhagia et al. 2024 (arXiv 2412.04403).
+  own offset. Like the ladder of Bhagia et al. 2024 (arXiv 2412.04403), but by the loss of a
+  corpus and for running runs only; `ladder` has the published law.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@ Shapes: B rows of a batch, K observed checkpoints (padded at the front), H targe
 M candidates, N queries, Q levels.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -22,7 +22,9 @@ from neuneu.forecasters.cross_run.references import (
     index_references,
     nearest,
 )
+from neuneu.forecasters.cross_run.siblings import OwnerIndex, index_owners
 from neuneu.forecasters.protocol import Query
+from neuneu.forecasters.queries import MAX_SIBLINGS
 
 MAX_OBSERVED: Final = 256
 """Only the last checkpoints of a longer context are read."""
@@ -36,22 +38,33 @@ MAX_TARGETS: Final = 64
 class QueryBatch:
     """B queries about trajectories of `curves`, whose context ends at `end`.
 
-    `rows` (B,) of `curves`; `end` (B,) index of the last observed checkpoint of each;
+    `rows` (B,) of `curves`; `end` (B,) index of the last observed checkpoint of each, -1 for a run
+    that has not begun, which is forecast from `begin` (B,) ln tokens on;
     `targets` (B, H) ln tokens, NaN where there are fewer; `planned` (B,) ln of the run's planned
     tokens, NaN where unknown; `references` (B, R) rows of `library`, -1 where there are fewer;
     where there are none at all the library may be any table that is not empty. `kept`
     (B, MAX_OBSERVED), aligned at the end of the context, is false where an observed checkpoint is
-    dropped; None keeps all.
+    dropped; None keeps all. `siblings` (B, S) are rows of `curves`: other trajectories of the same
+    run, of which only what lies before the end of the context is read; -1 where there are fewer.
+    `blur` (B, 2) is added to absolute ln parameters and ln tokens; None adds nothing.
+    `log_params`, `schedules` and `recipes` (B,) are what is told of the run, as in `Curves`.
     """
 
     curves: Curves
     rows: IntArray
     end: IntArray
+    begin: Float32Array
     targets: Float32Array
     planned: Float32Array
     library: Curves
     references: IntArray
+    siblings: IntArray
+    owners: OwnerIndex
+    log_params: Float32Array
+    schedules: IntArray
+    recipes: IntArray
     kept: npt.NDArray[np.bool_] | None = None
+    blur: Float32Array | None = None
 
     def __len__(self) -> int:
         """The number of queries B."""
@@ -63,10 +76,16 @@ class QueryBatch:
             self,
             rows=self.rows[index],
             end=self.end[index],
+            begin=self.begin[index],
+            siblings=self.siblings[index],
+            log_params=self.log_params[index],
+            schedules=self.schedules[index],
+            recipes=self.recipes[index],
             targets=self.targets[index],
             planned=self.planned[index],
             references=self.references[index],
             kept=None if self.kept is None else self.kept[index],
+            blur=None if self.blur is None else self.blur[index],
         )
 
 
@@ -75,7 +94,8 @@ class Observed:
     """The contexts of B queries, (B, K) float32.
 
     `x` is ln tokens before the last one (<= 0); `values`; `losses` (NaN where unknown); `mask` is
-    false where padded; `now` (B,) is ln tokens at the end of the context.
+    false where padded; `now` (B,) is ln tokens at the end of the context. A run that has not begun
+    (`started` (B,) is false) has one made-up observation of value 0 at `begin`.
     """
 
     x: Float32Array
@@ -83,26 +103,30 @@ class Observed:
     losses: Float32Array
     mask: npt.NDArray[np.bool_]
     now: Float32Array
+    started: npt.NDArray[np.bool_]
 
 
 def observed(batch: QueryBatch) -> Observed:
     """Gathers the contexts."""
     curves = batch.curves
     start = curves.starts[batch.rows]
-    last = start + batch.end
+    started = batch.end >= 0
+    last = start + np.maximum(batch.end, 0)
     longest = int(min(batch.end.max(initial=0) + 1, MAX_OBSERVED))
     place = last[:, None] - np.arange(longest - 1, -1, -1)[None, :]
     mask = place >= start[:, None]
     if batch.kept is not None:
         mask &= batch.kept[:, MAX_OBSERVED - longest :]
     place = np.where(mask, place, last[:, None])
-    now = curves.x[last]
+    now = np.where(started, curves.x[last], batch.begin).astype(np.float32)
+    begun = started[:, None]
     return Observed(
-        x=curves.x[place] - now[:, None],
-        values=curves.values[place],
-        losses=curves.losses[place],
+        x=np.where(begun, curves.x[place] - now[:, None], 0.0).astype(np.float32),
+        values=np.where(begun, curves.values[place], 0.0).astype(np.float32),
+        losses=np.where(begun, curves.losses[place], np.nan).astype(np.float32),
         mask=mask,
         now=now,
+        started=started,
     )
 
 
@@ -131,9 +155,8 @@ def make_batches(
     n_references: int,
     index: ReferenceIndex | None = None,
     assume_end: bool = True,
-    familiar: Collection[str] | None = None,
 ) -> Iterator[Pieces]:
-    """Batches the queries that have a context and targets; others are left out.
+    """Batches the queries that have targets, and a context or references; others are left out.
 
     Args:
         queries: any number.
@@ -142,25 +165,28 @@ def make_batches(
         n_references: maximum number of references of a query.
         index: of the library, if it is at hand.
         assume_end: take the last target as the planned end of a run without one.
-        familiar: see `nearest_references`.
 
     Raises:
         DataError: tokens that are not positive.
     """
     chosen = answerable(queries)
     kept = [queries[place] for place in chosen]
-    contexts = build_curves([query.context for query in kept], codes)
-    references = nearest_references(
-        kept, contexts, library, index, count=n_references, familiar=familiar
-    ).nearest
-    planned = contexts.end
+    contexts, siblings = _lay_out(kept, codes)
+    references = nearest_references(kept, contexts, library, index, count=n_references).nearest
+    planned = contexts.end[: len(kept)]
+    first = np.log([float(query.target_tokens[0]) for query in kept])
+    last = np.log([float(query.target_tokens[-1]) for query in kept])
+    since = begins(np.where(np.isfinite(planned), planned, last), first)
     if assume_end:
-        last = np.log([float(query.target_tokens[-1]) for query in kept])
         planned = np.where(np.isfinite(planned), planned, last)
+    owners = index_owners(library)
+    # A run that has not begun is known from its references alone.
+    answered = (contexts.lengths[: len(kept)] > 0) | (references != NONE).any(axis=1)
     pieces = [
         (row, start)
         for row, query in enumerate(kept)
         for start in range(0, len(query.target_steps), MAX_TARGETS)
+        if answered[row]
     ]
     pieces.sort(key=lambda piece: (contexts.lengths[piece[0]], piece))
     for begin in range(0, len(pieces), BATCH):
@@ -177,6 +203,12 @@ def make_batches(
                 curves=contexts,
                 rows=rows,
                 end=contexts.lengths[rows] - 1,
+                begin=since[rows],
+                siblings=siblings[rows],
+                owners=owners,
+                log_params=contexts.log_params[rows],
+                schedules=contexts.schedules[rows],
+                recipes=contexts.recipes[rows],
                 targets=padded,
                 planned=planned[rows].astype(np.float32),
                 library=library if len(library) else contexts,
@@ -188,13 +220,32 @@ def make_batches(
         )
 
 
+def _lay_out(queries: Sequence[Query], codes: Codes) -> tuple[Curves, IntArray]:
+    """The contexts of N queries and then their siblings, and (N, S) rows of the siblings."""
+    trajectories = [query.context for query in queries]
+    rows = {id(context): row for row, context in enumerate(trajectories)}
+    chosen = []
+    for query in queries:
+        few = query.siblings[:MAX_SIBLINGS]
+        for sibling in few:
+            if id(sibling) not in rows:
+                rows[id(sibling)] = len(trajectories)
+                trajectories.append(sibling)
+        chosen.append([rows[id(sibling)] for sibling in few])
+    found = np.full((len(queries), max(map(len, chosen), default=0) or 1), NONE, dtype=np.int64)
+    for row, several in enumerate(chosen):
+        found[row, : len(several)] = several
+    return build_curves(trajectories, codes), found
+
+
 def answerable(queries: Sequence[Query]) -> list[int]:
-    """Indices of the queries that have a context and targets."""
-    return [
-        place
-        for place, query in enumerate(queries)
-        if len(query.context.without_step_zero()) and len(query.target_steps)
-    ]
+    """Indices of the queries that have targets."""
+    return [place for place, query in enumerate(queries) if len(query.target_steps)]
+
+
+def begins(end: npt.NDArray, first: npt.NDArray) -> Float32Array:
+    """ln tokens from which a run that has not begun is forecast: 1 % of its end, before targets."""
+    return np.minimum(end - np.log(100.0), first - 0.1).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -216,26 +267,22 @@ def nearest_references(
     index: ReferenceIndex | None,
     *,
     count: int,
-    familiar: Collection[str] | None = None,
 ) -> Found:
     """Finds the references of each query.
 
     Args:
         queries: N, with context and targets.
-        contexts: of the queries.
+        contexts: of the queries, in their order; more may follow.
         library: finished runs; may be empty.
         index: of the library, if it is at hand.
         count: maximum number of references of a query.
-        familiar: families for which any reference will do, however early it ended; other families
-            need one that is `far_enough`. None: all families.
     """
-    rows = np.arange(len(contexts))
+    rows = np.arange(len(queries))
     if not len(library) or not len(rows):
         none = np.full((len(rows), 1), NONE, dtype=np.int64)
         return Found(nearest=none, too_short=none)
     found = candidates(index or index_references(library), contexts, rows)
-    anywhere = [familiar is None or query.context.family in familiar for query in queries]
-    end = np.where(anywhere, -np.inf, np.log([query.target_tokens[-1] for query in queries]))
+    end = np.log([query.target_tokens[-1] for query in queries])
     there = far_enough(library, found, contexts, rows, end)
     usable = np.where(there, found, NONE)
     return Found(

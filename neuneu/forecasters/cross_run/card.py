@@ -35,8 +35,7 @@ def _lines(record: dict[str, Any]) -> list[str]:
         f"* {record['networks']} networks of width {network['width']} whose mean answers; "
         f"{training['max_steps']} steps of {training['batch_size']} queries each",
         f"* Quantile levels: {', '.join(f'{level:g}' for level in network['levels'])}",
-        f"* {record['general']['networks'] if 'general' in record else 'no'} further network for "
-        f"families other than {', '.join(network['families'])}, trained without absolute sizes",
+        f"* Families trained on: {', '.join(network['families'])}",
         f"* Base tasks with an embedding of their own: {len(network['tasks'])}; others share one",
         f"* Training identity: {provenance['identity']}; data {provenance['data_digest']}",
         f"* Made with {', '.join(f'{k} {v}' for k, v in record['versions'].items())}",

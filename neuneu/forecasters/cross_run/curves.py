@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from neuneu.data.runs import SCHEDULES
 from neuneu.data.trajectories import IntArray, Trajectory
 from neuneu.forecasters.window.windows import log_tokens
 
@@ -23,6 +24,7 @@ GRID_SIZE: Final = 240
 """From 10^4 tokens to beyond 10^14, ten points a factor of e."""
 
 NO_LOSS: Final = -1
+NO_RECIPE: Final = -1
 LOSS_PREFERENCE: Final = ("c4_en-validation", "lambada_openai")
 """Validation sets to prefer; otherwise the first by name."""
 
@@ -40,13 +42,18 @@ class Curves:
     """T trajectories without step 0, in the order they were given.
 
     Trajectory t owns checkpoints `starts[t]` .. `starts[t + 1] - 1` of `x` (ln tokens), `values`,
-    `stderrs` and `losses` (nats a token of validation set `loss_sets[t]`; NaN where unknown), all
-    (N,) float32. `grid` and `loss_grid` are (T, G): values and losses smoothed and interpolated,
-    held constant beyond the first and last checkpoint; a loss grid without losses is NaN.
+    `stderrs` and `losses` (of the task itself where there is a signal, else nats a token of a
+    validation set; which one is `loss_sets[t]`; NaN where unknown), all
+    (N + 1,) float32, the last one NaN. `grid` and `loss_grid` are (T, G): values and losses
+    smoothed and interpolated, held constant beyond the first and last checkpoint; a loss grid
+    without losses is NaN.
     `log_params`, `noise` (sd of one value) and `end` (ln of the tokens the run is planned for, NaN
     where unknown), `chance` (NaN where unknown) and `shots` are (T,). `metrics` (T,) index
     `METRICS`, or equal its length. `cells`, `runs`, `suites`, `families` and `loss_sets` are (T,)
-    codes: equal cells are one (task, metric, num_fewshot), equal runs one run group.
+    codes: equal cells are one (task, metric, num_fewshot), equal runs one run group. `owners` (T,)
+    are codes of runs by suite, whose trajectories inform each other. `recipes` (T,) are codes, or
+    `NO_RECIPE`; `schedules` (T,) index `data.runs.SCHEDULES`, or equal its length; `decay_start`
+    (T,) is ln tokens, NaN where unknown.
     """
 
     trajectories: Sequence[Trajectory]
@@ -67,6 +74,10 @@ class Curves:
     runs: IntArray
     suites: IntArray
     families: IntArray
+    owners: IntArray
+    recipes: IntArray
+    schedules: IntArray
+    decay_start: Float32Array
     loss_sets: IntArray
 
     def __len__(self) -> int:
@@ -80,13 +91,16 @@ class Curves:
 
     @property
     def first(self) -> Float32Array:
-        """ln tokens of each trajectory's first checkpoint, (T,)."""
-        return self.x[self.starts[:-1]]
+        """ln tokens of each trajectory's first checkpoint, (T,); NaN without one."""
+        return self._at(self.starts[:-1])
 
     @property
     def last(self) -> Float32Array:
-        """ln tokens of each trajectory's last checkpoint, (T,)."""
-        return self.x[self.starts[1:] - 1]
+        """ln tokens of each trajectory's last checkpoint, (T,); NaN without one."""
+        return self._at(self.starts[1:] - 1)
+
+    def _at(self, places: IntArray) -> Float32Array:
+        return np.where(self.lengths > 0, self.x[places], np.nan).astype(np.float32)
 
 
 class Codes:
@@ -105,7 +119,7 @@ def build_curves(trajectories: Sequence[Trajectory], codes: Codes) -> Curves:
     """Lays trajectories end to end and on the grid.
 
     Args:
-        trajectories: each with at least one checkpoint besides step 0.
+        trajectories: any; one without checkpoints is a run that has not begun.
         codes: shared by all tables that are compared with each other.
 
     Raises:
@@ -143,6 +157,19 @@ def build_curves(trajectories: Sequence[Trajectory], codes: Codes) -> Curves:
         runs=_coded(codes, [("run", *t.run_group) for t in trained]),
         suites=_coded(codes, [("suite", t.family, t.suite) for t in trained]),
         families=_coded(codes, [("family", t.family) for t in trained]),
+        owners=_coded(codes, [("owner", t.family, t.suite, t.run) for t in trained]),
+        recipes=np.array(
+            [codes(("recipe", t.recipe.lower())) if t.recipe else NO_RECIPE for t in trained],
+            dtype=np.int64,
+        ),
+        schedules=np.array(
+            [SCHEDULES.index(t.schedule) if t.schedule else len(SCHEDULES) for t in trained],
+            dtype=np.int64,
+        ),
+        decay_start=np.array(
+            [np.log(t.decay_start) if t.decay_start else np.nan for t in trained],
+            dtype=np.float32,
+        ),
         loss_sets=np.array(
             [NO_LOSS if name is None else codes(("loss", name)) for name, _ in picked],
             dtype=np.int64,
@@ -179,6 +206,9 @@ def first_below(grid_TG: Float32Array, rows: IntArray, level: npt.NDArray) -> Fl
 
 
 def _pick_loss(trajectory: Trajectory) -> tuple[str | None, npt.NDArray[np.float64]]:
+    for name, signal in sorted(trajectory.signals.items()):
+        if np.isfinite(signal).any():
+            return f"{name} of the task", signal
     for name in (*LOSS_PREFERENCE, *sorted(trajectory.losses)):
         values = trajectory.losses.get(name)
         # A set that was measured only after the context must not shadow one that is known.
@@ -198,7 +228,7 @@ def _planned(trajectory: Trajectory) -> float:
 
 
 def _flat(parts: Sequence[npt.NDArray]) -> Float32Array:
-    return np.concatenate([np.zeros(0), *parts]).astype(np.float32)
+    return np.concatenate([*parts, [np.nan]]).astype(np.float32)
 
 
 def _coded(codes: Codes, names: Sequence[object]) -> IntArray:

@@ -22,8 +22,6 @@ KIND: Final = "cross-run"
 def save_networks(
     folder: Path,
     networks: Sequence[CrossRunNetwork],
-    *,
-    general: Sequence[CrossRunNetwork] = (),
     **record: Mapping[str, Any],
 ) -> None:
     """Writes networks of one shape; the record comes last and marks the folder as complete.
@@ -31,21 +29,18 @@ def save_networks(
     Args:
         folder: made if it is not there.
         networks: at least one.
-        general: those for families that were not trained on.
         record: further JSON to store beside the shape.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{index}.{name}": value.detach().cpu().contiguous()
-        for index, network in enumerate([*networks, *general])
+        for index, network in enumerate(networks)
         for name, value in network.state_dict().items()
     }
     with atomic_path(folder / WEIGHTS) as temporary:
         # save_file would make a file that only its owner can read.
         temporary.write_bytes(safetensors.torch.save(tensors, metadata={"format": "pt"}))
     content = {"kind": KIND, "format_version": FORMAT_VERSION, **_shape(networks)}
-    if general:
-        content["general"] = _shape(general)
     content["versions"] = versions()
     write_text_atomic(folder / CONFIG, json.dumps(content | record, indent=1) + "\n")
 
@@ -60,13 +55,9 @@ def _shape(networks: Sequence[CrossRunNetwork]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Saved:
-    """What a folder holds: networks in evaluation mode, and the rest of its record.
-
-    `general` ones are for families that were not trained on.
-    """
+    """What a folder holds: networks in evaluation mode, and the rest of its record."""
 
     networks: list[CrossRunNetwork]
-    general: list[CrossRunNetwork]
     record: Mapping[str, Any]
 
 
@@ -84,22 +75,19 @@ def load_networks(folder: Path) -> Saved:
         )
     try:
         tensors = safetensors.torch.load_file(folder / WEIGHTS)
-        networks = _rebuild(tensors, record, 0)
-        general = _rebuild(tensors, record["general"], len(networks)) if "general" in record else []
+        networks = _rebuild(tensors, record)
     except (OSError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         raise DataError(
             f"{folder / WEIGHTS}: does not hold the weights that {CONFIG} describes ({error}). "
             "Copy the folder again or train again."
         ) from error
-    return Saved(networks=networks, general=general, record=record)
+    return Saved(networks=networks, record=record)
 
 
-def _rebuild(
-    tensors: Mapping[str, Tensor], shape: Mapping[str, Any], first: int
-) -> list[CrossRunNetwork]:
+def _rebuild(tensors: Mapping[str, Tensor], shape: Mapping[str, Any]) -> list[CrossRunNetwork]:
     config = build_config(CrossRunConfig, shape["network"])
     networks = []
-    for index in range(first, first + shape["networks"]):
+    for index in range(shape["networks"]):
         network = CrossRunNetwork(config, shape["sizes"])
         prefix = f"{index}."
         network.load_state_dict(

@@ -14,7 +14,7 @@ from neuneu.core.errors import DataError
 from neuneu.data.fingerprints import share_trained_on
 from neuneu.data.quantiles import MEDIAN
 from neuneu.data.trajectories import FloatArray, Trajectory
-from neuneu.forecasters.baselines.power_law import PowerLaw
+from neuneu.forecasters.baselines.power_law import MIN_POINTS, PowerLaw
 from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.copula import Joint, sample_futures
 from neuneu.forecasters.cross_run.batching import (
@@ -32,6 +32,12 @@ from neuneu.forecasters.cross_run.references import NONE, index_references
 from neuneu.forecasters.protocol import Query, ReferenceRuns, Sees
 
 MAX_REFERENCES: Final = 24
+
+LAW_SHARE: Final = 0.2
+"""Share of the power law through the run's own past in the median of a run without references.
+
+Chosen on families that the networks had not seen: the law errs less there than its error alone
+suggests, and differently."""
 
 
 @contextmanager
@@ -58,7 +64,6 @@ class CrossRunForecaster:
         calibration: Calibration | None = None,
         joint: Joint | None = None,
         training_runs: Mapping[str, Sequence[str]] | None = None,
-        general: Sequence[CrossRunNetwork] = (),
     ) -> None:
         """Wraps trained networks.
 
@@ -70,15 +75,13 @@ class CrossRunForecaster:
             calibration: adjusts the intervals; None leaves them as the networks give them.
             joint: how targets move together; without it nothing can be sampled.
             training_runs: `family/run` -> fingerprints of the trajectories trained on.
-            general: networks for families not trained on; without any, `networks` answer.
         """
-        self._networks, self._general = list(networks), list(general)
+        self._networks = list(networks)
         self.sees: Sees = sees
         self.name, self.calibration, self.joint = name, calibration, joint
         self._assume_end = assume_end
         self._marks = frozenset(m for marks in (training_runs or {}).values() for m in marks)
         self.levels = self._networks[0].config.levels
-        self._families = self._networks[0].config.families
         self._codes = Codes()
         self.fit([])
 
@@ -101,7 +104,6 @@ class CrossRunForecaster:
             calibration=None if calibration is None else build_config(Calibration, calibration),
             joint=build_config(Joint, record["joint"]) if "joint" in record else None,
             training_runs=record.get("provenance", {}).get("training_runs", {}),
-            general=saved.general,
         )
 
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
@@ -118,9 +120,8 @@ class CrossRunForecaster:
     def reference_runs(self, queries: Sequence[Query]) -> list[ReferenceRuns]:
         """The references of each query.
 
-        In a family not trained on, a run is left out unless it goes as far as the last target, or
-        as far for its size (`references.far_enough`). Networks trained on the family have learned
-        how longer runs follow shorter ones.
+        A run is left out unless it goes as far as the last target, or as far for its size
+        (`references.far_enough`).
         """
         runs = [ReferenceRuns(used=[], left_out=[]) for _ in queries]
         indices = answerable(queries) if self._references else []
@@ -130,7 +131,6 @@ class CrossRunForecaster:
         contexts = build_curves([query.context for query in chosen], self._codes)
         found = nearest_references(
             chosen, contexts, self._library, self._index, count=MAX_REFERENCES,
-            familiar=self._families,
         )  # fmt: skip
         for index, used, short in zip(indices, found.nearest, found.too_short, strict=True):
             runs[index].used.extend(self._references[row] for row in used if row != NONE)
@@ -151,7 +151,6 @@ class CrossRunForecaster:
             n_references=MAX_REFERENCES,
             index=self._index,
             assume_end=self._assume_end,
-            familiar=self._families,
         ):
             means = self._means(pieces.batch)
             if not np.isfinite(means[np.isfinite(pieces.batch.targets)]).all():
@@ -160,40 +159,38 @@ class CrossRunForecaster:
                 )
             pieces.put(answers, np.clip(means, 0.0, 1.0))
         runs = self.reference_runs(queries)
-        answers = self._calibrated(queries, answers, runs)
-        if not self._general:
-            return answers
-        return [
-            answer
-            if query.context.family in self._general[0].config.families or np.isnan(answer).any()
-            else cautious(query, answer, self.levels, of.used)
-            for query, answer, of in zip(queries, answers, runs, strict=True)
+        return self._calibrated(queries, self._with_law(queries, answers, runs), runs)
+
+    def _with_law(
+        self,
+        queries: Sequence[Query],
+        answers: list[FloatArray],
+        runs: Sequence[ReferenceRuns],
+    ) -> list[FloatArray]:
+        """Moves the answers without references towards the power law."""
+        trained = [query.context.without_step_zero() for query in queries]
+        alone = [
+            i
+            for i, of in enumerate(runs)
+            if not of.used and len(trained[i]) >= MIN_POINTS and not np.isnan(answers[i]).any()
         ]
+        asked = [replace(queries[i], context=trained[i]) for i in alone]
+        middle = self.levels.index(MEDIAN)
+        for i, law in zip(alone, PowerLaw().predict(asked), strict=True):
+            shift = LAW_SHARE * (law - answers[i][:, [middle]])
+            answers[i] = np.clip(answers[i] + shift, 0.0, 1.0)
+        return answers
 
     def _means(self, batch: QueryBatch) -> FloatArray:
-        """(B, H, Q) means over the networks; for families not trained on, over the general ones."""
-        unseen = np.zeros(len(batch), dtype=bool)
-        if self._general:
-            families = self._general[0].config.families
-            unseen[:] = [batch.curves.trajectories[r].family not in families for r in batch.rows]
+        """(B, H, Q) means over the networks."""
         total = np.zeros((*batch.targets.shape, len(self.levels)))
-        for networks, rows, general in (
-            (self._networks, np.flatnonzero(~unseen), False),
-            (self._general, np.flatnonzero(unseen), True),
-        ):
-            if not len(rows):
-                continue
-            part = batch.take(rows)
-            features = to_tensors(make_features(part, general=general))
-            with torch.inference_mode(), one_thread():
-                for network in networks:
-                    task = task_index(part.curves, network.config)[part.rows]
-                    device = next(network.parameters()).device  # a GPU, while it is trained there
-                    inputs = {
-                        name: value.to(device)
-                        for name, value in (features | {"task": task * (not general)}).items()
-                    }
-                    total[rows] += network(inputs)[0].cpu().double().numpy() / len(networks)
+        features = to_tensors(make_features(batch))
+        with torch.inference_mode(), one_thread():
+            for network in self._networks:
+                task = task_index(batch.curves, network.config)[batch.rows]
+                device = next(network.parameters()).device  # a GPU, while it is trained there
+                inputs = {name: v.to(device) for name, v in (features | {"task": task}).items()}
+                total += network(inputs)[0].cpu().double().numpy() / len(self._networks)
         return total
 
     def sample(
@@ -256,41 +253,3 @@ class CrossRunForecaster:
         names = np.array([name for names in groups for name in names])
         flat[known] = self.calibration.apply(flat[known], names[known].tolist())
         return np.split(flat, np.cumsum([len(answer) for answer in answers])[:-1])
-
-
-# Answers for families outside the training set are more cautious. Chosen on development runs, each
-# family forecast by networks trained on the other: the general network answers (trained without
-# absolute sizes, and on synthetic curves too); without a reference of the same family, the median
-# moves towards the run's own power law, the more the longer its context; intervals are wider.
-LAW_POINTS: Final = 12.0
-"""Number of checkpoints at which the power law counts as much as the network."""
-
-SPREAD: Final = 1.6
-"""Factor by which intervals are wider."""
-
-_NORMAL_80: Final = 2.563
-"""Width of the 0.1 to 0.9 interval of a normal distribution, in standard deviations."""
-
-
-def cautious(
-    query: Query, answer: FloatArray, levels: Sequence[float], references: Sequence[Trajectory]
-) -> FloatArray:
-    """The quantiles (h, Q) of a run of an unseen family from those of the general network.
-
-    The mixture of network and power law has the weighted mean of both, and, besides the network's
-    variance, that of their disagreement d: w (1 - w) d^2.
-    """
-    compared = any(t.family == query.context.family for t in references)
-    middle = list(levels).index(MEDIAN)
-    median = answer[:, [middle]]
-    if compared:
-        return np.clip(median + SPREAD * (answer - median), 0.0, 1.0)
-    trained = query.context.without_step_zero()
-    (law,) = PowerLaw().predict([replace(query, context=trained)])
-    weight = len(trained) / (len(trained) + LAW_POINTS)
-    apart = law - median
-    low, high = (int(np.argmin(np.abs(np.array(levels) - level))) for level in (0.1, 0.9))
-    deviation = np.maximum((answer[:, [high]] - answer[:, [low]]) / _NORMAL_80, 1e-4)
-    wider = SPREAD * np.sqrt(1.0 + weight * (1.0 - weight) * (apart / deviation) ** 2)
-    moved = median + weight * apart + wider * (answer - median)
-    return np.clip(moved, 0.0, 1.0)

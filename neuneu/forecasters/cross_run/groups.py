@@ -12,6 +12,10 @@ HORIZONS: Final = (1.0, 2.5)
 """Edges in ln(target tokens / context tokens) between near, middle and far."""
 
 
+PLANNED: Final = "planned"
+"""The group of runs that have not begun."""
+
+
 def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> list[list[str]]:
     """The calibration group of every target of every query.
 
@@ -23,7 +27,7 @@ def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> li
     for query, compared in zip(queries, with_references, strict=True):
         context = query.context.without_step_zero()
         if not len(context):
-            names.append([""] * len(query.target_steps))
+            names.append([PLANNED] * len(query.target_steps))
             continue
         level = float(context.values[-3:].mean())
         chance = context.chance

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from neuneu.core.config import config_dataclass
 from neuneu.data.quantiles import FORECAST_LEVELS
+from neuneu.forecasters.cross_run.comparison import PAIR_CANDIDATES, TREND_CANDIDATES
 from neuneu.forecasters.cross_run.curves import Curves
-from neuneu.forecasters.cross_run.features import PAIR_CANDIDATES, SIZE_CANDIDATES, Features
+from neuneu.forecasters.cross_run.features import Features
 from neuneu.forecasters.window.layers import OrderedHead
 
 
@@ -22,8 +23,8 @@ from neuneu.forecasters.window.layers import OrderedHead
 class CrossRunConfig:
     """The shape of a network.
 
-    `tasks` are the base tasks with an embedding of their own; all others share one. A `general`
-    network is for runs of other families than the `families` trained on.
+    `tasks` are the base tasks with an embedding of their own; all others share one. `families` are
+    those trained on.
     """
 
     width: int = 96
@@ -34,7 +35,6 @@ class CrossRunConfig:
     levels: tuple[float, ...] = FORECAST_LEVELS
     tasks: tuple[str, ...] = ()
     families: tuple[str, ...] = ()
-    general: bool = False
 
 
 class Attention(nn.Module):
@@ -93,7 +93,7 @@ class CrossRunNetwork(nn.Module):
         self.pair = nn.Sequential(nn.LayerNorm(D), nn.GELU(), nn.Linear(D, D), nn.GELU())
         self.attend = nn.ModuleList(Attention(D, config.heads, p) for _ in range(config.blocks))
         self.final = nn.LayerNorm(D)
-        self.own_score = nn.Linear(D, sizes["own_candidates"] + SIZE_CANDIDATES)
+        self.own_score = nn.Linear(D, sizes["own_candidates"] + TREND_CANDIDATES)
         self.pair_score = nn.Linear(D, PAIR_CANDIDATES)
         self.pair_query = nn.Linear(D, D)
         self.head = OrderedHead(D, config.levels)

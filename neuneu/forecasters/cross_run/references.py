@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.data.trajectories import IntArray
-from neuneu.forecasters.cross_run.curves import Curves
+from neuneu.forecasters.cross_run.curves import NO_RECIPE, Curves
 
 NONE: Final = -1
 FAR_ENOUGH: Final = 0.9
@@ -60,9 +60,7 @@ def far_enough(
     A run with fewer parameters goes as far for its size if it reads as many tokens per parameter
     as the query's run at `end_B` (ln tokens). Unknown sizes count as equal.
     """
-    size = curves.log_params[found_BM] - contexts.log_params[rows][:, None]
-    known = (curves.log_params[found_BM] > 0) & (contexts.log_params[rows] > 0)[:, None]
-    fewer = np.where(known, np.minimum(size, 0.0), 0.0)
+    fewer = np.minimum(np.nan_to_num(size_gap(curves, found_BM, contexts, rows)), 0.0)
     return curves.last[found_BM] >= end_B[:, None] + fewer + np.log(FAR_ENOUGH)
 
 
@@ -71,15 +69,27 @@ def distances(
 ) -> npt.NDArray[np.float64]:
     """(B, M) distances between a candidate and the query's run; inf where -1.
 
-    A factor of e in parameters counts 1, one in planned (else last) tokens 0.3, another suite 2
-    and another family 2 more.
+    A factor of e in parameters counts 1 (also where a size is unknown), one in planned (else last)
+    tokens 0.3, another recipe 0.5, another suite 2 and another family 2 more.
     """
-    size = np.abs(curves.log_params[found_BM] - contexts.log_params[rows][:, None])
+    size = np.abs(size_gap(curves, found_BM, contexts, rows))
+    size = np.where(np.isnan(size), 1.0, size)
+    recipe, own = curves.recipes[found_BM], contexts.recipes[rows][:, None]
+    other_recipe = (recipe != own) & (recipe != NO_RECIPE) & (own != NO_RECIPE)
     length = np.abs(run_length(curves)[found_BM] - run_length(contexts)[rows][:, None])
     other_suite = curves.suites[found_BM] != contexts.suites[rows][:, None]
     other_family = curves.families[found_BM] != contexts.families[rows][:, None]
-    distance = size + 0.3 * np.nan_to_num(length) + 2.0 * other_suite + 2.0 * other_family
+    distance = size + 0.3 * np.nan_to_num(length) + 0.5 * other_recipe
+    distance += 2.0 * other_suite + 2.0 * other_family
     return np.where(found_BM == NONE, np.inf, distance)
+
+
+def size_gap(
+    curves: Curves, found: IntArray, contexts: Curves, rows: IntArray
+) -> npt.NDArray[np.float32]:
+    """ln of a candidate's parameters over the query's, (B, M); NaN where either is unknown."""
+    theirs, mine = curves.log_params[found], contexts.log_params[rows][:, None]
+    return np.where((theirs > 0) & (mine > 0), theirs - mine, np.nan).astype(np.float32)
 
 
 def run_length(curves: Curves) -> npt.NDArray[np.float32]:

@@ -15,24 +15,35 @@ EXPONENTS: Final = (0.15, 0.4, 0.9, 1.8)
 """Exponents of the power laws that general features fit to the past; unlike lines they saturate."""
 
 
-def line_at_zero(
-    size_BR: npt.NDArray, value_BHR: npt.NDArray, weight_BR: npt.NDArray, ridge: float = 0.1
+def plane_at_zero(
+    size_BR: npt.NDArray,
+    same_BR: npt.NDArray,
+    value_BHR: npt.NDArray,
+    weight_BR: npt.NDArray,
+    ridge: tuple[float, float] = (0.1, 0.03),
 ) -> tuple[npt.NDArray, npt.NDArray]:
-    """Weighted least-squares line in size, at size 0, and the total weight; both (B, H).
+    """Weighted least squares of values on size and on being of the same recipe, both (B, H).
 
-    The ridge keeps lines through few or equal sizes flat.
+    Returns the value at size 0 and of the same recipe, and the total weight. Without a reference
+    of the same recipe it is the line in size. The ridges keep the plane flat where sizes or recipes
+    hardly differ.
     """
     weight = np.where(np.isfinite(value_BHR), weight_BR[:, None, :], 0.0)
     value = np.nan_to_num(value_BHR)
     total = weight.sum(axis=-1)
-    safe = np.maximum(total, 1e-6)
-    mean_size = (weight * size_BR[:, None, :]).sum(axis=-1) / safe
-    mean_value = (weight * value).sum(axis=-1) / safe
-    centred = size_BR[:, None, :] - mean_size[..., None]
-    square = (weight * centred**2).sum(axis=-1) / safe
-    product = (weight * centred * (value - mean_value[..., None])).sum(axis=-1) / safe
-    slope = product / (square + ridge)
-    return mean_value - slope * mean_size, total
+    share = weight / np.maximum(total, 1e-6)[..., None]
+    inputs = [np.broadcast_to(i[:, None, :], value.shape) for i in (size_BR, same_BR)]
+    mean_s, mean_r = ((share * i).sum(axis=-1) for i in inputs)
+    mean_v = (share * value).sum(axis=-1)
+    s, r = inputs[0] - mean_s[..., None], inputs[1] - mean_r[..., None]
+    v = value - mean_v[..., None]
+    ss, rr = (share * s * s).sum(axis=-1) + ridge[0], (share * r * r).sum(axis=-1) + ridge[1]
+    sr, sv, rv = ((share * a * b).sum(axis=-1) for a, b in ((s, r), (s, v), (r, v)))
+    determinant = ss * rr - sr**2  # positive, by the ridges
+    slope_s = (rr * sv - sr * rv) / determinant
+    slope_r = (ss * rv - sr * sv) / determinant
+    away = np.where(mean_r > 0, 1.0 - mean_r, 0.0)
+    return mean_v - slope_s * mean_s + slope_r * away, total
 
 
 def local_mean(x: npt.NDArray, values: npt.NDArray, mask: npt.NDArray, lag: float) -> npt.NDArray:

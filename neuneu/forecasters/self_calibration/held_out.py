@@ -10,7 +10,7 @@ import numpy as np
 from neuneu.data.fingerprints import runs_trained_on
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import make_queries
+from neuneu.forecasters.queries import make_queries, with_siblings
 from neuneu.forecasters.self_calibration.cases import AtShare, Fold, make_folds, progress
 from neuneu.forecasters.self_calibration.correction import Outcomes, TaskKey
 
@@ -142,15 +142,22 @@ def _forecast(
 ) -> list[tuple[Query, Trajectory, Any]]:
     """(query, truth, (h, Q) quantiles) of the trajectories of a fold that were answered."""
     held = [t for run in fold.runs for t in chosen[run]]
-    queries, truths = [], []
+    beside = [t for t in finished if t.run_group in fold.runs]
+    queries: list[Query] = []
+    truths: list[Trajectory] = []
     for share in shares:
-        found = make_queries(held, AtShare(fraction=share), None)
-        queries += found[0]
-        truths += found[1]
+        rule = AtShare(fraction=share)
+        asked, later = make_queries(held, rule, None)
+        observed = [split[0] for t in beside if (split := rule.split(t)) is not None]
+        queries += with_siblings(asked, observed)
+        truths += later
     if not queries:
         return []
-    tasks = {t.task for t in held}
-    forecaster.fit([t for t in finished if t.task in tasks and fold.admits(t)])
+    references = [t for t in finished if fold.admits(t)]
+    if len(held) < len(beside):  # only some tasks are asked about: spare the work for the others
+        tasks = {t.task for t in held}
+        references = [t for t in references if t.task in tasks]
+    forecaster.fit(references)
     return [
         (query, truth, answer)
         for query, truth, answer in zip(queries, truths, forecaster.predict(queries), strict=True)

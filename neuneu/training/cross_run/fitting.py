@@ -84,16 +84,6 @@ def with_tasks(config: CrossRunConfig, trajectories: Sequence[Trajectory]) -> Cr
     )
 
 
-def general_config(config: FitConfig) -> FitConfig:
-    """Return the config of the general network of a forecaster trained with `config`."""
-    return replace(
-        config,
-        network=replace(config.network, general=True),
-        sampling=replace(config.sampling, thinned=0.4, synthetic=0.4),
-        task_dropout=1.0,
-    )
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CrossRunLearner:
     """Trains on questions about finished runs; see `Learner` for the methods.
@@ -127,9 +117,13 @@ class CrossRunLearner:
                 t.params,
                 t.planned_tokens,
                 t.chance,
+                t.recipe,
+                t.schedule,
+                t.decay_start,
             )
-            digest.update(repr((described, list(t.losses))).encode())
-            for array in (t.steps, t.tokens, t.values, t.stderrs, *t.losses.values()):
+            digest.update(repr((described, list(t.losses), list(t.signals))).encode())
+            further = (*t.losses.values(), *t.signals.values())
+            for array in (t.steps, t.tokens, t.values, t.stderrs, *further):
                 digest.update(array.tobytes())
         return digest.hexdigest()[:16]
 
@@ -141,7 +135,7 @@ class CrossRunLearner:
     def build(self) -> CrossRunNetwork:
         """Return a fresh network."""
         first, _ = self._sampler.draw(np.random.default_rng((self.config.seed, 0)), 2)
-        features = make_features(first, general=self.config.network.general)
+        features = make_features(first)
         return CrossRunNetwork(self._network_config, sizes_of(features))
 
     def draw(self, epoch: int, index: int, ranks: Ranks) -> tuple[list[Part], int]:
@@ -195,7 +189,7 @@ class CrossRunLearner:
         weights: npt.NDArray[np.float32],
         count: int,
     ) -> Part:
-        inputs = to_tensors(make_features(questions, general=self.config.network.general))
+        inputs = to_tensors(make_features(questions))
         inputs["task"] = self._tasks[questions.rows] * torch.from_numpy(known)
         inputs["values"] = torch.from_numpy(values)
         inputs["weight"] = torch.from_numpy(weights)
@@ -203,7 +197,8 @@ class CrossRunLearner:
 
     def _weights(self, questions: QueryBatch, values: npt.NDArray) -> npt.NDArray[np.float32]:
         """Return the weight of each target in the step, (B, H)."""
-        now = questions.curves.x[questions.curves.starts[questions.rows] + questions.end]
+        last = questions.curves.starts[questions.rows] + np.maximum(questions.end, 0)
+        now = np.where(questions.end < 0, questions.begin, questions.curves.x[last])
         return sample_weights(
             self.config.objective,
             questions.targets - now[:, None],

@@ -81,8 +81,12 @@ class OutOfFold:
             )
         )
 
-    def calibrate(self, *, surcharge: bool = False) -> Calibration:
+    def calibrate(self, *, surcharge: bool = False, by_family: bool = False) -> Calibration:
         """Calibrates on everything collected; see `calibration.calibrate`.
+
+        Args:
+            surcharge: as there.
+            by_family: whether each fold was a whole family.
 
         Raises:
             DataError: nothing was collected.
@@ -92,8 +96,9 @@ class OutOfFold:
                 quantiles=self._quantiles(),
                 outcomes=self._outcomes(),
                 runs=self._coded(lambda a: a.context.run_group),
-                trajectories=self._coded(lambda a: (a.context.key, int(a.context.steps[-1]))),
+                trajectories=self._coded(lambda a: (a.context.key, a.call)),
                 groups=np.array(self._groups()),
+                families=self._coded(lambda a: a.context.family) if by_family else None,
             ),
             self._levels,
             families=sorted({a.context.family for a in self._answered}),

@@ -1,72 +1,104 @@
 """Training of the shipped forecaster: networks trained on all runs, calibrated out of fold.
 
-Each fold of runs is forecast by a network trained on the others, as a new run would be; intervals
-are calibrated on these forecasts. The networks that are kept are trained on all runs.
+Each fold is forecast by networks trained on the others; intervals are calibrated on these
+forecasts. A fold is a family where there are several, since a user's family is new. The networks
+that are kept are trained on all runs.
 """
 
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
 from neuneu.core.config import Address, config_dataclass, config_hash, config_to_dict
+from neuneu.core.errors import UserError
 from neuneu.core.storage import Folder, written_to
-from neuneu.data.fingerprints import fingerprints
+from neuneu.data.cells import quoted
+from neuneu.data.fingerprints import data_digest, fingerprints
 from neuneu.data.load import load_dataset
-from neuneu.data.splits import Anchored, deal_by_size
+from neuneu.data.splits import deal_by_family, deal_by_size
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.copula import Joint
 from neuneu.forecasters.cross_run.card import write_card
 from neuneu.forecasters.cross_run.export import save_networks
-from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.network import CrossRunNetwork
-from neuneu.forecasters.queries import make_queries
 from neuneu.forecasters.window.export import CONFIG
-from neuneu.training.cross_run.fitting import CrossRunLearner, FitConfig, general_config
+from neuneu.training.cross_run.fitting import CrossRunLearner, FitConfig
+from neuneu.training.cross_run.held_out import collect_families, collect_folds
 from neuneu.training.cross_run.out_of_fold import OutOfFold
 from neuneu.training.cross_run.parallel import fit_all
 
-CALIBRATION_CONTEXTS = (0.1, 0.2, 0.4)
-"""Fractions of the checkpoints from which held-out runs are forecast for calibration."""
+MIN_FAMILIES: Final = 3
+"""From so many families on, each one is a fold."""
 TRAININGS = "trainings"
 """Folder of states in the output, while the networks are trained."""
+
+
+@config_dataclass
+class Tables:
+    """Tables of finished runs; local or `s3://`."""
+
+    accuracies: Address
+    losses: Address | None = None
+    tasks: Address | None = None
+    run_table: Address | None = None
 
 
 @config_dataclass
 class PretrainConfig:
     """Tables or a store to train on, and the folder of the result; local or `s3://`.
 
-    `networks`: networks trained on all runs, with consecutive seeds from that of `fit`; forecasts
-    are their mean. `folds`: folds of runs, held out in turn for calibration. `general`: networks
-    for families outside the training set.
+    `further`: more tables to train on. `networks`: networks trained on all runs, and on all but
+    each fold, with consecutive seeds from that of `fit`; forecasts are their mean. `folds`: folds
+    of runs, held out in turn for calibration; by default one per family where there are at least
+    three, else four. `unseen`: also keep the forecasters of the folds of families there, each
+    calibrated on the other families, to evaluate them on the family they have not seen.
     """
 
     accuracies: Address
     output: Address
     losses: Address | None = None
     tasks: Address | None = None
+    run_table: Address | None = None
+    further: tuple[Tables, ...] = ()
     fit: FitConfig = field(default_factory=FitConfig)
-    networks: Annotated[int, Field(ge=1)] = 3
-    general: Annotated[int, Field(ge=0)] = 1
-    folds: Annotated[int, Field(ge=2)] = 4
+    networks: Annotated[int, Field(ge=1)] = 2
+    folds: Annotated[int, Field(ge=2)] | None = None
+    unseen: Address | None = None
+
+    @property
+    def tables(self) -> tuple[Tables, ...]:
+        """All tables."""
+        first = Tables(
+            accuracies=self.accuracies, losses=self.losses, tasks=self.tasks,
+            run_table=self.run_table,
+        )  # fmt: skip
+        return (first, *self.further)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pretrained:
-    """Networks trained on all runs, their calibration, and the folds behind it.
+    """Networks trained on all runs, and those of each fold, trained without it.
 
-    `folds`: run groups of each fold; `fold_networks`: networks trained without that fold.
+    `folds`: run groups of each fold; `by_family` says whether each is a family. `collected`:
+    forecasts of each fold, which `calibration` and `joint` rest on.
     """
 
     networks: list[CrossRunNetwork]
-    general: list[CrossRunNetwork]
-    calibration: Calibration
-    joint: Joint
     folds: tuple[tuple[RunGroup, ...], ...]
-    fold_networks: list[CrossRunNetwork]
+    fold_networks: list[list[CrossRunNetwork]]
+    by_family: bool
+    collected: list[OutOfFold]
+
+    def calibrated(self, without: int | None = None) -> tuple[Calibration, Joint]:
+        """Calibration on the forecasts of all folds, or of all but one."""
+        parts = [part for place, part in enumerate(self.collected) if place != without]
+        together = OutOfFold.merged(parts)
+        calibration = together.calibrate(by_family=self.by_family)
+        return calibration, together.joint(calibration)
 
 
 def pretrain(config: PretrainConfig, *, address: str | None = None) -> dict[str, Any]:
@@ -85,30 +117,69 @@ def pretrain(config: PretrainConfig, *, address: str | None = None) -> dict[str,
     """
     output = Folder(config.output)
     output.exists(CONFIG)  # report an unusable location before the work
-    observed = load_dataset(config.accuracies, losses=config.losses, tasks=config.tasks)
-    trajectories = observed.trajectories
+    trajectories = read_tables(config.tables)
     trained = train_calibrated(
         trajectories, config.fit, networks=config.networks, folds=config.folds,
-        general=config.general, folder=output / TRAININGS, address=address,
+        folder=output / TRAININGS, address=address,
     )  # fmt: skip
     runs = fingerprints(trajectories)
+    _write(output, config.fit, trained.networks, trained.calibrated(), trajectories)
+    if config.unseen is not None and trained.by_family:
+        for place, fold in enumerate(trained.folds):
+            family = fold[0][0]
+            _write(
+                Folder(config.unseen) / family, config.fit, trained.fold_networks[place],
+                trained.calibrated(place), [t for t in trajectories if t.family != family],
+            )  # fmt: skip
+    _delete(output / TRAININGS)
+    return {"output": str(output), "runs": len(runs), "trajectories": len(trajectories)}
+
+
+def read_tables(tables: Sequence[Tables]) -> list[Trajectory]:
+    """Read the trajectories of several tables.
+
+    Raises:
+        UserError: tables that cannot be read, or one trajectory in two of them.
+    """
+    found: dict[tuple[object, ...], Trajectory] = {}
+    for one in tables:
+        data = load_dataset(
+            one.accuracies, losses=one.losses, tasks=one.tasks, run_table=one.run_table
+        )
+        for trajectory in data.trajectories:
+            key = (trajectory.family, *trajectory.key)
+            if key in found:
+                raise UserError(
+                    f"{one.accuracies}: run {quoted(trajectory.run)}, task "
+                    f"{quoted(trajectory.task)} is in another table already; expected each "
+                    "trajectory once. Drop one."
+                )
+            found[key] = trajectory
+    return list(found.values())
+
+
+def _write(
+    output: Folder,
+    fit: FitConfig,
+    networks: Sequence[CrossRunNetwork],
+    adjusted: tuple[Calibration, Joint],
+    trajectories: Sequence[Trajectory],
+) -> None:
+    calibration, joint = adjusted
     with written_to(output, last=CONFIG) as folder:
         save_networks(
             folder,
-            trained.networks,
-            general=trained.general,
-            calibration=config_to_dict(trained.calibration),
-            joint=config_to_dict(trained.joint),
+            networks,
+            calibration=config_to_dict(calibration),
+            joint=config_to_dict(joint),
             provenance={
-                "identity": config_hash(config.fit),
-                "data_digest": observed.digest,
-                "training_runs": runs,
-                "training": config_to_dict(config.fit),
+                "identity": config_hash(fit),
+                "data_digest": data_digest(trajectories),
+                "training_runs": fingerprints(trajectories),
+                "training": config_to_dict(fit),
             },
         )
         write_card(folder)
-    _delete(output / TRAININGS)
-    return {"output": str(output), "runs": len(runs), "trajectories": len(trajectories)}
 
 
 def train_calibrated(
@@ -116,19 +187,17 @@ def train_calibrated(
     config: FitConfig,
     *,
     networks: int,
-    folds: int,
-    general: int = 0,
+    folds: int | None = None,
     folder: Folder | None = None,
     address: str | None = None,
 ) -> Pretrained:
-    """Train networks with consecutive seeds, and calibrate them out of fold.
+    """Train networks with consecutive seeds, and forecast each fold by networks without it.
 
     Args:
         trajectories: all runs to train on.
         config: settings of every training.
-        networks: number of networks trained on all runs.
-        folds: number of folds of runs, dealt by size.
-        general: number of networks for families outside the training set.
+        networks: number of networks trained on all runs, and on all but each fold.
+        folds: number of folds of runs, dealt by size; None: see `PretrainConfig`.
         folder: see `fit_all`.
         address: see `fit_all`.
 
@@ -136,26 +205,28 @@ def train_calibrated(
         UserError: fewer runs than folds.
         NeuneuError: a training failed.
     """
-    dealt = deal_by_size(trajectories, folds, config.seed)
-    seeded = [replace(config, seed=config.seed + i) for i in range(max(networks, general))]
+    by_family = folds is None and len({t.family for t in trajectories}) >= MIN_FAMILIES
+    dealt = (
+        deal_by_family(trajectories)
+        if by_family
+        else deal_by_size(trajectories, folds or 4, config.seed)
+    )
+    seeded = [replace(config, seed=config.seed + i) for i in range(networks)]
+    shares = [without(trajectories, fold) for fold in dealt]
     learners = [
-        *(CrossRunLearner(learn=without(trajectories, fold), config=config) for fold in dealt),
-        *(CrossRunLearner(learn=trajectories, config=one) for one in seeded[:networks]),
-        *(
-            CrossRunLearner(learn=trajectories, config=general_config(one))
-            for one in seeded[:general]
-        ),
+        CrossRunLearner(learn=share, config=one)
+        for share in (*shares, trajectories)
+        for one in seeded
     ]
     trained = fit_all(learners, folder=folder, address=address)
-    fold_networks, kept = trained[: len(dealt)], trained[len(dealt) :]
-    calibration, joint = calibrate_folds(trajectories, dealt, fold_networks)
+    grouped = [trained[at : at + networks] for at in range(0, len(trained), networks)]
+    collect = collect_families if by_family else collect_folds
     return Pretrained(
-        networks=kept[:networks],
-        general=kept[networks:],
-        calibration=calibration,
-        joint=joint,
+        networks=grouped[-1],
         folds=dealt,
-        fold_networks=fold_networks,
+        fold_networks=grouped[:-1],
+        by_family=by_family,
+        collected=collect(trajectories, dealt, grouped[:-1]),
     )
 
 
@@ -171,36 +242,3 @@ def _delete(folder: Folder) -> None:
     else:
         for name in folder.files():
             folder.delete(name)
-
-
-def calibrate_folds(
-    trajectories: Sequence[Trajectory],
-    folds: Sequence[Sequence[RunGroup]],
-    networks: Sequence[CrossRunNetwork],
-) -> tuple[Calibration, Joint]:
-    """Calibrate on forecasts of every fold by the network trained without it."""
-    collected = OutOfFold.merged(collect_folds(trajectories, folds, networks))
-    calibration = collected.calibrate()
-    return calibration, collected.joint(calibration)
-
-
-def collect_folds(
-    trajectories: Sequence[Trajectory],
-    folds: Sequence[Sequence[RunGroup]],
-    networks: Sequence[CrossRunNetwork],
-) -> list[OutOfFold]:
-    """Collect forecasts of every fold by the network trained without it, and the outcomes."""
-    found = []
-    for fold, network in zip(folds, networks, strict=True):
-        collected = OutOfFold(network.config.levels)
-        others = without(trajectories, fold)
-        targets = [t for t in trajectories if t.run_group in set(fold)]
-        for fraction in CALIBRATION_CONTEXTS:
-            queries, truths = make_queries(targets, Anchored(fraction=fraction), None)
-            for sees in ("own", "reference"):
-                forecaster = CrossRunForecaster([network], sees=sees)
-                forecaster.fit(others)
-                shown = [bool(runs.used) for runs in forecaster.reference_runs(queries)]
-                collected.add(forecaster, queries, truths, shown)
-        found.append(collected)
-    return found

@@ -14,6 +14,7 @@ from fitted import fit
 from neuneu.core.errors import DataError
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.cross_run.batching import MAX_TARGETS, make_batches
+from neuneu.forecasters.cross_run.comparison import TREND_CANDIDATES
 from neuneu.forecasters.cross_run.curves import Codes, build_curves
 from neuneu.forecasters.cross_run.features import make_features
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster, one_thread
@@ -38,7 +39,9 @@ def fitted() -> CrossRunNetwork:
 def test_sampler_asks_only_what_may_be_asked() -> None:
     runs = ladder()
     curves = build_curves(runs, Codes())
-    config = SamplingConfig(alone=0.2, smaller_only=1.0, targets=5, references=4)
+    config = SamplingConfig(
+        alone=0.2, smaller_only=1.0, targets=5, references=4, unstarted=0.0, synthetic=0.0
+    )
     sampler = Sampler(curves, index_references(curves), config)
     questions, values = sampler.draw(np.random.default_rng(0), 400)
     present = questions.references != NONE
@@ -61,7 +64,7 @@ def test_sampler_asks_only_what_may_be_asked() -> None:
 
 def test_targets_of_a_question_are_spread_over_the_rest() -> None:
     curves = build_curves(ladder(), Codes())
-    sampler = Sampler(curves, index_references(curves), SamplingConfig(targets=12))
+    sampler = Sampler(curves, index_references(curves), SamplingConfig(targets=12, unstarted=0.0))
     questions, _ = sampler.draw(np.random.default_rng(1), 200)
     for row, end in zip(questions.targets, questions.end, strict=True):
         known = row[np.isfinite(row)]
@@ -197,7 +200,7 @@ def test_nothing_to_learn_from_is_refused() -> None:
 
 def test_network_without_references_has_finite_gradients() -> None:
     curves = build_curves(ladder(), Codes())
-    sampler = Sampler(curves, index_references(curves), SamplingConfig(alone=1.0))
+    sampler = Sampler(curves, index_references(curves), SamplingConfig(alone=1.0, unstarted=0.0))
     questions, values = sampler.draw(np.random.default_rng(0), 8)
     features = make_features(questions)
     network = CrossRunNetwork(SMALL, sizes_of(features))
@@ -206,7 +209,8 @@ def test_network_without_references_has_finite_gradients() -> None:
 
     batch = to_tensors(features) | {"task": torch.zeros(8, dtype=torch.long)}
     quantiles, weights = network(batch)
-    assert weights[..., 5:].max() < 1e-6
+    own = features.own_candidates.shape[-1] + TREND_CANDIDATES
+    assert weights[..., own:].max() < 1e-6
     batch |= {"values": torch.from_numpy(values), "weight": torch.ones(values.shape)}
     losses, _ = question_losses(ObjectiveConfig(), quantiles, batch, torch.tensor(SMALL.levels))
     losses.sum().backward()

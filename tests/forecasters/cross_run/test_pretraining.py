@@ -194,8 +194,8 @@ def test_loaded_forecaster_answers_and_knows_what_it_saw(folder: Path) -> None:
     assert (np.diff(answer, axis=1) >= 0).all()
     assert isinstance(load_forecaster(folder, name="x"), CrossRunForecaster)
     card = (folder / "MODEL_CARD.md").read_text()
-    assert len(load_networks(folder).general) == 1
-    assert "* 1 further network for families other than f," in card
+    assert len(load_networks(folder).networks) == 2
+    assert "* Families trained on: f" in card
     assert all(f"* f/r{index} (4 trajectories)" in card for index in range(5))
     assert "| all | 5 |" in card
 

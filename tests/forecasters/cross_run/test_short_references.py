@@ -155,14 +155,14 @@ def test_smaller_runs_that_went_as_far_for_their_size_are_compared_with() -> Non
     assert [t.run for t in runs.left_out] == ["short"]
 
 
-def test_networks_that_learnt_from_the_family_read_its_shorter_runs() -> None:
+def test_short_runs_are_left_out_whether_the_family_is_known_or_not() -> None:
     config = FitConfig(network=SMALL, optim=CrossRunOptim(max_steps=5, batch_size=16))
     forecaster = CrossRunForecaster([fit(ladder(), config)])
     whole = ladder(2, n=20)
     short = [t.slice(0, 5) for t in whole if t.run == "r1"]
-    forecaster.fit(short)
     known = query(whole[0], 5)
     strange = replace(known, context=replace(known.context, family="new"))
+    forecaster.fit(short)
     found = forecaster.reference_runs([known, strange])
-    assert [[t.run for t in runs.used] for runs in found] == [["r1"], []]
-    assert [len(runs.left_out) for runs in found] == [0, 1]
+    assert [len(runs.used) for runs in found] == [0, 0]
+    assert [[t.run for t in runs.left_out] for runs in found] == [["r1"], ["r1"]]
