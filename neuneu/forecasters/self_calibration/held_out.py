@@ -17,7 +17,7 @@ from neuneu.forecasters.self_calibration.correction import Outcomes, TaskKey
 LIMIT: Final = 300
 """Maximum number of forecasts of a case, but at least `LEAST` trajectories of each run."""
 
-LEAST: Final = 4
+LEAST: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +80,8 @@ def forecast_held_out(
         return None
     folds = make_folds(sizes, larger=larger)
     held = frozenset(run for fold in folds for run in fold.runs)
-    chosen = _sample([t for t in pool if t.run_group in held], limit // len(shares), seed)
+    asked = [t for t in pool if t.run_group in held]
+    chosen = _sample(asked, folds, limit // len(shares), seed)
     queries: list[Query] = []
     truths: list[Trajectory] = []
     parts: list[dict[str, Any]] = []
@@ -111,7 +112,7 @@ def forecast_held_out(
         truths=truths,
         shares=tuple(shares),
         folds=folds,
-        sampled=sum(map(len, chosen.values())) < sum(t.run_group in held for t in pool),
+        sampled=sum(map(len, chosen.values())) < len(asked),
     )
 
 
@@ -170,19 +171,22 @@ def _key(trajectory: Trajectory) -> TaskKey:
 
 
 def _sample(
-    pool: Sequence[Trajectory], limit: int, seed: int
+    pool: Sequence[Trajectory], folds: Sequence[Fold], limit: int, seed: int
 ) -> Mapping[RunGroup, list[Trajectory]]:
-    """At most an equal share of `limit` trajectories of each run, the same in any order of rows."""
+    """The trajectories to forecast of each run, in all about `limit`, whatever their order.
+
+    Runs of a fold are asked about the same tasks, so that few references have to be read.
+    """
     by_run: dict[RunGroup, list[Trajectory]] = defaultdict(list)
     for t in sorted(pool, key=lambda t: t.key):
         by_run[t.run_group].append(t)
     most = max(LEAST, limit // max(1, len(by_run)))
     generator = np.random.default_rng(seed)
     found = {}
-    for run in sorted(by_run):
-        members = by_run[run]
-        if len(members) > most:
-            places = np.sort(generator.choice(len(members), most, replace=False))
-            members = [members[place] for place in places]
-        found[run] = members
+    for fold in folds:
+        keys = sorted({_key(t) for run in fold.runs for t in by_run[run]})
+        drawn = [keys[place] for place in generator.permutation(len(keys))]
+        for run in fold.runs:
+            members = sorted(by_run[run], key=lambda t: drawn.index(_key(t)))
+            found[run] = members[:most]
     return found
