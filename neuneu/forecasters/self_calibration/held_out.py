@@ -10,7 +10,7 @@ import numpy as np
 from neuneu.data.fingerprints import runs_trained_on
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import make_queries, with_siblings
+from neuneu.forecasters.queries import MAX_SIBLINGS, make_queries, spread, with_siblings
 from neuneu.forecasters.self_calibration.cases import AtShare, Fold, make_folds, progress
 from neuneu.forecasters.self_calibration.correction import Outcomes, TaskKey
 
@@ -82,13 +82,16 @@ def forecast_held_out(
     held = frozenset(run for fold in folds for run in fold.runs)
     asked = [t for t in pool if t.run_group in held]
     chosen = _sample(asked, folds, limit // len(shares), seed)
+    sampled = sum(map(len, chosen.values())) < len(asked)
     queries: list[Query] = []
     truths: list[Trajectory] = []
     parts: list[dict[str, Any]] = []
     places = {key: place for place, key in enumerate(sorted({_key(t) for t in pool}))}
     codes = {run: code for code, run in enumerate(sorted(sizes))}
     for fold in folds:
-        for query, truth, answer in _forecast(forecaster, finished, fold, chosen, shares):
+        for query, truth, answer in _forecast(
+            forecaster, finished, fold, chosen, shares, sampled=sampled
+        ):
             same = np.ones(len(truth), dtype=np.int64)
             parts.append(
                 {
@@ -112,7 +115,7 @@ def forecast_held_out(
         truths=truths,
         shares=tuple(shares),
         folds=folds,
-        sampled=sum(map(len, chosen.values())) < len(asked),
+        sampled=sampled,
     )
 
 
@@ -140,10 +143,12 @@ def _forecast(
     fold: Fold,
     chosen: Mapping[RunGroup, Sequence[Trajectory]],
     shares: Sequence[float],
+    *,
+    sampled: bool,
 ) -> list[tuple[Query, Trajectory, Any]]:
     """(query, truth, (h, Q) quantiles) of the trajectories of a fold that were answered."""
     held = [t for run in fold.runs for t in chosen[run]]
-    beside = [t for t in finished if t.run_group in fold.runs]
+    beside = _beside([t for t in finished if t.run_group in fold.runs])
     queries: list[Query] = []
     truths: list[Trajectory] = []
     for share in shares:
@@ -155,7 +160,7 @@ def _forecast(
     if not queries:
         return []
     references = [t for t in finished if fold.admits(t)]
-    if len(held) < len(beside):  # only some tasks are asked about: spare the work for the others
+    if sampled:  # only some tasks are asked about: spare the work for the others
         tasks = {t.task for t in held}
         references = [t for t in references if t.task in tasks]
     forecaster.fit(references)
@@ -164,6 +169,14 @@ def _forecast(
         for query, truth, answer in zip(queries, truths, forecaster.predict(queries), strict=True)
         if not np.isnan(answer).any() and not np.isnan(truth.values).any()
     ]
+
+
+def _beside(several: Sequence[Trajectory]) -> list[Trajectory]:
+    """Those trajectories of each run that may be siblings in a query."""
+    runs: dict[tuple[str, str, str], list[Trajectory]] = defaultdict(list)
+    for t in sorted(several, key=lambda t: t.key):
+        runs[t.family, t.suite, t.run].append(t)
+    return [t for members in runs.values() for t in spread(members, MAX_SIBLINGS + 1)]
 
 
 def _key(trajectory: Trajectory) -> TaskKey:
