@@ -50,7 +50,7 @@ SPACE = (
         reason="pasts that end after a fifth of the checkpoints, as the protocol has it",
     ),
     real(
-        "cross_run.sampling.thinned", 0.0, 0.6, default=0.0,
+        "cross_run.sampling.thinned", 0.0, 0.6, default=0.2,
         reason="pasts with checkpoints left out: other evaluation schedules",
     ),
     *_objective(""),

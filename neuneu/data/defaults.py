@@ -13,6 +13,7 @@ from neuneu.core.errors import DataError
 from neuneu.data.cells import as_floats, listed
 from neuneu.data.checks import check_count, check_present
 from neuneu.data.schemas import ACCURACIES, conform
+from neuneu.data.sizes import read_sizes
 from neuneu.data.trajectories import FloatArray, IntArray
 
 FLOPS_PER_PARAMETER_TOKEN: Final = 6.0
@@ -29,7 +30,8 @@ def fill_defaults(
     """Cast a table to `schema` and add the columns that it leaves out.
 
     Forecasts read distances in ln tokens, so steps can stand for tokens, and FLOPs can where the
-    parameters are unknown.
+    parameters are unknown. Parameters are read from the names of runs (`sizes`) where no row of a
+    run has them.
 
     Args:
         table: any table.
@@ -56,12 +58,16 @@ def fill_defaults(
             f"{name}: missing column{'s' * (len(missing) > 1)} {listed(missing)}; found "
             f"{listed(found)}. Add what is missing: each row is one evaluation."
         )
+    notes: list[str] = []
+    if schema is ACCURACIES:
+        table, notes = read_sizes(table, name=name)
+        found = table.column_names
     columns = {
         c: table.column(c) for c in found if c in required or table.column(c).null_count < count
     }
     is_whole = columns.keys() >= set(schema.names) - {"stderr", "planned_tokens"}
     if is_whole and not columns["flops"].null_count:
-        return table, []
+        return table, notes
     positions = [column for column in POSITIONS if column in columns]
     if not positions:
         raise DataError(
@@ -75,7 +81,6 @@ def fill_defaults(
                 check_present(table, column, name=name)
             check_count(table, column, name=name)
             numbers[column] = as_floats(columns[column]).to_numpy()
-    notes = []
     if "tokens" not in numbers:
         numbers["tokens"], note = _tokens(table, numbers, name)
         notes.append(f"{name}: no column tokens; {note}")

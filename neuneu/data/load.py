@@ -136,7 +136,7 @@ def _load(
     if isinstance(accuracies, str | Path) and is_folder(accuracies):
         check_store(accuracies)
         accuracies = Store(accuracies)
-    notes: tuple[str, ...] = ()
+    notes = [n for f in (loss_file, task_file) if f is not None for n in f.notes]
     if isinstance(accuracies, Store):
         store = accuracies
         loss_table = store.losses() if loss_table is None else loss_table
@@ -150,17 +150,23 @@ def _load(
         file, own = take_facts(read_table(accuracies, name=name))
         runs = own + runs
         file = _checked(replace(file, table=runs.fill(file.table, name=file.name)), ACCURACIES)
-        table, notes = file.table, file.notes
+        table = file.table
+        notes += file.notes
     rows = [] if task_table is None else task_table.to_pylist()
     trajectories = build_trajectories(table, loss_table, task_table, runs)
     for t in trajectories:
         check_decay(t.decay_start, t.planned_tokens, f"{name}: run {quoted(t.run)}")
+    given = {row["task"] for row in rows if row["chance"] is not None}
+    if assumed := sorted({t.task for t in trajectories if t.chance is not None} - given):
+        several = len(assumed) > 1
+        what = f"levels of {len(assumed)} known tasks" if several else "level of a known task"
+        notes.append(f"chance {what} assumed, such as {quoted(assumed[0])}")
     return Dataset(
         trajectories=trajectories,
         planned=tuple(runs.unmeasured(_runs(table))),
         losses=loss_table,
         items={(r["task"], r["metric"]): r["n_items"] for r in rows if r["n_items"]},
-        notes=(*(n for f in (loss_file, task_file) if f is not None for n in f.notes), *notes),
+        notes=tuple(notes),
         token_loss_store=store,
     )
 

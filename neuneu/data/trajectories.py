@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
+from neuneu.data.chance import known_chance
 from neuneu.data.runs import RunTable
 from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts
 
@@ -40,9 +41,10 @@ class Trajectory:
     `steps` (n,) int64; `tokens`, `flops`, `values` (accuracy in [0, 1]) and `stderrs` (NaN where
     unknown) (n,) float64. `losses` maps a validation set's name to (n,) float64 mean losses in
     nats per token, NaN where a checkpoint has none. `chance` and `base_task` come from the task
-    table; chance is None where unknown. `signals` maps a continuous metric of the task itself
-    (`SIGNALS`) to (n,) values, NaN where unknown. `recipe`, `schedule` and `decay_start` (tokens)
-    come from the table of runs (`data.runs`); "" or None where unknown.
+    table; chance is that of a known benchmark otherwise (`data.chance`), None where unknown.
+    `signals` maps a continuous metric of the task itself (`SIGNALS`) to (n,) values, NaN where
+    unknown. `recipe`, `schedule` and `decay_start` (tokens) come from the table of runs
+    (`data.runs`); "" or None where unknown.
     """
 
     family: str
@@ -115,7 +117,8 @@ def build_trajectories(
             whatever their num_fewshot. A name logged for the same shots wins over another's. Rows
             of the metrics `SIGNALS` whose name is the task's (or ends in `_bpb`, `_gold` beside
             it) are signals of that task.
-        tasks: `schemas.TASKS`, for chance, base task and group.
+        tasks: `schemas.TASKS`, for chance, base task and group. Where it gives no chance, that of
+            a well-known benchmark is assumed (`data.chance`).
         runs: facts about the runs.
     """
     starts = trajectory_starts(accuracies)
@@ -140,6 +143,7 @@ def build_trajectories(
         told = facts[tuple(who[key] for key in _RUN)]
         planned_end = None if np.isnan(planned[stop - 1]) else float(planned[stop - 1])
         info = task_index.get((who["task"], who["metric"])) or task_names.get(who["task"], {})
+        base, chance = info.get("base_task") or who["task"], info.get("chance")
         result.append(
             Trajectory(
                 **who,
@@ -148,8 +152,8 @@ def build_trajectories(
                 losses=_join_losses(loss_index[who["suite"], who["run"]], who, own["steps"]),
                 signals=_signals(signal_index[who["suite"], who["run"]], who, own["steps"]),
                 planned_tokens=planned_end,
-                chance=info.get("chance"),
-                base_task=info.get("base_task") or who["task"],
+                chance=known_chance(base, who["metric"]) if chance is None else chance,
+                base_task=base,
                 group=info.get("group") or "",
                 recipe=told.recipe,
                 schedule=told.schedule,

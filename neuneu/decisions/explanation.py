@@ -22,6 +22,9 @@ FEW_POINTS: Final = 3
 SIMPLE: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 """Baselines shown beside an answer; none of them needs more than the core."""
 
+SIMILAR_SIZE: Final = 0.8
+"""A reference run of at least this share of a run's parameters shows what happens at its size."""
+
 NAMED: Final = 5
 """Maximum number of runs to name."""
 
@@ -128,8 +131,34 @@ def _own_warnings(context: Trajectory) -> list[Warning]:
     if len(context) < FEW_POINTS:
         text = f"fewer than {FEW_POINTS} checkpoints were evaluated"
         found.append(Warning("few-checkpoints", text))
-    level = float(context.values[-3:].mean())
-    if context.chance is not None and level <= context.chance + NEAR_CHANCE:
+    if _near_chance(context):
         text = "some tasks are near chance, where accuracy says little"
         found.append(Warning("near-chance", text))
     return found
+
+
+def _near_chance(context: Trajectory) -> bool:
+    if context.chance is None or not len(context):
+        return False
+    return float(context.values[-3:].mean()) <= context.chance + NEAR_CHANCE
+
+
+def take_off_warning(forecaster: JointForecaster, queries: Sequence[Query]) -> Warning | None:
+    """Why a forecast for one run says nothing of a take-off; None where it does.
+
+    Near chance on most tasks a run's past does not show whether it will leave chance, which many
+    runs do late and fast. Only finished runs of at least its size show that.
+
+    Args:
+        forecaster: fitted on its references.
+        queries: of the run.
+    """
+    near = [query for query in queries if _near_chance(query.context)]
+    if 2 * len(near) <= len(queries):
+        return None
+    for query, references in zip(near, forecaster.reference_runs(near), strict=True):
+        least = SIMILAR_SIZE * query.context.params
+        if any(not t.params < least for t in references.used):  # also where a size is unknown
+            return None
+    text = "no finished run of its size shows whether it will take off from chance"
+    return Warning("take-off", text)

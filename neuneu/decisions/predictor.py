@@ -1,6 +1,7 @@
 """The Python API: a loaded forecaster that answers five questions about a table of evaluations."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final, Unpack
 
 import numpy as np
@@ -12,7 +13,11 @@ from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.average import INTERVAL, AverageForecast
 from neuneu.decisions.check import Check
 from neuneu.decisions.evaluations import Evaluation, pending_evaluations, sample_evaluations
-from neuneu.decisions.explanation import explanation_fields, forecast_notes
+from neuneu.decisions.explanation import (
+    explanation_fields,
+    forecast_notes,
+    take_off_warning,
+)
 from neuneu.decisions.forecast import make_forecasts
 from neuneu.decisions.futures import RunFuture
 from neuneu.decisions.options import (
@@ -127,10 +132,11 @@ class Predictor:
             **options: see `StopOptions`; without a target the rival is `best`, the best other run.
 
         Returns:
-            A row for each unfinished run: `goal`, `success` (probability), `advice` (`stop` or
-            `go on`), `gain` with `gain_low` and `gain_high` (accuracy that the rest of the
-            training adds, and its 80 % interval), `remaining_tokens`, `remaining_flops`,
-            `remaining_share` of the whole run.
+            A row for each unfinished run: `goal`, `success` (probability), `advice` (`stop`, `go
+            on`, or `cannot tell` where success is unlikely, but the run is near chance and no
+            finished run of its size shows whether it will take off), `gain` with `gain_low` and
+            `gain_high` (accuracy that the rest of the training adds, and its 80 % interval),
+            `remaining_tokens`, `remaining_flops`, `remaining_share` of the whole run.
 
         Raises:
             UserError: target and rival together, or no unfinished run with the tasks and a
@@ -152,10 +158,17 @@ class Predictor:
             goal = _goal(future, rivals, target)
             if future.finished or goal is None:
                 continue
-            found = prospect(future.final, future.present, goal, threshold=threshold)
+            take_off = take_off_warning(self.forecaster, future.queries)
+            found = prospect(
+                future.final, future.present, goal, threshold=threshold,
+                may_take_off=take_off is not None,
+            )  # fmt: skip
             remaining = future.remaining_tokens
+            row = average.row(future)
+            if take_off is not None and found.advice == "cannot tell":
+                row["warnings"].append(asdict(take_off))
             rows.append(
-                average.row(future)
+                row
                 | {
                     "goal": target if target is not None else (rival or "best"),
                     "success": plain(found.success, 4),

@@ -17,7 +17,7 @@ import numpy as np
 from neuneu.data.trajectories import FloatArray, IntArray
 from neuneu.decisions.options import THRESHOLD
 
-Advice = Literal["stop", "go on"]
+Advice = Literal["stop", "go on", "cannot tell"]
 
 RUNNING: Final = 3
 """Number of checkpoints whose mean has to reach a score: one lucky evaluation is not a level."""
@@ -77,7 +77,12 @@ class Prospect:
 
 
 def prospect(
-    final_S: FloatArray, present: float, goal: float | FloatArray, *, threshold: float = THRESHOLD
+    final_S: FloatArray,
+    present: float,
+    goal: float | FloatArray,
+    *,
+    threshold: float = THRESHOLD,
+    may_take_off: bool = False,
 ) -> Prospect:
     """Compares a run's final score with a goal.
 
@@ -86,18 +91,21 @@ def prospect(
         present: its present score.
         goal: an accuracy, or (S,) samples of a rival's final score, drawn together with these.
         threshold: below this probability of success the advice is to stop.
+        may_take_off: whether the samples know nothing of a take-off from chance, so that an
+            unlikely success is no reason to stop.
     """
     if np.ndim(goal) == 0:  # a target is reached where it is met; a tie with a rival counts half
         success = float((final_S >= goal).mean())
     else:
         success = float((final_S > goal).mean() + 0.5 * (final_S == goal).mean())
     low, high = np.quantile(final_S - present, [0.1, 0.9])
+    unlikely: Advice = "cannot tell" if may_take_off else "stop"
     return Prospect(
         success=success,
         gain=float((final_S - present).mean()),
         gain_low=float(low),
         gain_high=float(high),
-        advice="stop" if success < threshold else "go on",
+        advice=unlikely if success < threshold else "go on",
     )
 
 

@@ -10,6 +10,7 @@ WarningCode = Literal[
     "uncalibrated",
     "few-checkpoints",
     "near-chance",
+    "take-off",
 ]
 
 

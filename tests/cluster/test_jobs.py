@@ -68,11 +68,17 @@ class Head:
         )  # fmt: skip
 
     def submit(self, job: str, *arguments: str, options: Sequence[str] = ()) -> Job:
-        done = self.cli(
-            "submit", "--address", self.address, "--working-dir", ".",
-            "--runtime-env", RUNTIME_ENV, *options,
-            "--", "python", f"jobs/{job}.py", *arguments,
-        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while True:
+            done = self.cli(
+                "submit", "--address", self.address, "--working-dir", ".",
+                "--runtime-env", RUNTIME_ENV, *options,
+                "--", "python", f"jobs/{job}.py", *arguments,
+            )  # fmt: skip
+            # The job server answers before the node's agent, which takes jobs, has registered.
+            if "No available agent" not in done.stdout or time.monotonic() > deadline:
+                break
+            time.sleep(2)
         return Job(log=re.sub(r"\x1b\[[0-9;]*m", "", done.stdout), succeeded=done.returncode == 0)
 
 

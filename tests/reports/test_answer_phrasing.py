@@ -1,19 +1,20 @@
 """What an answer rests on, in words: hand-made rows, and warnings as they are really raised."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from types import SimpleNamespace
+from typing import Any, cast, get_args
 
 import numpy as np
 import pytest
 from curves import ladder
 
 from neuneu.decisions.answers import Answer, row_warnings
-from neuneu.decisions.explanation import FEW_POINTS, calibration_fields
+from neuneu.decisions.explanation import FEW_POINTS, calibration_fields, take_off_warning
 from neuneu.forecasters.calibration import Calibration, GroupAdjustment
 from neuneu.forecasters.cross_run.groups import group_names
-from neuneu.forecasters.protocol import Query
+from neuneu.forecasters.protocol import JointForecaster, Query, ReferenceRuns
 from neuneu.forecasters.queries import query_at
 from neuneu.forecasters.warnings import WarningCode
 from neuneu.reports.answers.phrasing import (
@@ -29,6 +30,8 @@ from neuneu.reports.answers.phrasing import (
 from neuneu.reports.answers.runs import labels, run_sections, task_labels
 from neuneu.reports.answers.tables import WARNING_LABELS, labels_of_warnings
 from neuneu.reports.folder import read_folder
+
+NO_REFERENCES = ReferenceRuns(used=[], left_out=[])
 
 
 def forecast_row(**changes: Any) -> dict[str, Any]:
@@ -170,6 +173,11 @@ def test_decisions_in_words() -> None:
     )
     assert "it ends as the best run on" in stop_sentence(decision_row(**stopped, goal="best"))
     assert "it beats b on" in stop_sentence(decision_row(**stopped, goal="b"))
+    early = stop_sentence(decision_row(**stopped | {"advice": "cannot tell"}, goal=0.7))
+    assert early.startswith(
+        "It is too early to tell, since it is near chance and may take off. As things stand, it "
+        "reaches 70 % on the mean of 7 tasks with probability <1 %, and the remaining"
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,6 +225,13 @@ def test_headlines() -> None:
     assert told("stop", go) == "Stop no run: each may still reach its goal on the mean of 7 tasks."
     assert told("stop", go, *halt) == ("Stop 6 of 7 unfinished runs: b, c, d and 3 more.")
     assert told("stop", *halt).startswith("Stop every run")
+    early = decision_row(run="h", advice="cannot tell")
+    assert told("stop", go, early) == (
+        "Stop no run yet on the mean of 7 tasks: near chance, it is too early to tell for h."
+    )
+    assert told("stop", go, early, *halt).endswith(
+        "b, c, d and 3 more; near chance, it is too early to tell for h."
+    )
     times = {"score": 0.65, "reached": None, "t0.5": None}
     late, soon = {**times, "t0.5": 2e11}, {**times, "t0.5": 1e11}
     assert told("when", decision_row(**times)) == "No run is likely to reach 65 % by its end."
@@ -249,6 +264,10 @@ def test_every_warning_that_is_really_raised_has_its_label() -> None:
     few = GroupAdjustment(shifts=(0.0,), reached=(True,), n_runs=3)
     known = Calibration(levels=(0.5,), groups={"all": few}, families=("f",), largest_params=1e9)
     rows = [calibration_fields(Known(of), [query]) for of in (known, None)]
+    alone = cast(JointForecaster, SimpleNamespace(reference_runs=lambda queries: [NO_REFERENCES]))
+    take_off = take_off_warning(alone, [query])
+    assert take_off is not None
+    rows.append({"warnings": [asdict(take_off)]})
     warnings = row_warnings(*rows)
     assert (
         {warning.code for warning in warnings} == set(WARNING_LABELS) == set(get_args(WarningCode))
@@ -289,5 +308,5 @@ def test_runs_of_one_name_are_told_apart_and_tasks_of_several_metrics(answered: 
     assert [page.label for page in pages] == [row["run"] for row in ranked]
     unfinished = [page for page in pages if "forecast" in page.rows]
     assert len(unfinished) == 3
-    assert all(len(page.findings) == 4 and page.warning for page in unfinished)
+    assert all(len(page.findings) == 4 for page in unfinished)
     assert all(not page.warning for page in pages if page not in unfinished)

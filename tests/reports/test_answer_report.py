@@ -1,5 +1,6 @@
 """The report of answers: a page that loads nothing, escapes names, and works in a real browser."""
 
+import itertools
 import json
 import re
 import shutil
@@ -125,7 +126,8 @@ def test_tables_sort_and_search(page: Browser) -> None:
     column = "#table-forecast tbody tr td:nth-child(6)"
     page.point_at("#table-forecast th:nth-child(6) button", 0.5, 0.5, click=True)
     values = [float(text.split()[0]) for text in texts(page, column)]
-    assert values == sorted(values)
+    # Numbers are shown to the digits that their interval allows.
+    assert all(left <= right + 0.5 for left, right in itertools.pairwise(values))
     assert len(values) == 12
     page.evaluate("document.querySelector('[data-search=table-forecast] input').focus()")
     page.type("ALERT(1) t1")
@@ -155,7 +157,7 @@ def test_a_run_opens_with_its_words_and_a_chart_a_task(page: Browser) -> None:
     assert texts(page, "details.run[open] h3") == [SCRIPT]
     words = " ".join(texts(page, "details.run[open] p"))
     assert "at 8 checkpoints up to 8K tokens" in words
-    assert "family 'f' is not in the calibration set" in words
+    assert "No warnings apply" in words
     assert len(texts(page, "details.run[open] .panels h4")) == 4
     assert page.evaluate("document.querySelectorAll('details.run[open] svg .ahead').length") == 4
     assert page.complaints == []

@@ -154,8 +154,14 @@ def stop_sentence(row: Row) -> str:
     """What `stop` says of one run."""
     width = row["gain_high"] - row["gain_low"]
     gain, low, high = (difference(row[key], width) for key in ("gain", "gain_low", "gain_high"))
+    unknown = row["advice"] == "cannot tell"
+    advice = (
+        "It is too early to tell, since it is near chance and may take off. As things stand,"
+        if unknown
+        else f"The advice is to {row['advice']}:"
+    )
     return (
-        f"The advice is to {row['advice']}: it {_goal(row['goal'])} on {task_name(row)} with "
+        f"{advice} it {_goal(row['goal'])} on {task_name(row)} with "
         f"probability {percent(row['success'])}, and the remaining "
         f"{tokens(row['remaining_tokens'])} tokens add {gain} points ({low} to {high})."
     )
@@ -205,12 +211,16 @@ def _rank_headline(rows: Sequence[Row]) -> str:
 
 def _stop_headline(rows: Sequence[Row]) -> str:
     stopped = [row["run"] for row in rows if row["advice"] == "stop"]
+    early = [row["run"] for row in rows if row["advice"] == "cannot tell"]
+    untold = f"near chance, it is too early to tell for {_few(early)}" if early else ""
+    if not stopped and early:
+        return f"Stop no run yet on {task_name(rows[0])}: {untold}."
     if not stopped:
         return f"Stop no run: each may still reach its goal on {task_name(rows[0])}."
     if len(stopped) == len(rows):
         return f"Stop every run: none is likely to reach its goal on {task_name(rows[0])}."
-    named = stopped if len(stopped) <= 4 else [*stopped[:3], f"{len(stopped) - 3} more"]
-    return f"Stop {len(stopped)} of {len(rows)} unfinished runs: {_series(named)}."
+    rest = f"; {untold}" if early else ""
+    return f"Stop {len(stopped)} of {len(rows)} unfinished runs: {_few(stopped)}{rest}."
 
 
 def _when_headline(rows: Sequence[Row]) -> str:
@@ -257,6 +267,10 @@ def _goal(goal: float | str) -> str:
 
 def _series(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return _series(names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} more"])
 
 
 def _plural(count: int | str, noun: str) -> str:

@@ -25,6 +25,7 @@ WARNING_LABELS: Final[Mapping[WarningCode, str]] = {
     "larger-model": "larger model",
     "few-checkpoints": "few checkpoints",
     "near-chance": "near chance",
+    "take-off": "may take off",
     "uncalibrated": "not calibrated",
     "few-calibration-runs": "few runs",
 }

@@ -1,10 +1,12 @@
 """Forecasts of held-out runs, and the calibration on them. Shapes: N targets, Q levels."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from neuneu.data.quantiles import MEDIAN
 from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
 from neuneu.forecasters.calibration import Calibration, CalibrationSet, calibrate
 from neuneu.forecasters.copula import Joint, Scored, fit_joint, scores
@@ -105,6 +107,37 @@ class OutOfFold:
             largest_params=max((a.context.params for a in self._answered), default=0.0),
             surcharge=surcharge,
         )
+
+    def measure(self, calibration: Calibration) -> dict[str, dict[str, float]]:
+        """What the calibrated forecasts are worth, by what was known of a run.
+
+        Returns:
+            `alone`, `compared` and `planned` (see `groups`), where there are any -> `runs`, `error`
+            (mean absolute, of the median), `coverage_80` and `width_80`; means over the targets of
+            a forecast, then over forecasts. Errors and widths in accuracy, 0.01 = one point.
+        """
+        low, middle, high = (self._levels.index(level) for level in (0.1, MEDIAN, 0.9))
+        found: dict[str, list[tuple[object, float, float, float]]] = defaultdict(list)
+        for one in self._answered:
+            answer = calibration.apply(one.answer, one.groups)
+            y = one.outcomes
+            inside = (answer[:, low] <= y) & (y <= answer[:, high])
+            found[one.groups[0].partition(",")[0]].append(
+                (
+                    one.context.run_group,
+                    float(np.abs(answer[:, middle] - y).mean()),
+                    float(inside.mean()),
+                    float((answer[:, high] - answer[:, low]).mean()),
+                )
+            )
+        return {
+            kind: {"runs": float(len({run for run, *_ in rows}))}
+            | {
+                name: float(np.mean([row[column] for row in rows]))
+                for column, name in enumerate(("error", "coverage_80", "width_80"), start=1)
+            }
+            for kind, rows in sorted(found.items())
+        }
 
     def _quantiles(self) -> FloatArray:
         empty = np.zeros((0, len(self._levels)))

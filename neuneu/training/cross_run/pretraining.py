@@ -6,7 +6,7 @@ that are kept are trained on all runs.
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Final
 
@@ -100,6 +100,14 @@ class Pretrained:
         calibration = together.calibrate(by_family=self.by_family)
         return calibration, together.joint(calibration)
 
+    def unseen(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Family -> `OutOfFold.measure` of its forecasts, calibrated on the other families."""
+        return {
+            fold[0][0]: self.collected[place].measure(self.calibrated(place)[0])
+            for place, fold in enumerate(self.folds)
+            if self.by_family
+        }
+
 
 def pretrain(config: PretrainConfig, *, address: str | None = None) -> dict[str, Any]:
     """Train, calibrate and write a forecaster; an interrupted training resumes.
@@ -123,13 +131,17 @@ def pretrain(config: PretrainConfig, *, address: str | None = None) -> dict[str,
         folder=output / TRAININGS, address=address,
     )  # fmt: skip
     runs = fingerprints(trajectories)
-    _write(output, config.fit, trained.networks, trained.calibrated(), trajectories)
+    _write(
+        output, config.fit, trained.networks, trained.calibrated(),
+        trajectories=trajectories, unseen=trained.unseen(),
+    )  # fmt: skip
     if config.unseen is not None and trained.by_family:
         for place, fold in enumerate(trained.folds):
             family = fold[0][0]
             _write(
                 Folder(config.unseen) / family, config.fit, trained.fold_networks[place],
-                trained.calibrated(place), [t for t in trajectories if t.family != family],
+                trained.calibrated(place),
+                trajectories=[t for t in trajectories if t.family != family],
             )  # fmt: skip
     _delete(output / TRAININGS)
     return {"output": str(output), "runs": len(runs), "trajectories": len(trajectories)}
@@ -163,7 +175,9 @@ def _write(
     fit: FitConfig,
     networks: Sequence[CrossRunNetwork],
     adjusted: tuple[Calibration, Joint],
+    *,
     trajectories: Sequence[Trajectory],
+    **record: Mapping[str, Any],
 ) -> None:
     calibration, joint = adjusted
     with written_to(output, last=CONFIG) as folder:
@@ -178,6 +192,7 @@ def _write(
                 "training_runs": fingerprints(trajectories),
                 "training": config_to_dict(fit),
             },
+            **record,
         )
         write_card(folder)
 

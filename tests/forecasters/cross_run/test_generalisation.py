@@ -195,6 +195,8 @@ def test_three_families_are_held_out_in_turn(
     assert whole.calibration.families == ("f", "g", "h")
     assert whole.seen_share(trajectories) == 1.0
     assert {"planned", "all"} < set(whole.calibration.groups)
+    card = (tmp_path / "model" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert all(f"| {name} | nothing yet | 4 |" in card for name in ("f", "g", "h"))
     for name in ("f", "g", "h"):
         other = CrossRunForecaster.load(tmp_path / "unseen" / name)
         assert other.calibration is not None

@@ -46,6 +46,10 @@ def test_no_run_is_forecast_with_its_own_future(n_runs: int, n_folds: int, sampl
         for query in queries:
             assert len(query.context) == 2
             assert query.target_tokens[0] > query.context.tokens[-1]
+            assert query.siblings
+            for sibling in query.siblings:
+                assert sibling.run == query.context.run
+                assert sibling.tokens[-1] <= query.context.tokens[-1]
 
 
 def test_what_a_run_scored_later_changes_no_forecast_of_it() -> None:
