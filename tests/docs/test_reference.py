@@ -34,9 +34,8 @@ def test_every_command_option_config_key_and_column_is_on_its_page() -> None:
         assert f"neuneu {name}" in pages["commands"]
         for parameter in command.params:
             if parameter.param_type_name == "option":
-                assert (
-                    max([*parameter.opts, *parameter.secondary_opts], key=len) in pages["commands"]
-                ), name
+                names = [*parameter.opts, *parameter.secondary_opts]
+                assert max(names, key=len) in pages["commands"], name
     for cls in configs.JOBS.values():
         section = pages["configs"].partition(f"\n## {cls.__name__}\n")[2].partition("\n## ")[0]
         for field in dataclasses.fields(cls):

@@ -99,7 +99,7 @@ def make_folds(sizes: Mapping[RunGroup, float], *, larger: bool = False) -> tupl
     """
     ordered = sorted(sizes, key=lambda run: (float(np.nan_to_num(sizes[run])), run))
     if larger:
-        smallest = min(sizes.values())
+        smallest = np.nanmin(list(sizes.values()))
         upper = [run for run in ordered if smallest < SMALLER * sizes[run]]
         kinds = sorted({float(f"{sizes[run]:.1e}") for run in upper})
         if len(upper) > 1:
@@ -136,7 +136,7 @@ class AtShare(SplitRule):
             name: getattr(trained, name)[later]
             for name in ("steps", "tokens", "flops", "values", "stderrs")
         }
-        return trained.slice(0, end), replace(trained, **arrays, losses={})
+        return trained.slice(0, end), replace(trained, **arrays, losses={}, signals={})
 
     def _end(self, trained: Trajectory) -> int:
         if self.fraction == 0.0 or not len(trained):

@@ -10,14 +10,14 @@ import numpy as np
 from neuneu.data.fingerprints import runs_trained_on
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import make_queries
+from neuneu.forecasters.queries import MAX_SIBLINGS, make_queries, spread, with_siblings
 from neuneu.forecasters.self_calibration.cases import AtShare, Fold, make_folds, progress
 from neuneu.forecasters.self_calibration.correction import Outcomes, TaskKey
 
 LIMIT: Final = 300
 """Maximum number of forecasts of a case, but at least `LEAST` trajectories of each run."""
 
-LEAST: Final = 4
+LEAST: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,14 +80,18 @@ def forecast_held_out(
         return None
     folds = make_folds(sizes, larger=larger)
     held = frozenset(run for fold in folds for run in fold.runs)
-    chosen = _sample([t for t in pool if t.run_group in held], limit // len(shares), seed)
+    asked = [t for t in pool if t.run_group in held]
+    chosen = _sample(asked, folds, limit // len(shares), seed)
+    sampled = sum(map(len, chosen.values())) < len(asked)
     queries: list[Query] = []
     truths: list[Trajectory] = []
     parts: list[dict[str, Any]] = []
     places = {key: place for place, key in enumerate(sorted({_key(t) for t in pool}))}
     codes = {run: code for code, run in enumerate(sorted(sizes))}
     for fold in folds:
-        for query, truth, answer in _forecast(forecaster, finished, fold, chosen, shares):
+        for query, truth, answer in _forecast(
+            forecaster, finished, fold, chosen, shares, sampled=sampled
+        ):
             same = np.ones(len(truth), dtype=np.int64)
             parts.append(
                 {
@@ -111,7 +115,7 @@ def forecast_held_out(
         truths=truths,
         shares=tuple(shares),
         folds=folds,
-        sampled=sum(map(len, chosen.values())) < sum(t.run_group in held for t in pool),
+        sampled=sampled,
     )
 
 
@@ -139,18 +143,27 @@ def _forecast(
     fold: Fold,
     chosen: Mapping[RunGroup, Sequence[Trajectory]],
     shares: Sequence[float],
+    *,
+    sampled: bool,
 ) -> list[tuple[Query, Trajectory, Any]]:
     """(query, truth, (h, Q) quantiles) of the trajectories of a fold that were answered."""
     held = [t for run in fold.runs for t in chosen[run]]
-    queries, truths = [], []
+    beside = _beside([t for t in finished if t.run_group in fold.runs])
+    queries: list[Query] = []
+    truths: list[Trajectory] = []
     for share in shares:
-        found = make_queries(held, AtShare(fraction=share), None)
-        queries += found[0]
-        truths += found[1]
+        rule = AtShare(fraction=share)
+        asked, later = make_queries(held, rule, None)
+        observed = [split[0] for t in beside if (split := rule.split(t)) is not None]
+        queries += with_siblings(asked, observed)
+        truths += later
     if not queries:
         return []
-    tasks = {t.task for t in held}
-    forecaster.fit([t for t in finished if t.task in tasks and fold.admits(t)])
+    references = [t for t in finished if fold.admits(t)]
+    if sampled:  # only some tasks are asked about: spare the work for the others
+        tasks = {t.task for t in held}
+        references = [t for t in references if t.task in tasks]
+    forecaster.fit(references)
     return [
         (query, truth, answer)
         for query, truth, answer in zip(queries, truths, forecaster.predict(queries), strict=True)
@@ -158,24 +171,35 @@ def _forecast(
     ]
 
 
+def _beside(several: Sequence[Trajectory]) -> list[Trajectory]:
+    """Those trajectories of each run that may be siblings in a query."""
+    runs: dict[tuple[str, str, str], list[Trajectory]] = defaultdict(list)
+    for t in sorted(several, key=lambda t: t.key):
+        runs[t.family, t.suite, t.run].append(t)
+    return [t for members in runs.values() for t in spread(members, MAX_SIBLINGS + 1)]
+
+
 def _key(trajectory: Trajectory) -> TaskKey:
     return (trajectory.task, trajectory.metric, trajectory.num_fewshot)
 
 
 def _sample(
-    pool: Sequence[Trajectory], limit: int, seed: int
+    pool: Sequence[Trajectory], folds: Sequence[Fold], limit: int, seed: int
 ) -> Mapping[RunGroup, list[Trajectory]]:
-    """At most an equal share of `limit` trajectories of each run, the same in any order of rows."""
+    """The trajectories to forecast of each run, in all about `limit`, whatever their order.
+
+    Runs of a fold are asked about the same tasks, so that few references have to be read.
+    """
     by_run: dict[RunGroup, list[Trajectory]] = defaultdict(list)
     for t in sorted(pool, key=lambda t: t.key):
         by_run[t.run_group].append(t)
     most = max(LEAST, limit // max(1, len(by_run)))
     generator = np.random.default_rng(seed)
     found = {}
-    for run in sorted(by_run):
-        members = by_run[run]
-        if len(members) > most:
-            places = np.sort(generator.choice(len(members), most, replace=False))
-            members = [members[place] for place in places]
-        found[run] = members
+    for fold in folds:
+        keys = sorted({_key(t) for run in fold.runs for t in by_run[run]})
+        drawn = [keys[place] for place in generator.permutation(len(keys))]
+        for run in fold.runs:
+            members = sorted(by_run[run], key=lambda t: drawn.index(_key(t)))
+            found[run] = members[:most]
     return found

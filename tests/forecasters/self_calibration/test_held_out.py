@@ -14,6 +14,7 @@ from neuneu.forecasters.self_calibration.cases import Case
 from neuneu.forecasters.self_calibration.correction import fit_correction
 from neuneu.forecasters.self_calibration.forecaster import SelfCalibrated
 from neuneu.forecasters.self_calibration.held_out import (
+    LEAST,
     LIMIT,
     HeldOutForecasts,
     forecast_held_out,
@@ -36,7 +37,7 @@ def test_no_run_is_forecast_with_its_own_future(n_runs: int, n_folds: int, sampl
     assert len(planted.asked) == n_folds == len(found.folds)
     assert found.sampled is sampled
     assert found.outcomes.n_runs == n_runs
-    assert len(found.queries) <= max(LIMIT, 4 * n_runs)
+    assert len(found.queries) <= max(LIMIT, LEAST * n_runs)
     for references, queries in planted.asked:
         runs = {query.context.run for query in queries}
         assert runs
@@ -45,6 +46,10 @@ def test_no_run_is_forecast_with_its_own_future(n_runs: int, n_folds: int, sampl
         for query in queries:
             assert len(query.context) == 2
             assert query.target_tokens[0] > query.context.tokens[-1]
+            assert query.siblings
+            for sibling in query.siblings:
+                assert sibling.run == query.context.run
+                assert sibling.tokens[-1] <= query.context.tokens[-1]
 
 
 def test_what_a_run_scored_later_changes_no_forecast_of_it() -> None:
@@ -83,6 +88,17 @@ def test_other_families_and_runs_trained_on_are_references_only() -> None:
     for n_runs in (0, 1):
         alone = [*noisy_runs(n_runs), *strangers]
         assert forecast_held_out(planted, alone, "f", shares=(0.2,)) is None
+
+
+def test_runs_are_forecast_before_their_start_where_the_question_is_about_such_runs() -> None:
+    planted = Planted(3.0)
+    found = held_out(planted, noisy_runs(8), shares=(0.0,))
+    assert all(len(q.context) == 0 < len(q.target_tokens) for _, qs in planted.asked for q in qs)
+    correction = fit_correction(found.outcomes)
+    case = Case(family="f", share=0.0)
+    mended = SelfCalibrated(planted, {case: correction}, {"f": 1e6})
+    (before,), (after,) = (f.predict(found.queries[:1]) for f in (planted, mended))
+    assert np.ptp(after[-1, [1, 5]]) < np.ptp(before[-1, [1, 5]]) / 2
 
 
 def test_larger_runs_are_forecast_from_smaller_ones() -> None:
