@@ -158,7 +158,7 @@ class Predictor:
             goal = _goal(future, rivals, target)
             if future.finished or goal is None:
                 continue
-            take_off = take_off_warning(self.forecaster, future.queries)
+            take_off = take_off_warning(average.forecaster, future.queries)
             found = prospect(
                 future.final, future.present, goal, threshold=threshold,
                 may_take_off=take_off is not None,
