@@ -26,14 +26,14 @@ def require(what: str, *packages: str, extra: str, otherwise: str = "") -> None:
     Raises:
         UserError: a package is missing.
     """
-    missing = [name for name in packages if not _installed(name)]
+    missing = [name for name in packages if not is_installed(name)]
     if missing:
         raise UserError(
             f"{what} needs {', '.join(missing)}: pip install 'neuneu[{extra}]'{otherwise}."
         )
 
 
-def _installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     """Whether a package can be imported; a mere folder of its name, such as `wandb/`, is none."""
     found = importlib.util.find_spec(package)
     return found is not None and found.origin is not None

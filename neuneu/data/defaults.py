@@ -89,7 +89,11 @@ def fill_defaults(
     derived = FLOPS_PER_PARAMETER_TOKEN * numbers.get("params", unknown) * tokens
     flops = np.where(np.isnan(flops), derived, flops)
     filled = {column: pa.repeat(value, count) for column, value in _CONSTANTS.items()}
-    filled |= {"params": pa.nulls(count, pa.float64()), "tokens": tokens, "step": _steps(tokens)}
+    filled |= {
+        "params": pa.nulls(count, pa.float64()),
+        "tokens": tokens,
+        "step": derived_steps(tokens),
+    }
     filled |= columns | {"flops": pa.array(flops, from_pandas=True)}
     if "params" not in numbers:
         notes.append(f"{name}: no column params; model sizes are unknown")
@@ -113,7 +117,7 @@ def _tokens(
     return tokens, "taken as flops / (6 params)"
 
 
-def _steps(tokens: FloatArray) -> IntArray:
+def derived_steps(tokens: FloatArray) -> IntArray:
     """Whole numbers that grow with tokens: millions of tokens where those are all different."""
     different = np.unique(tokens)
     for unit in (1e6, 1e3, 1.0, 1e12, 1e18):

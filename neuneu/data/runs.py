@@ -219,11 +219,16 @@ def read_runs(file: TableFile) -> tuple[RunTable, tuple[str, ...]]:
                 f"{row_name(name, found[who])} already; expected each run once. Drop one."
             )
         found[who] = index
-        rows.append(_facts(row, f"{name}: {row_name(name, index)}"))
+        rows.append(make_facts(row, f"{name}: {row_name(name, index)}"))
     return RunTable(rows=tuple(rows)), (*file.notes, *notes)
 
 
-def _facts(row: Mapping[str, Any], where: str) -> RunFacts:
+def make_facts(row: Mapping[str, Any], where: str) -> RunFacts:
+    """The facts in a row of `schemas.RUNS`, whose numbers are checked.
+
+    Raises:
+        DataError: an unknown schedule, or a decay that cannot be; `where` names the row.
+    """
     known = {
         key: None if isinstance(value, float) and math.isnan(value) else value
         for key, value in row.items()
@@ -302,6 +307,6 @@ def take_facts(file: TableFile) -> tuple[TableFile, RunTable]:
         for row in distinct.sort_by("_owner").to_pylist()
     ]
     found = tuple(
-        _facts(row, f"{file.name}: run {quoted(row['run'])}") for row in rows if row["run"]
+        make_facts(row, f"{file.name}: run {quoted(row['run'])}") for row in rows if row["run"]
     )
     return rest, RunTable(rows=found)

@@ -26,6 +26,7 @@ _RUN: Final = ("family", "suite", "run")
 RunGroup = tuple[str, str]
 """(family, run): all trajectories of one training run; the unit of splits and of calibration."""
 
+_LOSS: Final = "cross_entropy_loss"
 SIGNALS: Final = {"bpb": "_bpb", "nll_gold": "_gold"}
 """Continuous metrics of a task that fall as a model gets better (bits per byte and mean loss of
 the right answer), and how the names of their rows may end."""
@@ -126,8 +127,7 @@ def build_trajectories(
     arrays = {field: accuracies.column(name).to_numpy() for field, name in _ARRAYS.items()}
     params, planned = (accuracies.column(c).to_numpy() for c in ("params", "planned_tokens"))
     identity = accuracies.take(pa.array(starts)).select(["family", *TRAJECTORY_KEY]).to_pylist()
-    loss_index = _index_losses(losses, {"cross_entropy_loss": ""})
-    signal_index = _index_losses(losses, SIGNALS)
+    loss_index = _index_losses(losses)
     task_index = {} if tasks is None else {(t["task"], t["metric"]): t for t in tasks.to_pylist()}
     task_names = {task: row for (task, _), row in task_index.items()}
     normalised = {_without_metric(who) for who in identity if who["metric"] == "acc_norm"}
@@ -149,8 +149,8 @@ def build_trajectories(
                 **who,
                 **own,
                 params=float(params[start]),
-                losses=_join_losses(loss_index[who["suite"], who["run"]], who, own["steps"]),
-                signals=_signals(signal_index[who["suite"], who["run"]], who, own["steps"]),
+                losses=_losses(loss_index[who["suite"], who["run"]], who, own["steps"]),
+                signals=_signals(loss_index[who["suite"], who["run"]], who, own["steps"]),
                 planned_tokens=planned_end,
                 chance=known_chance(base, who["metric"]) if chance is None else chance,
                 base_task=base,
@@ -163,48 +163,56 @@ def build_trajectories(
     return result
 
 
-_Losses = dict[str, list[tuple[int, int, float]]]
+_Rows = list[tuple[int, int, float]]
+_Losses = dict[str, dict[str, _Rows]]
 
 
 def _without_metric(who: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(value for key, value in who.items() if key != "metric")
 
 
-def _index_losses(
-    losses: pa.Table | None, metrics: Mapping[str, str]
-) -> dict[tuple[str, str], _Losses]:
-    """(suite, run) -> name (of a signal: metric, tab, task) -> (num_fewshot, step, value)."""
-    index: dict[tuple[str, str], _Losses] = defaultdict(lambda: defaultdict(list))
+def _index_losses(losses: pa.Table | None) -> dict[tuple[str, str], _Losses]:
+    """(suite, run) -> metric -> name -> (num_fewshot, step, value)."""
+    index: dict[tuple[str, str], _Losses] = defaultdict(
+        lambda: {metric: defaultdict(list) for metric in (_LOSS, *SIGNALS)}
+    )
     if losses is not None:
-        is_loss = pc.field("metric").isin(list(metrics))
-        for row in losses.filter(is_loss & pc.field("value").is_valid()).to_pylist():
-            found = (row["num_fewshot"] or 0, row["step"], row["value"])
-            name = row["name"]
-            if ending := metrics[row["metric"]]:
-                name = f"{row['metric']}\t{name.removesuffix(ending)}"
-            index[row["suite"], row["run"]][name].append(found)
+        is_read = pc.field("metric").isin([_LOSS, *SIGNALS])
+        read = losses.filter(is_read & pc.field("value").is_valid())
+        names = ("metric", "suite", "run", "name", "num_fewshot", "step", "value")
+        cells = (read.column(name).to_pylist() for name in names)
+        for metric, suite, run, name, num_fewshot, step, value in zip(*cells, strict=True):
+            index[suite, run][metric][name].append((num_fewshot or 0, step, value))
     return index
 
 
-def _signals(losses: _Losses, who: Mapping[str, Any], steps: IntArray) -> dict[str, FloatArray]:
+def _losses(index: _Losses, who: Mapping[str, Any], steps: IntArray) -> dict[str, FloatArray]:
+    """The losses of a run's checkpoints, by validation set."""
+    # Losses logged for the same shots come last and so take precedence.
+    return _at_steps(
+        {
+            name: sorted(rows, key=lambda row: row[0] == who["num_fewshot"])
+            for name, rows in index[_LOSS].items()
+        },
+        steps,
+    )
+
+
+def _signals(index: _Losses, who: Mapping[str, Any], steps: IntArray) -> dict[str, FloatArray]:
     """The signals of one task at its number of shots, by metric."""
-    names = {metric: f"{metric}\t{who['task']}" for metric in SIGNALS}
-    rows = {
-        metric: [row for row in losses[name] if row[0] == who["num_fewshot"]]
-        for metric, name in names.items()
-        if name in losses
-    }
-    return _join_losses(rows, who, steps)
+    found = {}
+    for metric, ending in SIGNALS.items():
+        names = index[metric]
+        rows = [*names.get(who["task"], ()), *names.get(who["task"] + ending, ())]
+        found[metric] = [row for row in rows if row[0] == who["num_fewshot"]]
+    return _at_steps(found, steps)
 
 
-def _join_losses(
-    losses: _Losses, who: Mapping[str, object], steps: IntArray
-) -> dict[str, FloatArray]:
+def _at_steps(rows: Mapping[str, _Rows], steps: IntArray) -> dict[str, FloatArray]:
+    """(n,) values at the steps, NaN where there is none; names without any are left out."""
     joined = {}
-    for name, rows in losses.items():
-        # Losses logged for the same shots come last and so take precedence.
-        ordered = sorted(rows, key=lambda row: row[0] == who["num_fewshot"])
-        by_step = {step: value for _, step, value in ordered}
+    for name, known in rows.items():
+        by_step = {step: value for _, step, value in known}
         values = np.array([by_step.get(int(step), np.nan) for step in steps])
         if not np.isnan(values).all():
             joined[name] = values

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from neuneu.core.errors import UserError
+from neuneu.data.cells import listed
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.explanation import calibration_fields, explanation_fields, forecast_notes
 from neuneu.decisions.futures import RunFuture, group_by_run, sample_runs
 from neuneu.decisions.options import plain_settings, read_options, task_names
+from neuneu.decisions.plans import planned_runs, unanswered_note
 from neuneu.decisions.selection import (
     RunName,
     Selection,
@@ -35,7 +37,8 @@ INTERVAL: Final = (0.1, 0.5, 0.9)
 class AverageForecast:
     """The runs that have all tasks of a question, and their futures drawn together.
 
-    Runs that have reached the horizon are references; unfinished runs never are.
+    Runs that have reached the horizon are references; unfinished and planned runs never are. Only
+    a question with the option `plan` is about planned runs.
     """
 
     def __init__(
@@ -64,6 +67,8 @@ class AverageForecast:
         self.dataset, self.horizon = read_options(accuracies, options, kind)
         self.seed = options.get("seed", 0)
         trajectories = self.dataset.trajectories
+        planned, plan_notes = self._planned(kind)
+        trajectories = [*trajectories, *planned]
         known = sorted({run_name(t) for t in trajectories})
         names = options.get("runs") or ()
         chosen = set(find_runs(names, known) if names else known)
@@ -78,7 +83,7 @@ class AverageForecast:
             pool,
         )
         runs = group_by_run(pool, self.selection.keys)
-        references = self.horizon.references(trajectories, self.dataset.references)
+        references = self.horizon.references(self.dataset.trajectories, self.dataset.references)
         self.self_calibration = self_calibrate(
             forecaster,
             references,
@@ -92,13 +97,27 @@ class AverageForecast:
             self.forecaster, runs, self.horizon, seed=self.seed,
             token_losses=self.dataset.token_losses, beside=self.beside,
         )  # fmt: skip
+        answered = {future.run for future in self.futures}
+        unanswered = [t for t in pool if not len(t) and run_name(t) in runs.keys() - answered]
+        plan_notes += unanswered_note(unanswered)
         if len(self.futures) < min_runs:
-            raise UserError(_too_few_runs(len(runs), len(self.futures), self.selection, min_runs))
+            evaluated = len(runs) - len({run_name(t) for t in unanswered})
+            few = _too_few_runs(evaluated, len(self.futures), self.selection, min_runs)
+            raise UserError("; ".join([few.rstrip("."), *plan_notes]) + ".")
         self.trajectories = {future.run: runs[future.run] for future in self.futures}
         self.labels = run_labels(list(self.trajectories))
         queries = [query for future in self.futures for query in future.queries]
         given = options.get("token_losses") is not None
-        self._notes = forecast_notes(forecaster, queries, token_losses=given)
+        self._notes = [*plan_notes, *forecast_notes(forecaster, queries, token_losses=given)]
+
+    def _planned(self, kind: type) -> tuple[tuple[Trajectory, ...], tuple[str, ...]]:
+        """Planned runs, as trajectories without checkpoints, and notes on those left out."""
+        if "plan" in kind.__annotations__:
+            planned = planned_runs(self.dataset, self.horizon, self.options.get("plan"))
+            return planned.trajectories, planned.notes
+        names = listed([run.run for run in self.dataset.planned])
+        note = f"left out: planned runs {names}; this question is about runs that have started"
+        return (), (note,) if self.dataset.planned else ()
 
     def find(self, runs: Sequence[str]) -> list[RunFuture]:
         """Futures of named runs.

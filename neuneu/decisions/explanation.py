@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from neuneu.core.extras import is_installed
 from neuneu.core.formatting import tokens
 from neuneu.data.cells import listed, quoted
 from neuneu.data.fingerprints import runs_trained_on
@@ -24,6 +25,9 @@ SIMPLE: Final = ("persistence", "recent-mean", "power-law", "nearest-analogue")
 
 SIMILAR_SIZE: Final = 0.8
 """A reference run of at least this share of a run's parameters shows what happens at its size."""
+
+BEFORE_THE_START: Final = ("ladder-two-step",)
+"""Baselines shown beside a planned run, where the extra `analysis` is installed."""
 
 NAMED: Final = 5
 """Maximum number of runs to name."""
@@ -70,7 +74,9 @@ def explanation_fields(forecaster: JointForecaster, queries: Sequence[Query]) ->
     names = Counter("/".join(t.run_group) for t in used)
     left_out = Counter("/".join(t.run_group) for runs in found for t in runs.left_out)
     baselines = {}
-    for name in SIMPLE:
+    planned = bool(queries) and not any(len(query.context) for query in queries)
+    known = BEFORE_THE_START if is_installed("scipy") else ()
+    for name in known if planned else SIMPLE:
         baseline = make_forecaster(name)
         if baseline.sees != "own":
             baseline.fit(used)
@@ -127,6 +133,8 @@ def _left_out_note(left_out: Sequence[Sequence[Trajectory]]) -> list[str]:
 
 
 def _own_warnings(context: Trajectory) -> list[Warning]:
+    if not len(context):  # not started: nothing of its own to warn of
+        return []
     found = []
     if len(context) < FEW_POINTS:
         text = f"fewer than {FEW_POINTS} checkpoints were evaluated"

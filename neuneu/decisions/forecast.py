@@ -1,4 +1,4 @@
-"""Forecasts of unfinished runs on every task of a table. Shapes: h targets, Q levels."""
+"""Forecasts of unfinished and planned runs on every task. Shapes: h targets, Q levels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +15,18 @@ from neuneu.data.schemas import ACCURACIES
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import plain, plain_tokens
 from neuneu.decisions.explanation import calibration_fields
+from neuneu.decisions.plans import Plan, planned_runs, without_unanswered
 from neuneu.decisions.self_calibration import SelfCalibration, self_calibrate
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import Horizon, even_grid, query_at, reached, with_siblings
+from neuneu.forecasters.queries import (
+    Horizon,
+    even_grid,
+    planned_grid,
+    planned_query,
+    query_at,
+    reached,
+    with_siblings,
+)
 from neuneu.forecasters.table import check_answers, forecast_table, identity_columns
 
 PROTOCOL: Final = "forecast"
@@ -28,7 +37,7 @@ class Forecasts:
     """One query and one row for each trajectory, and tables over all of them.
 
     `table` is `schemas.FORECASTS`, `observed` holds the contexts as `schemas.ACCURACIES`; `rows`
-    describe the horizon as JSON types.
+    describe the horizon as JSON types. `notes` say which planned runs were left out.
     """
 
     self_calibration: SelfCalibration
@@ -37,12 +46,18 @@ class Forecasts:
     rows: list[dict[str, Any]]
     table: pa.Table
     observed: pa.Table
+    notes: tuple[str, ...]
 
 
 def make_forecasts(
-    forecaster: JointForecaster, dataset: Dataset, horizon: Horizon, *, calibrate: bool = True
+    forecaster: JointForecaster,
+    dataset: Dataset,
+    horizon: Horizon,
+    plan: Plan | Sequence[Plan] | None = None,
+    *,
+    calibrate: bool = True,
 ) -> Forecasts:
-    """Forecasts every unfinished trajectory.
+    """Forecasts every unfinished trajectory, and planned runs on the tasks of finished ones.
 
     Args:
         forecaster: fitted here.
@@ -51,7 +66,7 @@ def make_forecasts(
         calibrate: whether finished runs may change the width of intervals.
 
     Raises:
-        UserError: no trajectory that can be forecast.
+        UserError: no trajectory that can be forecast, or a plan that cannot be.
     """
     queries = []
     finished: list[tuple[Trajectory, float]] = []
@@ -66,13 +81,19 @@ def make_forecasts(
             grid = even_grid(now, end, horizon.points)
             queries.append(query_at(context, grid, dataset.token_losses))
     queries = with_siblings(queries, [horizon.context_of(t) for t in dataset.trajectories])
+    planned = planned_runs(dataset, horizon, plan)
+    queries += [_planned(t, horizon) for t in planned.trajectories]
     if not queries:
-        raise UserError(_nothing_to_forecast(len(dataset.trajectories), finished))
+        nothing = _nothing_to_forecast(len(dataset.trajectories), finished)
+        raise UserError("; ".join([nothing.rstrip("."), *planned.notes]) + ".")
     references = horizon.references(dataset.trajectories, dataset.references)
     found = self_calibrate(forecaster, references, queries, enabled=calibrate)
     forecaster = found.forecaster
     forecaster.fit(references)
     answers = forecaster.predict(queries)
+    queries, answers, unanswered = without_unanswered(queries, answers)
+    if not queries:
+        raise UserError(f"nothing to forecast: {'; '.join([*planned.notes, *unanswered])}.")
     quantiles = check_answers(forecaster, answers, queries)
     common = identity_columns(queries, [_targets(query) for query in queries], PROTOCOL)
     groups = forecaster.calibration_groups(queries)
@@ -91,8 +112,8 @@ def make_forecasts(
             | {
                 "checkpoints": len(context),
                 "chance": None if context.chance is None else plain(context.chance),
-                "present": plain(context.values[-1]),
-                "seen_tokens": plain_tokens(context.tokens[-1]),
+                "present": plain(context.values[-1]) if len(context) else None,
+                "seen_tokens": plain_tokens(context.tokens[-1]) if len(context) else 0.0,
                 "tokens": plain_tokens(query.target_tokens[-1]),
             }
             | {column(level): plain(value) for level, value in quantiles_at_horizon}
@@ -104,7 +125,14 @@ def make_forecasts(
         table=forecast_table(forecaster, common, quantiles),
         observed=_observed([query.context for query in queries]),
         self_calibration=found,
+        notes=(*planned.notes, *unanswered),
     )
+
+
+def _planned(run: Trajectory, horizon: Horizon) -> Query:
+    end = horizon.end(run)
+    assert end is not None, "planned_runs makes none without a horizon"
+    return planned_query(run, planned_grid(end, horizon.points))
 
 
 def _nothing_to_forecast(count: int, finished: Sequence[tuple[Trajectory, float]]) -> str:
@@ -141,5 +169,5 @@ def _targets(query: Query) -> Trajectory:
     unknown = np.full(len(query.target_steps), np.nan)
     return replace(
         query.context, steps=query.target_steps, tokens=query.target_tokens,
-        flops=query.target_flops, values=unknown, stderrs=unknown, losses={},
+        flops=query.target_flops, values=unknown, stderrs=unknown, losses={}, signals={},
     )  # fmt: skip

@@ -13,6 +13,7 @@ from neuneu.core.errors import UserError
 
 if TYPE_CHECKING:
     from neuneu.data.load import Dataset, Table
+    from neuneu.decisions.plans import Plan
     from neuneu.forecasters.queries import Horizon
 
 POINTS: Final = 20
@@ -108,9 +109,22 @@ Explain = Annotated[
 ]
 
 
+Planned = Annotated[
+    "Plan | Sequence[Plan] | None",
+    Option(
+        help="Planned run to forecast before its start: run=NAME,params=N,tokens=N and, where "
+        "known, recipe, schedule, decay_start_tokens, family, suite; units K, M, B, T.",
+        cli=list[str],
+        note=" Repeatable.",
+        metavar="KEY=VALUE,...",
+    ),
+]
+
+
 class ForecastOptions(Options, total=False):
     """Options of `forecast` beside those of `Options`."""
 
+    plan: Planned
     points: Annotated[int, Option(help="Number of grid points up to the horizon.", default=POINTS)]
     explain: Explain
 
@@ -118,6 +132,7 @@ class ForecastOptions(Options, total=False):
 class RankOptions(AverageOptions, total=False):
     """Options of `rank` and `when` beside those of `AverageOptions`."""
 
+    plan: Planned
     explain: Explain
 
 
@@ -227,8 +242,12 @@ def task_names(options: Mapping[str, Any]) -> list[str]:
 
 def plain_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """Shared options that a record can hold; tables in memory are left out."""
-    return {
+    settings = {
         key: str(value) if isinstance(value, Path) else value
         for key, value in options.items()
         if key in AverageOptions.__annotations__ and isinstance(value, str | int | float | Path)
     }
+    plan = options.get("plan") or ()
+    plans = [plan] if isinstance(plan, str | Mapping) else list(plan)
+    texts = [p if isinstance(p, str) else ",".join(f"{k}={v}" for k, v in p.items()) for p in plans]
+    return settings | ({"plan": "; ".join(texts)} if texts else {})

@@ -58,24 +58,25 @@ class Predictor:
         self.forecaster = forecaster
 
     def forecast(self, accuracies: Table, **options: Unpack[ForecastOptions]) -> Answer:
-        """Forecasts the accuracy of every run on every task.
+        """Forecasts the accuracy of every run on every task, planned runs too.
 
         Args:
             accuracies: evaluations so far.
             **options: see `ForecastOptions`.
 
         Returns:
-            A row for each trajectory: `present`, `tokens` at the horizon, quantiles `q0.05` to
-            `q0.95` there. Table `forecasts` has every grid point (`schemas.FORECASTS`),
-            `observed` the contexts (`schemas.ACCURACIES`).
+            A row for each trajectory: `present` (None before the start), `tokens` at the horizon,
+            quantiles `q0.05` to `q0.95` there. Table `forecasts` has every grid point
+            (`schemas.FORECASTS`), `observed` the contexts (`schemas.ACCURACIES`).
 
         Raises:
             UserError: tables that cannot be read, or nothing to forecast.
         """
         dataset, horizon = read_options(accuracies, options, ForecastOptions)
         found = make_forecasts(
-            self.forecaster, dataset, horizon, calibrate=options.get("self_calibrate", True)
-        )
+            self.forecaster, dataset, horizon, options.get("plan"),
+            calibrate=options.get("self_calibrate", True),
+        )  # fmt: skip
         if options.get("explain"):
             for row, query in zip(found.rows, found.queries, strict=True):
                 row.update(explanation_fields(self.forecaster, [query]))
@@ -84,7 +85,7 @@ class Predictor:
         return Answer(
             question="forecast",
             rows=found.rows,
-            notes=(*dataset.notes, *notes, *found.self_calibration.notes),
+            notes=(*dataset.notes, *found.notes, *notes, *found.self_calibration.notes),
             self_calibration=found.self_calibration.record,
             settings=plain_settings(options),
             tables={"forecasts": found.table, "observed": found.observed},
@@ -93,7 +94,8 @@ class Predictor:
     def rank(self, accuracies: Table, **options: Unpack[RankOptions]) -> Answer:
         """Ranks runs by their score at the horizon, with the probability for each pair.
 
-        Finished runs compete with their final scores.
+        Finished runs compete with their final scores, planned ones from before their start. No
+        unfinished run is a reference of another.
 
         Args:
             accuracies: evaluations so far.

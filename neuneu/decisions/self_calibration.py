@@ -12,7 +12,7 @@ from neuneu.decisions.answers import plain
 from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
 from neuneu.evaluation.metrics import INTERVALS, absolute_error, inside_interval
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.queries import Horizon, query_at, reached
+from neuneu.forecasters.queries import Horizon, planned_query, query_at, reached
 from neuneu.forecasters.self_calibration.cases import case_of, largest_sizes
 from neuneu.forecasters.self_calibration.correction import Correction, fit_correction
 from neuneu.forecasters.self_calibration.forecaster import SelfCalibrated
@@ -144,7 +144,11 @@ def unfinished(trajectories: Sequence[Trajectory], horizon: Horizon) -> list[Que
     queries = []
     for t in trajectories:
         context, end = horizon.context_of(t), horizon.end(t)
-        if len(context) and end is not None and not reached(float(context.tokens[-1]), end):
+        if end is None:
+            continue
+        if not len(t):
+            queries.append(planned_query(t, np.array([end])))
+        elif len(context) and not reached(float(context.tokens[-1]), end):
             queries.append(query_at(context, np.array([end])))
     return queries
 

@@ -19,6 +19,7 @@ run's own true future validation losses, which no user has."""
 class Query:
     """The observed past of one trajectory (`context`), and h >= 1 later checkpoints.
 
+    A run that has not started has a context without checkpoints, which says what is planned.
     `target_steps`, `target_tokens`, `target_flops` are
     (h,), increasing. `future_losses` (validation set -> (h,) nats a token) is given only to
     forecasters that declare `oracle-loss`. `word_losses` is (W,) float16 nats at the last

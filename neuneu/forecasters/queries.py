@@ -13,6 +13,7 @@ from pydantic import Field
 from neuneu.core.config import config_dataclass
 from neuneu.core.errors import UserError
 from neuneu.data.checks import LARGEST
+from neuneu.data.defaults import FLOPS_PER_PARAMETER_TOKEN, derived_steps
 from neuneu.data.splits import SplitRule
 from neuneu.data.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
 from neuneu.forecasters.protocol import Query
@@ -23,6 +24,9 @@ REACHED: Final = 0.999
 MAX_POINTS: Final = 100
 MAX_SIBLINGS: Final = 16
 """Other trajectories of a run that a query holds at most, plus one."""
+
+PLANNED_START: Final = 0.01
+"""Share of its tokens from which a run that has not started is forecast."""
 
 
 @config_dataclass
@@ -63,13 +67,16 @@ class Horizon:
         """The horizon in tokens; None where it is unknown.
 
         Where the context is a part of a run without planned tokens, its last checkpoint is the
-        horizon.
+        horizon. A trajectory without checkpoints is that of a planned run.
 
         Raises:
-            UserError: `until_flops` for a run whose FLOPs are unknown.
+            UserError: `until_flops` for a run whose FLOPs are unknown, `until_step` for a planned
+                run.
         """
         if self.until is not None:
             return self.until
+        if not len(trajectory):
+            return self._planned_end(trajectory)
         context = self.context_of(trajectory)
         now = context.tokens[-1] if len(context) else 0.0
         if now <= 0:
@@ -83,9 +90,24 @@ class Horizon:
             return float(min(self.until_flops * (now / context.flops[-1]), LARGEST))
         if self.until_step is not None:
             return float(min(self.until_step * (now / max(context.steps[-1], 1)), LARGEST))
-        if trajectory.planned_tokens is None and (self.context or self.context_step) is not None:
-            return float(trajectory.tokens[-1])
-        return trajectory.planned_tokens
+        cut = (self.context or self.context_step) is not None
+        whole = float(trajectory.tokens[-1]) if cut else None
+        return whole if trajectory.planned_tokens is None else trajectory.planned_tokens
+
+    def _planned_end(self, run: Trajectory) -> float | None:
+        if self.until_step is not None:
+            raise UserError(
+                f"until_step: run {run.run!r} has not started and has no steps; give until in "
+                "tokens."
+            )
+        if self.until_flops is None:
+            return run.planned_tokens
+        if np.isnan(run.params):
+            raise UserError(
+                f"until_flops: the FLOPs of run {run.run!r} are not known; give its params, or "
+                "until in tokens."
+            )
+        return min(self.until_flops / (FLOPS_PER_PARAMETER_TOKEN * run.params), LARGEST)
 
     def finished(self, trajectory: Trajectory) -> bool:
         """Whether the context reaches the horizon or the run's planned tokens."""
@@ -116,6 +138,12 @@ def even_grid(start: float, end: float, points: int) -> FloatArray:
     return np.geomspace(start, end, points + 1)[1:]
 
 
+def planned_grid(end: float, points: int) -> FloatArray:
+    """(points,) tokens of a run that has not started, from a hundredth of the end up to the end,
+    evenly spaced in ln tokens."""
+    return np.geomspace(PLANNED_START * end, end, points) if points > 1 else np.array([end])
+
+
 def own_grid(contexts: Sequence[Trajectory], end: float, *, limit: int = MAX_POINTS) -> FloatArray:
     """(h,) tokens after the contexts of one run up to `end`, as far apart as its checkpoints.
 
@@ -138,6 +166,18 @@ def query_at(
     ahead = tokens / context.tokens[-1]
     steps = np.asarray(np.clip(np.round(ahead * context.steps[-1]), 0, 2.0**62), np.int64)
     return _query(context, steps, tokens, ahead * context.flops[-1], token_losses)
+
+
+def planned_query(run: Trajectory, tokens: FloatArray) -> Query:
+    """A query about a run that has not started, at grid points (h,), increasing.
+
+    Args:
+        run: without checkpoints, as `Trajectory.slice(0, 0)` makes it; of known parameters.
+        tokens: of the grid points. FLOPs follow by the convention of `data.defaults`, and steps
+            stand for tokens as in a table without steps.
+    """
+    flops = FLOPS_PER_PARAMETER_TOKEN * run.params * tokens
+    return _query(run, derived_steps(tokens), tokens, flops, None)
 
 
 def make_queries(
@@ -212,7 +252,7 @@ def _query(
     token_losses: TokenLossTable | None,
 ) -> Query:
     row = None
-    if token_losses is not None:
+    if token_losses is not None and len(context):
         row = token_losses.rows.get((context.suite, context.run, int(context.steps[-1])))
     return Query(
         context=context,

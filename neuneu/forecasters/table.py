@@ -31,8 +31,10 @@ def identity_columns(
     columns = {name: spread([getattr(c, name) for c in contexts], pa.string()) for name in names}
     columns["num_fewshot"] = spread([c.num_fewshot for c in contexts], pa.int32())
     columns["protocol"] = spread([protocol] * len(contexts), pa.string())
-    columns["context_step"] = spread([int(c.steps[-1]) for c in contexts], pa.int64())
-    columns["context_tokens"] = spread([float(c.tokens[-1]) for c in contexts], pa.float64())
+    steps = [int(c.steps[-1]) if len(c) else 0 for c in contexts]
+    tokens = [float(c.tokens[-1]) if len(c) else 0.0 for c in contexts]
+    columns["context_step"] = spread(steps, pa.int64())
+    columns["context_tokens"] = spread(tokens, pa.float64())
     columns |= {"step": joined("steps"), "tokens": joined("tokens"), "flops": joined("flops")}
     columns["y"] = joined("values")
     columns["calibration_group"] = pa.nulls(len(owner), pa.string())

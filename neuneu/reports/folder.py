@@ -27,7 +27,9 @@ FIGURE_NAMES: Final = ("trajectories", "horizon", "coverage", "losses", "above_c
 """Stems of a backtest's figures; `<name>-narrow.svg` is the layout for phones."""
 
 _NAMES: Final = {"run": str, "task": str}
-_END: Final = dict.fromkeys(("present", "seen_tokens", "tokens", "q0.1", "q0.5", "q0.9"), float)
+_END: Final = dict.fromkeys(("seen_tokens", "tokens", "q0.1", "q0.5", "q0.9"), float) | {
+    "present": float | None
+}
 _DECISION: Final = {**_NAMES, **_END, "warnings": list[Warning]}
 _FIELDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "forecast": {

@@ -110,7 +110,7 @@ def kept_points(n: int, limit: int = MAX_POINTS) -> IntArray:
 
 def draw_forecast(
     axes: Axes,
-    start: tuple[float, float],
+    start: tuple[FloatArray | float, FloatArray | float],
     tokens: FloatArray,
     levels: Mapping[float, FloatArray],
     *,
@@ -121,7 +121,8 @@ def draw_forecast(
 
     Args:
         axes: where to draw.
-        start: tokens and value where observation ends; lines begin there, to be one with it.
+        start: tokens and value where observation ends; lines begin there, to be one with it. Empty
+            arrays where nothing was observed.
         tokens: (h,) of the forecast.
         levels: level -> (h,) accuracies.
         crowded: only the 80 % interval, fainter.

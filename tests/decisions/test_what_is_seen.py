@@ -154,6 +154,23 @@ def test_unfinished_siblings_change_no_other_answer(
             alike(after[key], row)
 
 
+def test_planned_runs_change_no_other_answer() -> None:
+    table = []
+    for t in ladder(4, tasks=2):
+        stop = 20 if t.run in {"r0", "r1"} else 6
+        table += rows(t.run, t.task, t.values.tolist(), stop=stop, planned=20, params=t.params)
+    plans = [{"run": f"plan{size:g}", "params": size, "tokens": 4e4} for size in (1e6, 1e8)]
+    for question in ("forecast", "rank", "when"):
+        before, after = (
+            told(question, ASK[question](table, **more)) for more in ({}, {"plan": plans})
+        )
+        assert before
+        for key, row in before.items():
+            alike(after[key], row)
+            named = row["compared_with"] + row["left_out"]
+            assert not any("plan" in run for run in named)
+
+
 def told(question: str, answer: Answer) -> dict[tuple[str, ...], dict[str, Any]]:
     """What is said of each run alone: not who is better, nor what is cheaper."""
     beside = {"rank", "best", "beats", "regret", "cost", "value"} - (

@@ -43,16 +43,12 @@ def row_key(row: Mapping[str, Any]) -> Key:
 def read_curves(forecasts: pa.Table, observed: pa.Table) -> dict[Key, Curve]:
     """The curves of `schemas.FORECASTS` and `schemas.ACCURACIES`, by trajectory."""
     seen = _by_trajectory(observed, ("value",))
-    return {
-        key: Curve(
-            tokens=seen[key][0],
-            values=seen[key][1][:, 0],
-            grid=grid,
-            quantiles=quantiles,
-        )
-        for key, (grid, quantiles) in _by_trajectory(forecasts, tuple(LEVELS)).items()
-        if key in seen
-    }
+    not_started = np.zeros(0), np.zeros((0, 1))
+    curves = {}
+    for key, (grid, quantiles) in _by_trajectory(forecasts, tuple(LEVELS)).items():
+        tokens, values = seen.get(key, not_started)
+        curves[key] = Curve(tokens=tokens, values=values[:, 0], grid=grid, quantiles=quantiles)
+    return curves
 
 
 def _by_trajectory(
@@ -67,7 +63,9 @@ def _by_trajectory(
     names = table.select(TRAJECTORY_KEY).take(starts).to_pylist()
     return {
         row_key(name): (tokens[start:stop], values[start:stop])
-        for name, start, stop in zip(names, starts, [*starts[1:], len(tokens)], strict=True)
+        for name, start, stop in zip(
+            names, starts, [*starts[1:], len(tokens)][: len(starts)], strict=True
+        )
     }
 
 

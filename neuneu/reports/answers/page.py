@@ -79,7 +79,8 @@ def _warnings(runs: Sequence[RunSection]) -> list[str]:
 
 def _scale(rows: Sequence[Row]) -> tuple[float, float]:
     """Accuracies at the left and the right end of the figure of a ranking."""
-    values = [row[key] for row in rows for key in ("present", "q0.1", "q0.9")] or [0.0]
+    found = [row[key] for row in rows for key in ("present", "q0.1", "q0.9")]
+    values = [value for value in found if value is not None] or [0.0]
     pad = 0.03 * max(max(values) - min(values), 0.01)
     return min(values) - pad, max(values) + pad
 

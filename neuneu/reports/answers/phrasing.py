@@ -58,10 +58,12 @@ def warning_sentence(rows: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _observed(rows: Sequence[Row]) -> str:
-    counts = sorted({row["checkpoints"] for row in rows})
-    checkpoints = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    seen, end = (max(row[key] for row in rows) for key in ("seen_tokens", "tokens"))
     what = rows[0]["task"] if len(rows) == 1 else f"{len(rows)} tasks and metrics"
+    seen, end = (max(row[key] for row in rows) for key in ("seen_tokens", "tokens"))
+    counts = sorted({row["checkpoints"] for row in rows})
+    if counts == [0]:
+        return f"It has not started; it is forecast on {what} to {tokens(end)} tokens."
+    checkpoints = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"It was evaluated on {what} at {_plural(checkpoints, 'checkpoint')} up to {tokens(seen)} "
         f"tokens and is forecast to {tokens(end)}, with {percent(1 - seen / end)} of its training "
@@ -193,10 +195,8 @@ def _forecast_headline(rows: Sequence[Row]) -> str:
     runs = len({(row["family"], row["suite"], row["run"]) for row in rows})
     seen, end = (max(row[key] for row in rows) for key in ("seen_tokens", "tokens"))
     what = rows[0]["task"] if len(rows) == 1 else f"{len(rows):,} trajectories"
-    return (
-        f"{_plural(f'{runs:,}', 'run')} ({what}), observed up to {tokens(seen)} tokens, forecast "
-        f"to {tokens(end)}."
-    )
+    observed = f"observed up to {tokens(seen)} tokens" if seen else "not started"
+    return f"{_plural(f'{runs:,}', 'run')} ({what}), {observed}, forecast to {tokens(end)}."
 
 
 def _rank_headline(rows: Sequence[Row]) -> str:

@@ -92,7 +92,7 @@ def plot_forecast(rows: Sequence[Row], curves: Mapping[Any, Curve]) -> Figure:
                 observed = curve.tokens[seen], curve.values[seen]
                 axes.plot(*observed, color=colors[run], marker="o", ms=2.2, lw=0.8)
                 draw_forecast(
-                    axes, (curve.tokens[-1], curve.values[-1]), curve.grid[ahead],
+                    axes, (curve.tokens[-1:], curve.values[-1:]), curve.grid[ahead],
                     dict(zip(LEVELS.values(), curve.quantiles[ahead].T, strict=True)),
                     crowded=len(shown) > CROWDED, color=colors[run],
                 )  # fmt: skip
@@ -100,7 +100,7 @@ def plot_forecast(rows: Sequence[Row], curves: Mapping[Any, Curve]) -> Figure:
             if chance is not None:
                 axes.axhline(chance, zorder=1, **CHANCE)
             axes.set_title(shorten(task, 36))
-            far = any(curve.tokens[-1] < 0.05 * curve.grid[-1] for curve in shown.values())
+            far = any((curve.tokens[-1:] < 0.05 * curve.grid[-1]).all() for curve in shown.values())
             token_axis(axes, log=far)
             percent_axis(axes)
         label = "80 % interval" if any_crowded else "50 and 80 % intervals"
@@ -125,7 +125,8 @@ def plot_ranking(rows: Sequence[Row]) -> Figure:
     rows = rows[:MAX_RUNS]
     positions = np.arange(len(rows))
     low, middle, high, now = (
-        np.array([row[key] for row in rows]) for key in ("q0.1", "q0.5", "q0.9", "present")
+        np.array([row[key] for row in rows], dtype=np.float64)
+        for key in ("q0.1", "q0.5", "q0.9", "present")
     )
     dot: dict[str, Any] = {"marker": "o", "ls": "none", "ms": 5}
     with figure_style():

@@ -68,6 +68,11 @@ def _end(row: Row) -> str:
     return f"{middle} (final)" if row.get("finished") else f"{middle} ({low} to {high})"
 
 
+def present(row: Row) -> str:
+    """The score of a run so far."""
+    return "not started" if row["present"] is None else points(row["present"], 0.0)
+
+
 def _gain(row: Row) -> str:
     width = row["gain_high"] - row["gain_low"]
     gain, low, high = (difference(row[key], width) for key in ("gain", "gain_low", "gain_high"))
@@ -96,7 +101,7 @@ def _coverage(row: Row) -> str:
 
 
 _RANK: Final = _number("#", "rank", "d")
-_NOW: Final = Column("now", "present", lambda row: points(row["present"], 0.0))
+_NOW: Final = Column("now", "present", present)
 _END: Final = Column("at the end (80 % interval)", "q0.5", _end)
 
 COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {

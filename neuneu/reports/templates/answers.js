@@ -15,7 +15,7 @@ function curveOf(record, name, color) {
 
 // On a linear axis, a short context before a long forecast would be squeezed.
 function looksLog(curves) {
-  return curves.some((curve) => curve.x.at(-1) < 0.05 * curve.grid.at(-1));
+  return curves.some((curve) => (curve.x.at(-1) ?? 0) < 0.05 * curve.grid.at(-1));
 }
 
 // A button per curve that toggles it; pointing at it highlights the curve.
