@@ -87,7 +87,7 @@ def span_of_one(trained: Trajectory) -> tuple[int, int]:
 class Case:
     """`span` gives the context (start, stop) of a trajectory without step 0.
 
-    Without `references` a run is forecast alone; cases with the same ones are asked about
+    Without `references` a run is forecast alone; cases with the same ones are answered
     together. Where nothing of a run is `observed`, its past has no rule. `families` limits the
     case to some.
     """
@@ -191,8 +191,8 @@ def ask(
 ) -> Asked:
     """Ask about the later checkpoints of a family's runs.
 
-    Only trajectories with at least one reference on their task are asked about where the case has
-    references; all forecasters can answer these.
+    Where the case has references, only trajectories with at least one on their task are
+    forecast; all forecasters can answer these.
 
     Args:
         family: name.

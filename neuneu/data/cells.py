@@ -105,6 +105,11 @@ def as_floats(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
     return column.cast(pa.float64(), safe=not pa.types.is_integer(column.type))
 
 
+def without_nan(cells: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray | pa.Array:
+    """Replace NaN in a column of float64 by null."""
+    return pc.if_else(pc.is_nan(cells), pa.scalar(None, pa.float64()), cells)
+
+
 def _text(array: pa.Array, title: str, name: str) -> pa.Array:
     try:
         array = array.cast(pa.string())
@@ -131,8 +136,7 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
         if not pa.types.is_integer(kind):
             raise
     # Columns of whole numbers also hold 1e9, 10.0 and NaN for unknown.
-    numbers = as_floats(array)
-    return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers).cast(kind)
+    return without_nan(as_floats(array)).cast(kind)
 
 
 def _fits(array: pa.Array, kind: pa.DataType) -> bool:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
-from neuneu.data.cells import as_floats, as_type, listed, quoted, row_name
+from neuneu.data.cells import as_floats, as_type, listed, quoted, row_name, without_nan
 from neuneu.data.checks import check_count, check_present
 from neuneu.data.schemas import RUNS, check_repeated, conform, plain_name
 from neuneu.data.table_files import TableFile
@@ -61,6 +61,10 @@ class RunFacts:
             for key, mine in (("family", self.family), ("suite", self.suite))
         )
 
+    def completed(self, other: "RunFacts") -> "RunFacts":
+        """These facts, and those of another row where it has more."""
+        return replace(self, **{k: v for k, v in vars(other).items() if v and not getattr(self, k)})
+
     @property
     def decay_begins(self) -> float | None:
         """Tokens at which the learning rate begins to fall to its end; None where unknown."""
@@ -84,8 +88,7 @@ class RunTable:
         found = RunFacts(run=who["run"])
         for row in self._named.get(who["run"], ()):
             if row.about(who):
-                missing = {k: v for k, v in vars(row).items() if v and not getattr(found, k)}
-                found = replace(found, **missing)
+                found = found.completed(row)
         return found
 
     def fill(self, table: pa.Table, *, name: str) -> pa.Table:
@@ -111,7 +114,7 @@ class RunTable:
             told = pa.array([getattr(f, column) for f in facts], pa.float64()).take(owners.index)
             if column in table.column_names:
                 own = as_type(table.column(column), pa.float64(), title=column, name=name)
-                told = pc.coalesce(_without_nan(as_floats(own)), told)
+                told = pc.coalesce(without_nan(as_floats(own)), told)
             table = _put(table, column, told)
         return table
 
@@ -175,10 +178,6 @@ def _put(table: pa.Table, column: str, cells: pa.Array) -> pa.Table:
     if column not in table.column_names:
         return table.append_column(column, cells)
     return table.set_column(table.column_names.index(column), column, cells)
-
-
-def _without_nan(cells: pa.Array) -> pa.Array:
-    return pc.if_else(pc.is_nan(cells), pa.scalar(None, pa.float64()), cells)
 
 
 def read_runs(file: TableFile) -> tuple[RunTable, tuple[str, ...]]:
@@ -287,7 +286,7 @@ def take_facts(file: TableFile) -> tuple[TableFile, RunTable]:
             cells = pc.utf8_trim_whitespace(cells)
             cells = pc.if_else(pc.equal(cells, ""), pa.scalar(None, kind), cells)
         else:
-            cells = _without_nan(cells)
+            cells = without_nan(cells)
         told = told.set_column(told.column_names.index(column), column, cells)
     distinct = told.group_by("_owner").aggregate(
         [(column, "count_distinct") for column in there] + [(column, "max") for column in there]

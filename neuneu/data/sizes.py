@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.formatting import format_count
-from neuneu.data.cells import as_floats, quoted
+from neuneu.data.cells import as_floats, quoted, without_nan
 
 SMALLEST: Final = 1e6
 LARGEST: Final = 99e9
@@ -78,10 +78,9 @@ def read_sizes(table: pa.Table, *, name: str) -> tuple[pa.Table, list[str]]:
         The table, and a note on what was read.
     """
     told = {
-        column: pc.if_else(pc.is_nan(cells), pa.scalar(None, pa.float64()), cells)
+        column: without_nan(as_floats(table.column(column)))
         for column in ("params", "tokens", "planned_tokens", "step")
         if column in table.column_names
-        for cells in [as_floats(table.column(column))]
     }
     if "params" in told and not told["params"].null_count:
         return table, []

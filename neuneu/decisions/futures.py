@@ -122,7 +122,7 @@ def sample_runs(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Plan:
-    """What is asked about a run: its contexts, and a query of each unless it has finished."""
+    """The queries of a run: its contexts, and a query of each unless it has finished."""
 
     run: RunName
     contexts: list[Trajectory]

@@ -187,8 +187,7 @@ def _is_same(row: RunFacts, own: RunFacts) -> bool:
 def _completed(own: RunFacts, rows: Sequence[RunFacts]) -> RunFacts:
     """A plan with what the table of runs adds to it."""
     for row in (row for row in rows if _is_same(row, own)):
-        missing = {name: v for name, v in vars(row).items() if v and not getattr(own, name)}
-        own = replace(own, **missing)
+        own = own.completed(row)
     return own
 
 

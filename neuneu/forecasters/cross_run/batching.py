@@ -47,7 +47,7 @@ class QueryBatch:
     dropped; None keeps all. `siblings` (B, S) are rows of `curves`: other trajectories of the same
     run, of which only what lies before the end of the context is read; -1 where there are fewer.
     `blur` (B, 2) is added to absolute ln parameters and ln tokens; None adds nothing.
-    `log_params`, `schedules` and `recipes` (B,) are what is told of the run, as in `Curves`.
+    `log_params`, `schedules` and `recipes` (B,) are what is known of the run, as in `Curves`.
     """
 
     curves: Curves

@@ -160,7 +160,7 @@ def _forecast(
     if not queries:
         return []
     references = [t for t in finished if fold.admits(t)]
-    if sampled:  # only some tasks are asked about: spare the work for the others
+    if sampled:  # only some tasks are forecast: spare the work for the others
         tasks = {t.task for t in held}
         references = [t for t in references if t.task in tasks]
     forecaster.fit(references)
@@ -188,7 +188,7 @@ def _sample(
 ) -> Mapping[RunGroup, list[Trajectory]]:
     """The trajectories to forecast of each run, in all about `limit`, whatever their order.
 
-    Runs of a fold are asked about the same tasks, so that few references have to be read.
+    Runs of a fold are forecast on the same tasks, so that few references have to be read.
     """
     by_run: dict[RunGroup, list[Trajectory]] = defaultdict(list)
     for t in sorted(pool, key=lambda t: t.key):
