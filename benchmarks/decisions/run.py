@@ -1,13 +1,12 @@
-"""Calibration of the probabilities of rank, stop, when and next-eval on held-out runs.
+"""Calibration of the probabilities of rank, stop, when and next-eval on unseen families.
 
-    .venv/bin/python benchmarks/forecasting/run.py ../shared/trajectories --splits dev,standard
-    .venv/bin/python benchmarks/decisions/run.py ../shared/trajectories FOLDER
+    .venv/bin/neuneu pretrain --config jobs/configs/pretrain.yaml --set output=runs/pretrained
+    .venv/bin/python benchmarks/decisions/run.py ../shared runs/unseen
 
-FOLDER (runs/forecasting/standard-*-folds) has the networks of the folds, which the first command
-trains for calibration, each without a third of the runs of the standard split (all runs of a size
-together; no Pythia 12b, no OLMo 3B). Here each network forecasts the third that it was not trained
-on, with intervals and joint distribution fitted to the other thirds. `benchmarks/page.py decisions`
-writes the page.
+The first command also writes the forecaster of each family to runs/unseen: networks, intervals and
+joint distribution of the other families. Runs of one size are forecast together, from the
+first part of their checkpoints, with all smaller runs of the family as references.
+`benchmarks/page.py decisions` writes the page.
 Shapes: S samples, H targets.
 """
 
@@ -16,33 +15,28 @@ import itertools
 import json
 import os
 import platform
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from run_splits import SPLITS
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
+
+from families.data import FAMILIES
+
+from decisions.asked import Asked, Unseen, ask, averages, cells, queries_of
 from neuneu.core.config import config_to_dict
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
-from neuneu.data.load import load_dataset
-from neuneu.data.splits import Anchored, deal_by_size
-from neuneu.data.trajectories import FloatArray, RunGroup, Trajectory
+from neuneu.data.fingerprints import data_digest
+from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.decisions.statistics import first_passage, reached_at, running_mean, weigh
-from neuneu.forecasters.copula import Joint
-from neuneu.forecasters.cross_run.export import load_networks
-from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.protocol import Query
-from neuneu.forecasters.queries import make_queries
-from neuneu.training.cross_run.fitting import FitConfig
-from neuneu.training.cross_run.held_out import collect_folds
-from neuneu.training.cross_run.out_of_fold import OutOfFold
 
-SPLIT: Final = "standard"
 CONTEXTS: Final = (0.2, 0.4)
 SAMPLES: Final = 1000
 SCORES: Final = np.arange(0.05, 1.0, 0.05)
@@ -50,122 +44,6 @@ LEVELS: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
 THRESHOLDS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3)
 NEXT: Final = (0.3, 0.5, 0.9)
 """Fractions of a run's checkpoints at which one more evaluation is made."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Asked:
-    """A held-out trajectory: query, truth, and samples (S, H) drawn jointly with its fold."""
-
-    query: Query
-    truth: Trajectory
-    samples: FloatArray
-    fold: int
-
-    @property
-    def cell(self) -> tuple[Any, ...]:
-        """Key of the runs that are compared with each other."""
-        c = self.query.context
-        return (self.fold, c.family, c.suite, c.task, c.metric, c.num_fewshot)
-
-    @property
-    def run(self) -> RunGroup:
-        """The run group."""
-        return self.query.context.run_group
-
-
-class Folds:
-    """The forecasters of the folds, each calibrated on the forecasts of the other folds."""
-
-    def __init__(self, data: Path, networks: Path, seed: int) -> None:
-        observed = load_dataset(
-            data / "accuracies.parquet", losses=data / "losses.parquet", tasks=data / "tasks.csv"
-        )
-        self.digest = observed.digest
-        self.trajectories = SPLITS[SPLIT].apply(observed.trajectories).learn
-        self.networks = load_networks(networks).networks
-        self.folds = deal_by_size(self.trajectories, len(self.networks), seed)
-        with stage("forecasts for calibration", 1) as bar:
-            self.collected = collect_folds(
-                self.trajectories, self.folds, [[network] for network in self.networks]
-            )
-            bar.advance()
-
-    def forecaster(self, fold: int) -> CrossRunForecaster:
-        """Return the forecaster of a fold, with all runs of the other folds as references."""
-        held = set(self.folds[fold])
-        others = OutOfFold.merged([c for k, c in enumerate(self.collected) if k != fold])
-        calibration = others.calibrate()
-        made = CrossRunForecaster(
-            [self.networks[fold]], calibration=calibration, joint=others.joint(calibration)
-        )
-        made.fit([t for t in self.trajectories if t.run_group not in held])
-        return made
-
-    def targets(self, fold: int) -> list[Trajectory]:
-        """Return the held-out trajectories of a fold."""
-        held = set(self.folds[fold])
-        return [t for t in self.trajectories if t.run_group in held]
-
-
-def ask(folds: Folds, forecasters: Sequence[CrossRunForecaster], share: float) -> list[Asked]:
-    """Forecast all held-out trajectories from a fraction of their checkpoints, drawn by fold."""
-    found = []
-    for fold, forecaster in enumerate(forecasters):
-        queries, truths = make_queries(folds.targets(fold), Anchored(fraction=share), None)
-        drawn = forecaster.draw(queries, forecaster.predict(queries), count=SAMPLES, seed=fold)
-        found += [
-            Asked(query=q, truth=t, samples=s, fold=fold)
-            for q, t, s in zip(queries, truths, drawn, strict=True)
-        ]
-    return found
-
-
-def averages(asked: Sequence[Asked]) -> list[Asked]:
-    """Return means over tasks by run, suite and shots, at the most common checkpoints."""
-    groups: dict[tuple[Any, ...], list[Asked]] = defaultdict(list)
-    for a in asked:
-        c = a.query.context
-        if c.metric == "acc":
-            places = (tuple(c.tokens), tuple(a.truth.tokens))
-            groups[a.fold, c.family, c.suite, c.run, c.num_fewshot, places].append(a)
-    best: dict[tuple[Any, ...], list[Asked]] = {}
-    for key, members in groups.items():
-        if len(members) > len(best.get(key[:-1], [])):
-            best[key[:-1]] = members
-    # Runs are compared on the tasks that they share.
-    tasks: dict[tuple[Any, ...], list[set[str]]] = defaultdict(list)
-    for key, members in best.items():
-        tasks[key[0], key[1], key[2], key[4]].append({m.query.context.task for m in members})
-    result = []
-    for key, members in best.items():
-        common = set.intersection(*tasks[key[0], key[1], key[2], key[4]])
-        kept = [m for m in members if m.query.context.task in common]
-        if len(kept) < 3:
-            continue
-        context = replace(
-            kept[0].query.context,
-            task="mean",
-            values=np.mean([m.query.context.values for m in kept], axis=0),
-        )
-        result.append(
-            Asked(
-                query=replace(kept[0].query, context=context),
-                truth=replace(
-                    kept[0].truth, values=np.mean([m.truth.values for m in kept], axis=0)
-                ),
-                samples=np.mean([m.samples for m in kept], axis=0),
-                fold=kept[0].fold,
-            )
-        )
-    return result
-
-
-def cells(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
-    """Yield groups of at least two held-out runs of one fold on one task."""
-    groups: dict[tuple[Any, ...], list[Asked]] = defaultdict(list)
-    for a in asked:
-        groups[a.cell].append(a)
-    yield from (group for group in groups.values() if len({a.run for a in group}) > 1)
 
 
 def pairs(asked: Sequence[Asked], *, shared: bool) -> list[dict[str, Any]]:
@@ -295,41 +173,35 @@ def targets(asked: Sequence[Asked]) -> list[dict[str, Any]]:
     return found
 
 
-def next_evaluations(
-    folds: Folds, forecasters: Sequence[CrossRunForecaster], share: float
-) -> list[dict[str, Any]]:
+def next_evaluations(unseen: Unseen, share: float) -> list[dict[str, Any]]:
     """Compare the predicted gain of one more evaluation with the actual gain in accuracy."""
     places = [place for place in NEXT if place > share + 0.05]
     before: list[float] = []
     said: dict[float, list[float]] = {place: [] for place in places}
     after: dict[float, list[float]] = {place: [] for place in places}
-    for fold, forecaster in enumerate(forecasters):
-        queries, truths = make_queries(folds.targets(fold), Anchored(fraction=share), None)
+    for number, group in enumerate(unseen.groups):
+        forecaster = unseen.fitted(group)
+        asked = [
+            (query, truth, spots)
+            for query, truth in zip(*queries_of(group, share), strict=True)
+            if (spots := _spots(query, truth, places)) is not None
+        ]
+        if not asked:
+            continue
+        queries = [query for query, _, _ in asked]
+        ends = [float(truth.values[-1]) for _, truth, _ in asked]
         answers = forecaster.predict(queries)
         middle = forecaster.levels.index(0.5)
-        drawn = forecaster.draw(queries, answers, count=SAMPLES, seed=fold)
-        spots = [
-            [int(place * (len(t) + len(q.context))) - len(q.context) for place in places]
-            for q, t in zip(queries, truths, strict=True)
-        ]
-        fits = [
-            all(0 <= s < len(t) - 1 for s in spot) for spot, t in zip(spots, truths, strict=True)
-        ]
+        drawn = forecaster.draw(queries, answers, count=SAMPLES, seed=number)
+        before += [abs(float(a[-1, middle]) - end) for a, end in zip(answers, ends, strict=True)]
         for k, place in enumerate(places):
-            more, ends = [], []
-            for query, truth, spot, fit in zip(queries, truths, spots, fits, strict=True):
-                if fit:
-                    more.append(_with_point(query, truth, spot[k]))
-                    ends.append(float(truth.values[-1]))
-            for answer, end in zip(forecaster.predict(more), ends, strict=True):
-                after[place].append(abs(float(answer[-1, middle]) - end))
-        for answer, truth, samples, spot, fit in zip(
-            answers, truths, drawn, spots, fits, strict=True
-        ):
-            if not fit:
-                continue
-            before.append(abs(float(answer[-1, middle]) - float(truth.values[-1])))
-            worth = weigh(samples[:, -1][None], samples[:, spot].T, np.zeros(len(places), int))
+            more = [_with_point(query, truth, spots[k]) for query, truth, spots in asked]
+            after[place] += [
+                abs(float(a[-1, middle]) - end)
+                for a, end in zip(forecaster.predict(more), ends, strict=True)
+            ]
+        for (_, _, spots), samples in zip(asked, drawn, strict=True):
+            worth = weigh(samples[:, -1][None], samples[:, spots].T, np.zeros(len(places), int))
             for place, narrowing in zip(places, worth.narrowing, strict=True):
                 said[place].append(float(narrowing))
     return [
@@ -343,6 +215,14 @@ def next_evaluations(
     ]  # fmt: skip
 
 
+def _spots(query: Query, truth: Trajectory, places: Sequence[float]) -> list[int] | None:
+    """Return the targets at these fractions of the tokens; None if they are not distinct."""
+    end = truth.tokens[-1]
+    spots = [int(np.argmin(np.abs(truth.tokens - place * end))) for place in places]
+    whole = len(set(spots)) == len(spots) and spots[-1] < len(truth) - 1
+    return spots if whole and places[0] * end > query.context.tokens[-1] else None
+
+
 def _with_point(query: Query, truth: Trajectory, spot: int) -> Query:
     """Return the query after one more evaluation, with the end as its only target."""
     context = query.context
@@ -353,10 +233,14 @@ def _with_point(query: Query, truth: Trajectory, spot: int) -> Query:
     columns: dict[str, Any] = {
         name: joined(name) for name in ("steps", "tokens", "flops", "values", "stderrs")
     }
-    losses = {
-        name: np.append(values, truth.losses[name][spot]) for name, values in context.losses.items()
+    further = {
+        kind: {
+            name: np.append(values, getattr(truth, kind)[name][spot])
+            for name, values in getattr(context, kind).items()
+        }
+        for kind in ("losses", "signals")
     }
-    longer = replace(context, **columns, losses=losses)
+    longer = replace(context, **columns, **further)
     last = slice(len(truth) - 1, len(truth))
     return replace(
         query, context=longer, target_steps=query.target_steps[last],
@@ -386,27 +270,37 @@ def judge(asked: list[Asked]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("data", type=Path, help="folder of the public trajectories")
-    parser.add_argument("networks", type=Path, help="folder of the networks of the folds")
+    parser.add_argument("shared", type=Path, help="folder with trajectories/ and families/")
+    parser.add_argument("forecasters", type=Path, help="folder with one for each held-out family")
+    parser.add_argument("--families", default=",".join(FAMILIES), help="of these, by commas")
     parser.add_argument("--output", type=Path, default=Path("docs/results/decisions.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    folds = Folds(arguments.data, arguments.networks, FitConfig().seed)
-    forecasters = [folds.forecaster(fold) for fold in range(len(folds.folds))]
-    joints: list[Joint] = [f.joint for f in forecasters if f.joint is not None]
+    unseen = Unseen(arguments.shared, arguments.forecasters, arguments.families.split(","))
+    joints = {name: f.joint for name, f in unseen.forecasters.items()}
     record: dict[str, Any] = {
-        "data_digest": folds.digest, "split": SPLIT, "cpus": os.cpu_count(),
-        "python": platform.python_version(), "torch": torch.__version__, "samples": SAMPLES,
-        "folds": [["/".join(group) for group in fold] for fold in folds.folds],
-        "joint": [config_to_dict(joint) for joint in joints], "contexts": {},
+        "cpus": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__,
+        "samples": SAMPLES,
+        "families": {
+            name: {
+                "runs": len({t.run_group for t in targets}),
+                "sizes": sum(g.family == name for g in unseen.groups),
+                "trajectories": len(targets),
+                "digest": data_digest(targets),
+                "joint": None if joint is None else config_to_dict(joint),
+            }
+            for name, joint in joints.items()
+            for targets in [[t for g in unseen.groups if g.family == name for t in g.targets]]
+        },
+        "contexts": {},
     }  # fmt: skip
     for share in CONTEXTS:
-        with stage(f"from {share:g} of the checkpoints", 1) as bar:
-            asked = ask(folds, forecasters, share)
+        asked = ask(unseen, share, SAMPLES)
+        with stage(f"decisions from {share:g}", 1) as bar:
             record["contexts"][f"{share:g}"] = {
                 "tasks": judge(asked),
                 "means": judge(averages(asked)),
-                "next": next_evaluations(folds, forecasters, share),
+                "next": next_evaluations(unseen, share),
             }
             bar.advance()
         write_text_atomic(arguments.output, json.dumps(record, indent=1) + "\n")

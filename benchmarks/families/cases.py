@@ -131,6 +131,10 @@ CASES: Final[tuple[Case, ...]] = (
 )  # fmt: skip
 
 
+RANKED: Final = ("alone", "smaller")
+"""Cases in which candidates are ranked: none of them is a reference of another."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """Queries (indices) that are asked together, with the references that they share."""
@@ -167,6 +171,14 @@ class Asked:
     def counts(self) -> IntArray:
         """The number of targets of each trajectory, (T,)."""
         return np.array([len(y) for y in self.outcomes], dtype=np.int64)
+
+    @property
+    def finished(self) -> IntArray:
+        """The number of reference runs (run groups) of each trajectory, (T,)."""
+        found = np.zeros(len(self), dtype=np.int64)
+        for beside, batch in self.batches.items():
+            found[batch.queries] = len({run.group for run in beside})
+        return found
 
     @property
     def suites(self) -> npt.NDArray[np.str_]:

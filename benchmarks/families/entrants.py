@@ -1,4 +1,9 @@
-"""The forecasters that are compared: simple rules, and trained ones by their folders."""
+"""The forecasters that are compared: simple rules, and trained ones by their folders.
+
+A trained forecaster also enters as the questions use it: with its intervals set by the finished
+runs (`+ finished runs`), and with runs that are alike told apart by their present levels, as in
+`rank` (`+ peers`).
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,12 +13,15 @@ from typing import Any, Final
 
 import numpy as np
 
+from families.cases import RANKED, Case
 from neuneu.core.errors import UserError
 from neuneu.data.fingerprints import SEEN_SHARE
 from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.decisions.peers import align_peers
+from neuneu.decisions.self_calibration import self_calibrate
 from neuneu.evaluation.backtest import RemembersTraining
 from neuneu.forecasters.baselines import make_forecaster
-from neuneu.forecasters.protocol import Forecaster, Query, Sees
+from neuneu.forecasters.protocol import Forecaster, JointForecaster, Query, Sees
 from neuneu.forecasters.registry import load_forecaster
 from neuneu.forecasters.window.export import CONFIG, WEIGHTS
 
@@ -23,6 +31,10 @@ SHIFTED: Final = ("nearest-analogue", "ladder-law", "ladder-two-step-offset")
 
 LAW: Final = "ladder-two-step"
 """The ladder law as published: from references alone."""
+
+FINISHED: Final = " + finished runs"
+PEERS: Final = " + peers"
+"""What the names of variants end with."""
 
 PRESENT: Final = ("persistence", "recent-mean")
 """What rankings are compared with: the last score, and the mean of the last three."""
@@ -79,13 +91,54 @@ def _cell(t: Trajectory) -> tuple[object, ...]:
 class Entrant:
     """A forecaster by name; `mark` identifies what it was made from, for its cached answers.
 
-    `trained` ones are compared with the best of the others, the simple rules.
+    `trained` ones are compared with the best of the others, the simple rules. It answers in the
+    cases that it `enters`.
     """
 
     name: str
     make: Callable[[], Forecaster]
     mark: str = ""
     trained: bool = False
+    enters: Callable[[Case], bool] = lambda _: True
+
+
+class FinishedRuns:
+    """A forecaster whose intervals are as wide as its references, held out in turn, ask for."""
+
+    def __init__(self, forecaster: JointForecaster) -> None:
+        self._forecaster = forecaster
+        self.name, self.sees = forecaster.name, forecaster.sees
+        self.levels = forecaster.levels
+        self._references: Sequence[Trajectory] = ()
+
+    def fit(self, references: Sequence[Trajectory]) -> None:
+        """Keeps finished runs."""
+        self._references = references
+
+    def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
+        """Quantiles (h, Q) of each query."""
+        found = self_calibrate(self._forecaster, self._references, queries).forecaster
+        found.fit(self._references)
+        return found.predict(queries)
+
+
+class Peers:
+    """A forecaster whose answers about runs that are alike are moved as `rank` moves them."""
+
+    def __init__(self, forecaster: JointForecaster) -> None:
+        self._forecaster = forecaster
+        self.name, self.sees = forecaster.name, forecaster.sees
+        self.levels = forecaster.levels
+
+    def fit(self, references: Sequence[Trajectory]) -> None:
+        """Takes finished runs as references."""
+        self._forecaster.fit(references)
+
+    def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
+        """Quantiles (h, Q) of each query."""
+        beside = {id(t): t for query in queries for t in query.siblings}
+        answers = self._forecaster.predict(queries)
+        return align_peers(self._forecaster, queries, answers, list(beside.values()))
 
 
 def rules(*, references: bool, observed: bool) -> list[Entrant]:
@@ -128,8 +181,8 @@ class Trained:
             )
         return cls(name=name, folder=Path(folder))
 
-    def entrant(self, family: str, trajectories: Sequence[Trajectory]) -> Entrant | None:
-        """Return the forecaster of a family; None if there is none that has not seen it.
+    def entrants(self, family: str, trajectories: Sequence[Trajectory]) -> list[Entrant]:
+        """Return the forecaster of a family and its variants; none if it has seen the family.
 
         Raises:
             UserError: the family's own forecaster was trained on the family.
@@ -137,21 +190,31 @@ class Trained:
         single = (self.folder / CONFIG).exists()
         folder = self.folder if single else self.folder / family
         if not (folder / CONFIG).exists():
-            return None
+            return []
         if _seen(load_forecaster(folder, name=self.name), trajectories):
             if single:
-                return None
+                return []
             raise UserError(
                 f"{folder}: expected a forecaster that was not trained on {family}, found one that "
                 "was; hold the family out."
             )
         content = b"".join((folder / file).read_bytes() for file in (CONFIG, WEIGHTS))
-        return Entrant(
-            name=self.name,
-            make=lambda: load_forecaster(folder, name=self.name),
-            mark=hashlib.sha256(content).hexdigest()[:12],
-            trained=True,
-        )
+        mark = hashlib.sha256(content).hexdigest()[:12]
+
+        def load() -> JointForecaster:
+            return load_forecaster(folder, name=self.name)
+
+        return [
+            Entrant(name=self.name, make=load, mark=mark, trained=True),
+            Entrant(
+                name=self.name + FINISHED, make=lambda: FinishedRuns(load()), mark=mark,
+                trained=True, enters=lambda case: case.references is not None,
+            ),
+            Entrant(
+                name=self.name + PEERS, make=lambda: Peers(load()), mark=mark,
+                trained=True, enters=lambda case: case.name in RANKED,
+            ),
+        ]  # fmt: skip
 
 
 def _seen(forecaster: Forecaster, trajectories: Sequence[Trajectory]) -> bool:

@@ -7,9 +7,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from families.entrants import LAW
+from families.entrants import FINISHED, LAW, PEERS
 from families.ranking import finals
-from families.scores import Scored, estimate, quotient
+from families.scores import MANY_FINISHED, Scored, estimate, quotient
 
 TODAY: Final = "today"
 """Name of the forecaster whose intervals are compared with, if it is among the entrants."""
@@ -90,6 +90,7 @@ def goals(record: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
             rows.append(_most(f"{what}, {words}", pooled, found["ratio"][over]["value"]))
     rows += _suites(cases, name)
     rows += _coverage(cases, name)
+    rows += _finished(record["finished"], name + FINISHED)
     rows += _ranking(record["ranking"], name)
     for title, entry in record["large"]["before"].items():
         mine = entry["forecasters"].get(name, {})
@@ -159,19 +160,31 @@ def _inside(what: str, low: float, high: float, value: float) -> dict[str, Any]:
     return goal(what, limit, value, low <= value <= high, "percent")
 
 
+def _finished(finished: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    rows = []
+    for case in ("smaller", "equal"):
+        found = finished.get(case, {}).get(name)
+        if found is not None:
+            what = f"80 % interval coverage, {case}, {MANY_FINISHED} finished runs or more"
+            rows.append(_inside(f"{what}, mean", 0.78, 0.82, found["coverage_80"]["value"]))
+    return rows
+
+
 def _ranking(ranking: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The goals of ranking, met with the answers of `rank` where these are known."""
     rows = []
     for case, kinds in ranking.items():
-        pooled = kinds.get("tasks", {}).get("pooled", {}).get(name, {})
-        if "minus" not in pooled:
+        pooled = kinds.get("tasks", {}).get("pooled", {})
+        used = name + PEERS if name + PEERS in pooled else name
+        if "minus" not in pooled.get(used, {}):
             continue
         what = f"Pairs ranked correctly beyond present score and recent mean, {case}"
         for over, words in (("mean", "mean of families"), ("all", "all pairs")):
-            rows.append(_least(f"{what}, {words}", 0.02, pooled["minus"][over]))
+            rows.append(_least(f"{what}, {words}", 0.02, pooled[used]["minus"][over]))
         minus = {
-            family: entry["forecasters"][name]["minus"]["value"]
+            family: entry["forecasters"][used]["minus"]["value"]
             for family, entry in kinds["tasks"]["families"].items()
-            if "minus" in entry["forecasters"].get(name, {})
+            if "minus" in entry["forecasters"].get(used, {})
         }
         worst = min(minus, key=lambda family: minus[family])
         rows.append(_least(f"{what}, worst family: {worst}", 0.0, minus[worst]))

@@ -24,20 +24,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
 
 from families.answers import Answers, Kept
-from families.cases import CASES, MAX_TRAJECTORIES, Asked, Case, References, ask
+from families.cases import CASES, MAX_TRAJECTORIES, RANKED, Asked, Case, References, ask
 from families.data import FAMILIES, load_families
-from families.entrants import Entrant, Trained, rules
+from families.entrants import FINISHED, PEERS, Entrant, Trained, rules
 from families.goals import LARGE, goals, large_entry, names_of
 from families.ranking import ranking_entry
-from families.scores import Scored, family_entry, pooled_entry, score
+from families.scores import Scored, family_entry, finished_entry, pooled_entry, score
 from neuneu.core.errors import UserError
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
 from neuneu.data.fingerprints import data_digest
 from neuneu.data.trajectories import Trajectory
-
-RANKED: Final = ("alone", "smaller")
-"""Cases in which candidates are ranked: none of them is a reference of another."""
 
 SHOWN: Final = ("before", "one-recipe")
 """Cases with numbers on the largest runs alone."""
@@ -60,7 +57,7 @@ class Benchmark:
         self.limit, self.seed = limit, seed
         self.digests = {name: data_digest(ts) for name, ts in families.items()}
         self.entrants: dict[str, list[Entrant]] = {
-            family: [e for t in trained if (e := t.entrant(family, trajectories)) is not None]
+            family: [e for t in trained for e in t.entrants(family, trajectories)]
             for family, trajectories in families.items()
         }
 
@@ -85,7 +82,9 @@ class Benchmark:
         kept = Kept(folder=self.work, mark=f"{self.digests[family]}-{self.limit}-{self.seed}")
         trained = self.entrants[family]
         entrants = {
-            asked.case.name: {e.name: e for e in [*_rules(asked.case), *trained]}
+            asked.case.name: {
+                e.name: e for e in [*_rules(asked.case), *trained] if e.enters(asked.case)
+            }
             for asked in several
         }
         everyone = {name: e for by_name in entrants.values() for name, e in by_name.items()}
@@ -106,6 +105,7 @@ class Benchmark:
         cases: dict[str, Any] = {}
         ranking: dict[str, Any] = {}
         large: dict[str, Any] = {case: {} for case in SHOWN}
+        finished: dict[str, Any] = {}
         names: dict[str, None] = {}
         for case in self.cases:
             found = [by_case[case.name] for by_case in scored.values() if case.name in by_case]
@@ -115,6 +115,8 @@ class Benchmark:
                 "families": {s.asked.family: family_entry(s) for s in found},
                 "pooled": pooled_entry(found),
             }
+            if entry := finished_entry(found):
+                finished[case.name] = entry
             if case.name in RANKED:
                 ranking[case.name] = ranking_entry(found)
             if case.name in SHOWN:
@@ -129,9 +131,10 @@ class Benchmark:
             "trained": list(names),
             "families": {name: self.counts(name) for name in self.families},
             "limit": self.limit, "seed": self.seed,
-            "cases": cases, "ranking": ranking, "large": large,
+            "cases": cases, "ranking": ranking, "large": large, "finished": finished,
         }  # fmt: skip
-        return result | {"goals": {name: goals(result, name) for name in names}}
+        plain = [name for name in names if not name.endswith((FINISHED, PEERS))]
+        return result | {"goals": {name: goals(result, name) for name in plain}}
 
     def counts(self, family: str) -> dict[str, Any]:
         """Return how much data a family has, and which forecasters answer for it."""

@@ -26,6 +26,9 @@ METRICS: Final = (
     *(f"coverage_{percent}" for percent in metrics.INTERVALS),
     *(f"width_{percent}" for percent in metrics.INTERVALS),
 )
+MANY_FINISHED: Final = 8
+"""Finished runs from which intervals are expected to be right for the user's family."""
+
 MANY_RUNS: Final = 5
 """Suites of more runs than this have a ratio of their own."""
 
@@ -244,5 +247,24 @@ def pooled_entry(families: Sequence[Scored]) -> dict[str, Any]:
         ratios = [s.ratio(name, s.rule) for s in there if s.rule is not None]
         if ratios:
             entry["ratio"] = {"mean": mean_of(ratios), "all": total_of(ratios)}
+        result[name] = entry
+    return result
+
+
+def finished_entry(families: Sequence[Scored]) -> dict[str, Any]:
+    """Return coverage and width where a run has at least `MANY_FINISHED` finished references."""
+    there = {s.asked.family: (s, s.asked.finished >= MANY_FINISHED) for s in families}
+    there = {family: found for family, found in there.items() if found[1].any()}
+    result: dict[str, Any] = {}
+    for name in dict.fromkeys(name for s in families for name in s.trained):
+        known = {f: found for f, found in there.items() if name in found[0].means}
+        if not known:
+            continue
+        entry: dict[str, Any] = {"families": {}}
+        for metric in ("coverage_80", "width_80"):
+            parts = {f: s.mean(name, metric, where) for f, (s, where) in known.items()}
+            for family, part in parts.items():
+                entry["families"].setdefault(family, {})[metric] = estimate(part)
+            entry[metric] = mean_of(list(parts.values()))
         result[name] = entry
     return result

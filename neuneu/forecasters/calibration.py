@@ -6,7 +6,8 @@ more unit at infinity, as in split conformal prediction for two-layer hierarchie
 and Ramdas 2022, arXiv 1809.07441; the pooled variant). Where whole families were held out, as a
 user's family is, every family has the same weight, split evenly among its runs. Each tail is
 adjusted alone, in units of the interval's width (conformalised quantile regression, Romano et al.
-2019, arXiv 1905.03222), so that a share q of outcomes lies below the quantile of level q.
+2019, arXiv 1905.03222), so that a share q of outcomes lies below the quantile of level q. Where
+the noise of a run's evaluations is known, intervals are widened by it first (`widening`).
 
 With the surcharge of one more run, a run drawn like the calibration runs is covered at least at
 the stated rate, on average over runs (the finite-sample correction of split conformal
@@ -18,16 +19,17 @@ Shapes: N targets, Q levels.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import DataError
-from neuneu.data.quantiles import MEDIAN
+from neuneu.data.quantiles import MEDIAN, pinball
 from neuneu.data.trajectories import FloatArray, IntArray
 from neuneu.forecasters.warnings import Warning
+from neuneu.forecasters.widening import Widening, fit_widening, widen
 
 MIN_RUNS: Final = 10
 """Groups of fewer runs use the pooled adjustment: a 10 % tail takes ten runs to hold one."""
@@ -44,12 +46,13 @@ class GroupAdjustment:
     """Shifts of a group's quantiles away from the median, in widths, one for each level.
 
     They rest on `n_runs` runs. `reached` is false for a level that too few runs support; its
-    shift is then the largest score of the group.
+    shift is then the largest score of the group. `widening` comes before the shifts.
     """
 
     shifts: tuple[float, ...]
     reached: tuple[bool, ...]
     n_runs: int
+    widening: Widening = field(default_factory=Widening)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,22 +73,30 @@ class Calibration:
         found = self.groups.get(name)
         return name if found is not None and found.n_runs >= MIN_RUNS else POOLED
 
-    def apply(self, quantiles_NQ: FloatArray, names: Sequence[str]) -> FloatArray:
+    def apply(
+        self, quantiles_NQ: FloatArray, names: Sequence[str], noise_N: FloatArray | None = None
+    ) -> FloatArray:
         """Adjusts quantiles (N, Q): in [0, 1], non-decreasing, with the same median.
 
         Args:
             quantiles_NQ: at this calibration's levels.
             names: the group of each row.
+            noise_N: standard deviation of the noise of each row's series; None is unknown.
         """
         if not len(quantiles_NQ):
             return quantiles_NQ
         used = [self.group(name) for name in names]
         known = sorted(set(used))
         shifts = np.array([self.groups[name].shifts for name in known])
-        row = np.array([known.index(name) for name in used], dtype=np.int64)
-        width = _widths(quantiles_NQ)
+        scale, share = np.array(
+            [(w.scale, w.share) for w in (self.groups[name].widening for name in known)]
+        ).T
+        place = {name: index for index, name in enumerate(known)}
+        row = np.array([place[name] for name in used], dtype=np.int64)
+        noise = np.zeros(len(used)) if noise_N is None else noise_N
+        widened = widen(quantiles_NQ, self.levels, noise, scale[row], share[row])
         side = np.sign(np.array(self.levels) - MEDIAN)
-        moved = quantiles_NQ + side * shifts[row] * width
+        moved = widened + side * shifts[row] * _widths(widened)
         middle = self.levels.index(MEDIAN)
         # Groups are adjusted level by level, so shifted levels may cross; the outer one gives way.
         moved[:, middle:] = np.maximum.accumulate(moved[:, middle:], axis=1)
@@ -116,7 +127,8 @@ class CalibrationSet:
     """N forecasts of runs that the forecaster was not trained on, and their outcomes.
 
     `quantiles` (N, Q); `outcomes` (N,); `runs` and `trajectories` (N,) codes, each trajectory of
-    one run; `groups` (N,) names. `families` (N,) codes where whole families were held out.
+    one run; `groups` (N,) names. `families` (N,) codes where whole families were held out. `noise`
+    (N,): as `Calibration.apply`.
     """
 
     quantiles: FloatArray
@@ -125,6 +137,7 @@ class CalibrationSet:
     trajectories: IntArray
     groups: npt.NDArray[np.str_]
     families: IntArray | None = None
+    noise: FloatArray | None = None
 
 
 def calibrate(
@@ -152,13 +165,11 @@ def calibrate(
         raise DataError("calibration: expected forecasts with known outcomes, found none.")
     if not (np.isfinite(known.quantiles).all() and np.isfinite(known.outcomes).all()):
         raise DataError("calibration: found NaN forecasts or outcomes; leave them out.")
-    side = np.sign(np.array(levels) - MEDIAN)
-    scores = side * (known.outcomes[:, None] - known.quantiles) / _widths(known.quantiles)
-    everyone = np.ones(len(scores), bool)
-    groups = {POOLED: _adjust(scores, known, everyone, levels, surcharge=surcharge)}
+    everyone = np.ones(len(known.outcomes), bool)
+    groups = {POOLED: _adjust(known, everyone, levels, surcharge=surcharge)}
     for name in np.unique(known.groups):
         members = known.groups == name
-        groups[str(name)] = _adjust(scores, known, members, levels, surcharge=surcharge)
+        groups[str(name)] = _adjust(known, members, levels, surcharge=surcharge)
     return Calibration(
         levels=levels,
         groups=groups,
@@ -181,29 +192,39 @@ def conformal_quantile(scores: FloatArray, weights: FloatArray, share: float) ->
 
 
 def _adjust(
-    scores_NQ: FloatArray,
     known: CalibrationSet,
     chosen: npt.NDArray[np.bool_],
     levels: tuple[float, ...],
     *,
     surcharge: bool,
 ) -> GroupAdjustment:
-    runs, trajectories = known.runs[chosen], known.trajectories[chosen]
-    weights, n_runs = run_weights(runs, trajectories)
+    weights, n_runs = run_weights(known.runs[chosen], known.trajectories[chosen])
+    family_of = np.zeros(len(weights), np.int64)
     if known.families is not None:
         _, family_of = np.unique(known.families[chosen], return_inverse=True)
-        total = np.bincount(family_of, weights=weights)
-        weights *= weights.sum() / (len(total) * total[family_of])
+    total = np.bincount(family_of, weights=weights)
+    weights *= weights.sum() / (len(total) * total[family_of])
     if not surcharge:  # 1 / m each instead of 1 / (m + 1)
         weights *= (n_runs + 1) / n_runs
+    quantiles, outcomes = known.quantiles[chosen], known.outcomes[chosen]
+    widening = Widening()
+    if known.noise is not None:
+        noise = known.noise[chosen]
+        # A family's loss counts in units of what it is without widening.
+        loss = weights * pinball(quantiles, outcomes, np.array(levels)).mean(axis=1)
+        unit = np.maximum(np.bincount(family_of, weights=loss), 1e-12)
+        widening = fit_widening(quantiles, outcomes, noise, levels, weights / unit[family_of])
+        quantiles = widen(quantiles, levels, noise, widening.scale, widening.share)
+    side = np.sign(np.array(levels) - MEDIAN)
+    scores_NQ = side * (outcomes[:, None] - quantiles) / _widths(quantiles)
     found = [
         (0.0, True)
         if level == MEDIAN
-        else conformal_quantile(scores_NQ[chosen, column], weights, max(level, 1.0 - level))
+        else conformal_quantile(scores_NQ[:, column], weights, max(level, 1.0 - level))
         for column, level in enumerate(levels)
     ]
     shifts, reached = zip(*found, strict=True)
-    return GroupAdjustment(shifts=shifts, reached=reached, n_runs=n_runs)
+    return GroupAdjustment(shifts=shifts, reached=reached, n_runs=n_runs, widening=widening)
 
 
 def run_weights(runs: IntArray, trajectories: IntArray) -> tuple[FloatArray, int]:

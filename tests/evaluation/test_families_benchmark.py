@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pytest
 from families import run as study
-from families.answers import Answers
+from families.answers import Answers, answer
 from families.cases import CASES, MAX_TARGETS, Asked, ask, sample
 from families.data import load_families, with_facts
-from families.entrants import Entrant, NearestRelative, Trained, rules
+from families.entrants import Entrant, FinishedRuns, NearestRelative, Peers, Trained, rules
 from families.figure import draw
 from families.goals import LARGE, goals, large_entry
 from families.ranking import pairs_of, rank, ranking_entry
 from families.run import Benchmark
-from families.scores import estimate, family_entry, pooled_entry, score
+from families.scores import estimate, family_entry, finished_entry, pooled_entry, score
 from forecasts import Shifted, trajectory
 from page import page_of
+from relatives import Relatives
 
 from neuneu.core.errors import UserError
 from neuneu.data.quantiles import FORECAST_LEVELS
@@ -222,6 +223,39 @@ def test_pooled_numbers_are_means_of_families_and_over_all_trajectories() -> Non
     assert pooled["ratio"]["all"]["value"] == pytest.approx((0.25 + 3 * 0.5) / 4)
 
 
+def test_coverage_beside_eight_finished_runs_leaves_runs_with_fewer_out() -> None:
+    runs = [t for n in range(4) for t in family("f", tasks=1) if (n == 0 or t.params < 4e6)]
+    runs = [replace(t, run=f"{t.run}-{n}") for n, t in enumerate(runs)]  # 2 of 4e6, 16 smaller
+    asked = ask("f", runs, CASE["smaller"])
+    assert sorted(set(asked.finished.tolist())) == [8, 16]
+    few = asked.finished < 9
+    covered = answers_of(asked, 0.0)
+    covered.quantiles[np.repeat(few, asked.counts)] += 1.0
+    for least, coverage in ((8, 0.2), (9, 1.0)):
+        assert sum(asked.finished >= least) == {8: 10, 9: 2}[least]
+        found = score(asked, {"ours": covered}, ["ours"])
+        inside = found.mean("ours", "coverage_80", asked.finished >= least)
+        assert estimate(inside)["value"] == pytest.approx(coverage)
+    entry = finished_entry([found])["ours"]
+    assert entry["coverage_80"]["value"] == pytest.approx(0.2)
+    assert entry["families"]["f"]["width_80"]["value"] == pytest.approx(0.2)
+
+
+def test_variants_answer_as_the_questions_do() -> None:
+    runs = family("f")
+    for case, variant in (("smaller", FinishedRuns(Relatives())), ("alone", Peers(Relatives()))):
+        asked = ask("f", runs, CASE[case])
+        (own,) = answer(Relatives(), [asked])
+        (other,) = answer(variant, [asked])
+        width = [a.quantiles[:, -1] - a.quantiles[:, 0] for a in (own, other)]
+        if case == "smaller":  # two finished runs at most: medians stay, widths move a little
+            np.testing.assert_allclose(other.median, own.median)
+            assert (width[0] != width[1]).any()
+        else:  # present levels of the two mixes of a size, which are the forecasts already
+            np.testing.assert_allclose(width[0], width[1])
+            assert (other.median != own.median).any()
+
+
 def test_intervals_resample_runs() -> None:
     asked = ask("f", family("f"), CASE["alone"])
     worse = asked.groups[np.repeat(np.arange(len(asked)), asked.counts)] == 0
@@ -305,7 +339,7 @@ def test_rules_fit_the_case() -> None:
 
 
 def test_a_folder_without_forecasters_answers_for_no_family(tmp_path: Path) -> None:
-    assert Trained.parse(f"ours={tmp_path}").entrant("f", family("f")) is None
+    assert Trained.parse(f"ours={tmp_path}").entrants("f", family("f")) == []
     for text in ("ours", f"={tmp_path}", "ours=nowhere"):
         with pytest.raises(UserError, match="NAME=FOLDER"):
             Trained.parse(text)
@@ -332,7 +366,10 @@ def benchmark(tmp_path_factory: pytest.TempPathFactory) -> Benchmark:
     ours = Entrant(
         name="ours", make=lambda: Counted("ours", levels=FORECAST_LEVELS), mark="1", trained=True
     )
-    made.entrants = {"f": [ours], "g": [ours]}
+    variant = replace(
+        ours, name="ours + finished runs", enters=lambda case: case.references is not None
+    )
+    made.entrants = {"f": [ours, variant], "g": [ours, variant]}
     return made
 
 
@@ -348,7 +385,11 @@ def test_the_whole_study_makes_a_page_and_resumes(
     assert calls > 0
     assert json.loads(json.dumps(record, allow_nan=False)) == record
     assert list(record["cases"]) == [c.name for c in CASES]
-    assert record["trained"] == ["ours"]
+    assert record["trained"] == ["ours", "ours + finished runs"]
+    assert list(record["goals"]) == ["ours"]
+    entered = {n for n, case in record["cases"].items() if "ours + finished runs" in case["pooled"]}
+    assert entered == {c.name for c in CASES if c.references is not None} - {"one-recipe"}
+    assert record["finished"] == {}  # four references at most
     alone = record["cases"]["alone"]["families"]
     assert {f: entry["trajectories"] for f, entry in alone.items()} == {"f": 12, "g": 18}
     assert record["cases"]["one-recipe"]["families"] == {}

@@ -38,7 +38,7 @@ def forecast_row(**changes: Any) -> dict[str, Any]:
     return {
         "family": "f", "suite": "s", "run": "a", "num_fewshot": 0, "task": "t", "metric": "acc",
         "checkpoints": 12, "present": 0.5, "seen_tokens": 60e9, "tokens": 300e9,
-        "q0.1": 0.58, "q0.5": 0.6, "q0.9": 0.63, "calibration_group": "compared, signal, middle",
+        "q0.1": 0.58, "q0.5": 0.6, "q0.9": 0.63, "calibration_group": "compared, several, middle",
         "calibrated_on": 46, "warnings": [],
     } | changes  # fmt: skip
 
@@ -51,7 +51,7 @@ def decision_row(**changes: Any) -> dict[str, Any]:
     return {
         "run": "a", "task": "mean of 7 tasks", "present": 0.5, "seen_tokens": 6e10, "tokens": 3e11,
         "finished": False, "q0.1": 0.58, "q0.5": 0.6, "q0.9": 0.63, "warnings": [],
-        "calibration_group": "alone, signal, near", "calibrated_on": 20,
+        "calibration_group": "alone, several, near", "calibrated_on": 20,
     } | changes  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_words_say_what_was_seen_and_how_much_is_ahead() -> None:
     [
         ({}, "It has reference runs; forecast with --explain to list them."),
         (
-            {"calibration_group": "alone, signal, far"},
+            {"calibration_group": "alone, several, far"},
             "It has no reference runs: its forecast rests on its own past.",
         ),
         (
@@ -134,7 +134,7 @@ def test_words_say_what_the_bands_are_calibrated_on() -> None:
     sentences = explanation([forecast_row()])
     assert sentences[1] == (
         "Its intervals are calibrated on 46 held-out runs in the same situation (with reference "
-        "runs, tasks above chance, 2.7 to 12 times the tokens of the context), where 8 of 10 "
+        "runs, 3 checkpoints or more, 2.7 to 12 times the tokens of the context), where 8 of 10 "
         "outcomes fell inside the 80 % interval."
     )
     assert sentences[2] == "No warnings apply."
@@ -277,11 +277,11 @@ def test_every_warning_that_is_really_raised_has_its_label() -> None:
 
 def test_every_group_that_is_really_used_is_said_in_words() -> None:
     query = query_at(ladder(1)[0].slice(0, 8), np.array([9e3, 4e4, 4e5]))
-    near_chance = replace(query, context=replace(query.context, chance=0.9))
+    short = replace(query, context=query.context.slice(6, 8))
     names = [
         name
         for seen in (True, False)
-        for names in group_names([query, near_chance], [seen, seen])
+        for names in group_names([query, short], [seen, seen])
         for name in names
     ]
     assert len(set(names)) == 12
@@ -289,9 +289,9 @@ def test_every_group_that_is_really_used_is_said_in_words() -> None:
     assert len(set(words)) == 12
     assert all(
         part in " ".join(words)
-        for part in ("above chance", "near chance", "without reference runs")
+        for part in ("3 checkpoints or more", "fewer than 3", "without reference runs")
     )
-    assert not any({"signal", "near-chance", "far", "middle"} & set(w.split(", ")) for w in words)
+    assert not any({"several", "few", "far", "middle"} & set(w.split(", ")) for w in words)
     assert describe_group("all") == "all"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from neuneu.core.config import build_config
 from neuneu.core.files import write_text_atomic
 from neuneu.forecasters.copula import Joint
+from neuneu.forecasters.widening import Widening
 from neuneu.forecasters.window.export import CARD, CONFIG, read_record
 
 
@@ -74,16 +75,21 @@ def _calibration(record: dict[str, Any]) -> list[str]:
         "## Calibration",
         "",
         f"Intervals rest on forecasts of {calibration['groups']['all']['n_runs']} runs by networks",
-        "that were not trained on them. Groups of fewer than ten runs use `all`. Shifts move each",
-        "quantile away from the median, in widths of the interval.",
+        "that were not trained on them. Groups of fewer than ten runs use `all`. A quantile's",
+        "distance from the median is scaled and joined, in squares, by a share of the noise of the",
+        "run's own evaluations; shifts then move it from the median, in widths of the interval.",
         "",
-        "| group | runs | shift of 0.1 | shift of 0.9 |",
-        "|---|---|---|---|",
+        "| group | runs | scale | share of noise | shift of 0.1 | shift of 0.9 |",
+        "|---|---|---|---|---|---|",
     ]
     low, high = (calibration["levels"].index(level) for level in (0.1, 0.9))
     for name, group in sorted(calibration["groups"].items()):
         shifts = group["shifts"]
-        lines.append(f"| {name} | {group['n_runs']} | {shifts[low]:+.3f} | {shifts[high]:+.3f} |")
+        widening = build_config(Widening, group.get("widening", {}))
+        lines.append(
+            f"| {name} | {group['n_runs']} | {widening.scale:.2f} | {widening.share:.2f} "
+            f"| {shifts[low]:+.3f} | {shifts[high]:+.3f} |"
+        )
     if "joint" in record:
         joint = build_config(Joint, record["joint"])
         lines += [

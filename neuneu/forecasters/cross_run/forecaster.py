@@ -29,6 +29,7 @@ from neuneu.forecasters.cross_run.features import make_features
 from neuneu.forecasters.cross_run.groups import group_names
 from neuneu.forecasters.cross_run.network import CrossRunNetwork, task_index, to_tensors
 from neuneu.forecasters.cross_run.references import NONE, index_references
+from neuneu.forecasters.noise import evaluation_noise
 from neuneu.forecasters.protocol import Query, ReferenceRuns, Sees
 
 MAX_REFERENCES: Final = 24
@@ -251,5 +252,7 @@ class CrossRunForecaster:
         flat = np.concatenate([np.zeros((0, len(self.levels))), *answers])
         known = ~np.isnan(flat).any(axis=1)
         names = np.array([name for names in groups for name in names])
-        flat[known] = self.calibration.apply(flat[known], names[known].tolist())
-        return np.split(flat, np.cumsum([len(answer) for answer in answers])[:-1])
+        counts = [len(answer) for answer in answers]
+        noise = np.repeat(evaluation_noise(queries), counts)
+        flat[known] = self.calibration.apply(flat[known], names[known].tolist(), noise[known])
+        return np.split(flat, np.cumsum(counts)[:-1])

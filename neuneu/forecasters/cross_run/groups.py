@@ -5,12 +5,13 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import NEAR_CHANCE
 from neuneu.forecasters.protocol import Query
 
 HORIZONS: Final = (1.0, 2.5)
 """Edges in ln(target tokens / context tokens) between near, middle and far."""
 
+SEVERAL: Final = 3
+"""Checkpoints from which a run's own evaluations tell their noise."""
 
 PLANNED: Final = "planned"
 """The group of runs that have not begun."""
@@ -29,11 +30,9 @@ def group_names(queries: Sequence[Query], with_references: Sequence[bool]) -> li
         if not len(context):
             names.append([PLANNED] * len(query.target_steps))
             continue
-        level = float(context.values[-3:].mean())
-        chance = context.chance
-        kind = "signal" if chance is None or level > chance + NEAR_CHANCE else "near-chance"
+        past = "several" if len(context) >= SEVERAL else "few"
         ahead = np.log(query.target_tokens / context.tokens[-1])
         far = np.searchsorted(HORIZONS, ahead)
         seen = "compared" if compared else "alone"
-        names.append([f"{seen}, {kind}, {('near', 'middle', 'far')[f]}" for f in far])
+        names.append([f"{seen}, {past}, {('near', 'middle', 'far')[f]}" for f in far])
     return names

@@ -7,13 +7,16 @@ from typing import Final
 
 from neuneu.core.formatting import difference, percent, points, tokens
 from neuneu.decisions.answers import Answer, row_warnings
-from neuneu.forecasters.cross_run.groups import HORIZONS
+from neuneu.forecasters.cross_run.groups import HORIZONS, SEVERAL
 from neuneu.reports.answers.tables import Row
 
 ALONE: Final = "It has no reference runs: its forecast rests on its own past."
 
 _REFERENCES: Final = {"compared": "with reference runs", "alone": "without reference runs"}
-_LEVEL: Final = {"signal": "tasks above chance", "near-chance": "tasks near chance"}
+_PAST: Final = {
+    "several": f"{SEVERAL} checkpoints or more",
+    "few": f"fewer than {SEVERAL} checkpoints",
+}
 _NEAR, _FAR = (f"{math.exp(edge):.2g}" for edge in HORIZONS)
 _AHEAD: Final = {
     "near": f"up to {_NEAR} times the tokens of the context",
@@ -23,11 +26,11 @@ _AHEAD: Final = {
 
 
 def describe_group(name: str) -> str:
-    """A calibration group, `compared, signal, middle`, in plain words."""
+    """A calibration group, `compared, several, middle`, in plain words."""
     parts = name.split(", ")
     if len(parts) != 3:
         return name
-    kinds = (_REFERENCES, _LEVEL, _AHEAD)
+    kinds = (_REFERENCES, _PAST, _AHEAD)
     return ", ".join(kind.get(part, part) for kind, part in zip(kinds, parts, strict=True))
 
 

@@ -12,6 +12,7 @@ from neuneu.forecasters.calibration import Calibration, CalibrationSet, calibrat
 from neuneu.forecasters.copula import Joint, Scored, fit_joint, scores
 from neuneu.forecasters.cross_run.curves import Codes
 from neuneu.forecasters.cross_run.groups import group_names
+from neuneu.forecasters.noise import evaluation_noise
 from neuneu.forecasters.protocol import Forecaster, Query
 
 
@@ -19,13 +20,15 @@ from neuneu.forecasters.protocol import Forecaster, Query
 class Answered:
     """One query, its (h, Q) answer, and the (h,) outcomes at ln tokens `x`.
 
-    `call` is shared by queries with the same context fraction and references.
+    `noise`: see `evaluation_noise`. `call` is shared by queries with the same context fraction and
+    references.
     """
 
     context: Trajectory
     answer: FloatArray
     outcomes: FloatArray
     x: FloatArray
+    noise: float
     groups: list[str]
     call: object
 
@@ -57,12 +60,15 @@ class OutOfFold:
         call = object()
         groups = group_names(queries, with_references)
         answers = forecaster.predict(queries)
+        noise = evaluation_noise(queries).tolist()
         self._answered += [
             Answered(
                 context=query.context, answer=answer, outcomes=truth.values,
-                x=np.log(truth.tokens), groups=names, call=call,
+                x=np.log(truth.tokens), noise=own, groups=names, call=call,
             )
-            for query, truth, answer, names in zip(queries, truths, answers, groups, strict=True)
+            for query, truth, answer, own, names in zip(
+                queries, truths, answers, noise, groups, strict=True
+            )
             if not np.isnan(answer).any()
         ]  # fmt: skip
 
@@ -72,7 +78,7 @@ class OutOfFold:
         Raises:
             DataError: no trajectory of two targets.
         """
-        adjusted = calibration.apply(self._quantiles(), self._groups())
+        adjusted = calibration.apply(self._quantiles(), self._groups(), self._noise())
         return fit_joint(
             Scored(
                 scores=scores(adjusted, self._levels, self._outcomes()),
@@ -101,6 +107,7 @@ class OutOfFold:
                 trajectories=self._coded(lambda a: (a.context.key, a.call)),
                 groups=np.array(self._groups()),
                 families=self._coded(lambda a: a.context.family) if by_family else None,
+                noise=self._noise(),
             ),
             self._levels,
             families=sorted({a.context.family for a in self._answered}),
@@ -119,7 +126,8 @@ class OutOfFold:
         low, middle, high = (self._levels.index(level) for level in (0.1, MEDIAN, 0.9))
         found: dict[str, list[tuple[object, float, float, float]]] = defaultdict(list)
         for one in self._answered:
-            answer = calibration.apply(one.answer, one.groups)
+            noise = np.full(len(one.answer), one.noise)
+            answer = calibration.apply(one.answer, one.groups, noise)
             y = one.outcomes
             inside = (answer[:, low] <= y) & (y <= answer[:, high])
             found[one.groups[0].partition(",")[0]].append(
@@ -148,6 +156,10 @@ class OutOfFold:
 
     def _groups(self) -> list[str]:
         return [name for a in self._answered for name in a.groups]
+
+    def _noise(self) -> FloatArray:
+        counts = [len(a.outcomes) for a in self._answered]
+        return np.repeat(np.array([a.noise for a in self._answered], dtype=np.float64), counts)
 
     def _coded(self, name: Callable[[Answered], object]) -> IntArray:
         """(N,) the code of each target's name."""
