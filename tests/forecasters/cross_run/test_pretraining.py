@@ -233,7 +233,7 @@ def test_bands_are_calibrated_by_group(folder: Path) -> None:
     for references, seen in (([], "alone"), (ladder(3)[:4], "alone"), (ladder(3)[4:], "compared")):
         raw.fit(references)
         compared = [bool(runs.used) for runs in raw.reference_runs([query])]
-        assert group_names([query], compared)[0][0] == f"{seen}, signal, near"
+        assert group_names([query], compared)[0][0] == f"{seen}, several, near"
 
 
 def test_damaged_folders_are_refused(folder: Path, tmp_path: Path) -> None:
