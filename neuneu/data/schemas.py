@@ -68,6 +68,18 @@ RUNS: Final = _schema(
 )  # fmt: skip
 """One run, evaluated or planned; all but `run` may be null (`data.runs` says what they mean)."""
 
+CHOICES: Final = _schema(
+    _RUN,
+    _POSITION,
+    _fields(_TEXT, "task", "task_hash"),
+    _fields(_INT32, "doc", "choice", "label"),
+    _fields(pa.float32(), "logprob", "unconditional_logprob"),
+    _fields(_INT32, "n_tokens", "n_chars", "n_bytes"),
+)
+"""One choice of one item at one checkpoint; log-probabilities are sums over its tokens, in nats.
+
+`label` is the right choice of the item. `unconditional_logprob` and counts may be null."""
+
 CHECKPOINTS: Final = _schema(
     _RUN,
     _fields(_NUMBER, "params"),
