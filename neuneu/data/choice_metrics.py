@@ -28,8 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import DataError
-from neuneu.data.choices import Choices, ItemSet
-from neuneu.data.trajectories import FloatArray, IntArray
+from neuneu.data.choices import Choices, FloatArray, IntArray, ItemSet
 
 METRICS: Final = ("acc", "acc_norm", "acc_bytes")
 """The accuracies that an extraction stores for every task."""
