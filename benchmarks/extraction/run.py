@@ -109,11 +109,12 @@ def workload_of(folder: Path, way: str) -> Any:
     from neuneu.data.checkpoints import list_local
     from neuneu.scoring.corpus import load_corpus
     from neuneu.scoring.evaluation import make_workload
+    from neuneu.scoring.wanted import Wanted
 
     refs = list_local(folder / "checkpoints")
     corpus = load_corpus(folder / "corpus.parquet", max_words=10**9)
     tokenizer = AutoTokenizer.from_pretrained(refs[0].uri, local_files_only=True)
-    workload = make_workload([], corpus, tokenizer, max_tokens=WINDOW - 1)
+    workload = make_workload(Wanted(tasks=[], corpora=[corpus]), tokenizer, max_tokens=WINDOW - 1)
     count = max(1, min(AT_MOST[way], TOKENS_AT_MOST // workload.n_tokens))
     return workload, [Path(ref.uri) for ref in refs[:count]]
 

@@ -72,22 +72,21 @@ def _compare(context: Context, config: Any) -> None:
     from neuneu.data.checkpoints import list_local
     from neuneu.data.store.store import Store
     from neuneu.scoring.checkpoints.preflight import inspect
-    from neuneu.scoring.corpus import load_corpus
     from neuneu.scoring.engines.engine import read_tokenizer
     from neuneu.scoring.evaluation import evaluate, make_workload
-    from neuneu.scoring.tasks import load_tasks
+    from neuneu.scoring.wanted import load_wanted
     from neuneu.scoring.workers.engine import make_scorer
 
     refs = list_local(Path(config.checkpoints))
     chosen = [refs[place] for place in _CHECKED]
-    tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
-    corpus = load_corpus(config.corpus, max_words=config.corpus_words)
     # Memory of the actors may not be free yet.
     engine = replace(config.engine, gpu_memory_utilization=0.3)
     scorer = make_scorer(engine, Path(chosen[0].uri))
     try:
         workload = make_workload(
-            tasks, corpus, read_tokenizer(Path(chosen[0].uri)), max_tokens=scorer.max_prompt_tokens
+            load_wanted(config),
+            read_tokenizer(Path(chosen[0].uri)),
+            max_tokens=scorer.max_prompt_tokens,
         )
         store = Store(config.store)
         stored = store.losses().to_pylist() + store.accuracies().to_pylist()

@@ -1,4 +1,4 @@
-"""`neuneu store`: show, check and compact a trajectory store."""
+"""`neuneu store`: show, check, compact and upgrade a trajectory store; metrics from it."""
 
 import json
 from dataclasses import asdict
@@ -9,7 +9,7 @@ import typer
 from neuneu.cli.exit_codes import finish
 from neuneu.cli.parameters import Json
 
-app = typer.Typer(no_args_is_help=True, help="Show, check and compact a trajectory store.")
+app = typer.Typer(no_args_is_help=True, help="Show, check, compact and upgrade a trajectory store.")
 
 Location = Annotated[
     str, typer.Argument(metavar="STORE", help="Trajectory store: a folder or s3://bucket/folder.")
@@ -84,3 +84,60 @@ def compact(address: Location, json_: Json = False) -> None:
     from neuneu.data.store.store import Store
 
     finish(run_compact(Store(address)), json_)
+
+
+@app.command()
+def upgrade(address: Location, json_: Json = False) -> None:
+    """Bring a store of version 1 to the present one, keeping everything; safe to interrupt.
+
+    Results keep their values; log-probabilities, which version 1 did not store, are absent.
+
+    Example: neuneu store upgrade runs/demo/store
+    """
+    from neuneu.data.store.store import Store
+    from neuneu.data.store.upgrade import upgrade as run_upgrade
+
+    finish(run_upgrade(Store(address)), json_)
+
+
+@app.command()
+def metrics(
+    address: Location,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for metrics.parquet, accuracies.parquet and losses.parquet.",
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks, comma-separated (default: all).")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Recompute accuracies and continuous metrics from the stored log-probabilities.
+
+    Exits with code 3 if accuracies in the store differ from what is recomputed.
+
+    Example: neuneu store metrics runs/demo/store -o runs/metrics
+    """
+    import io
+
+    import pyarrow.parquet as pq
+
+    from neuneu.core.storage import Folder
+    from neuneu.data.store.recomputation import recompute
+    from neuneu.data.store.store import Store
+
+    found = recompute(Store(address), tasks=None if tasks is None else tasks.split(","))
+    summary: dict[str, object] = {"choices": found.choices, "differing": found.differing}
+    for name in ("metrics", "accuracies", "losses"):
+        table = getattr(found, name)
+        summary[name] = table.num_rows
+        if output is not None:
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd")
+            Folder(output).write(f"{name}.parquet", buffer.getvalue())
+    finish(summary | ({} if output is None else {"output": output}), json_,
+           partial=found.differing > 0)  # fmt: skip

@@ -51,10 +51,14 @@ class Dataset:
 
     @cached_property
     def token_losses(self) -> TokenLossTable | None:
-        """Losses per word or token, read from their store on first use."""
+        """Losses per word or token, read from their store on first use.
+
+        Of several validation texts they are those of the store's first (`Store.main_corpus`).
+        """
         if self.token_loss_store is None:
             return None
-        return TokenLossTable.from_table(self.token_loss_store.token_losses())
+        store = self.token_loss_store
+        return TokenLossTable.from_table(store.token_losses(store.main_corpus()))
 
     @cached_property
     def digest(self) -> str:

@@ -20,7 +20,7 @@ from neuneu.data.checks import check_accuracies, check_losses, check_order, chec
 from neuneu.data.quantiles import FORECAST_LEVELS, column
 
 SCHEMA_VERSION: Final = "1"
-_VERSION_KEY: Final = b"neuneu_schema_version"
+VERSION_KEY: Final = b"neuneu_schema_version"
 
 
 def _fields(kind: pa.DataType, *names: str) -> list[pa.Field]:
@@ -28,7 +28,7 @@ def _fields(kind: pa.DataType, *names: str) -> list[pa.Field]:
 
 
 def _schema(*fields: list[pa.Field]) -> pa.Schema:
-    metadata = {_VERSION_KEY: SCHEMA_VERSION.encode()}
+    metadata = {VERSION_KEY: SCHEMA_VERSION.encode()}
     return pa.schema([field for several in fields for field in several], metadata=metadata)
 
 
@@ -67,6 +67,18 @@ RUNS: Final = _schema(
     _fields(_NUMBER, "decay_start_tokens"),
 )  # fmt: skip
 """One run, evaluated or planned; all but `run` may be null (`data.runs` says what they mean)."""
+
+CHOICES: Final = _schema(
+    _RUN,
+    _POSITION,
+    _fields(_TEXT, "task", "task_hash"),
+    _fields(_INT32, "doc", "choice", "label"),
+    _fields(pa.float32(), "logprob", "unconditional_logprob"),
+    _fields(_INT32, "n_tokens", "n_chars", "n_bytes"),
+)
+"""One choice of one item at one checkpoint; log-probabilities are sums over its tokens, in nats.
+
+`label` is the right choice of the item. `unconditional_logprob` and counts may be null."""
 
 CHECKPOINTS: Final = _schema(
     _RUN,
@@ -250,7 +262,7 @@ def check_version(schema: pa.Schema, *, name: str) -> None:
     Raises:
         DataError: the file carries a version, and it is not `SCHEMA_VERSION`.
     """
-    found = (schema.metadata or {}).get(_VERSION_KEY)
+    found = (schema.metadata or {}).get(VERSION_KEY)
     if found is not None and found.decode() != SCHEMA_VERSION:
         raise DataError(
             f"{name}: schema version {found.decode()}, this neuneu reads {SCHEMA_VERSION}; "

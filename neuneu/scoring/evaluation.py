@@ -1,88 +1,132 @@
-"""Evaluation of a checkpoint on tasks and corpus: from prompts to rows of the store."""
+"""Evaluation of a checkpoint on tasks and validation texts: from prompts to rows of the store."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from neuneu.core.errors import EngineError
+from neuneu.core.errors import CheckpointError, EngineError
 from neuneu.data.checkpoints import CheckpointRef
-from neuneu.data.store.store import CheckpointRows, Rows
+from neuneu.data.choice_metrics import CONTINUOUS_METRICS, METRICS, count_ties, task_metrics
+from neuneu.data.choices import FloatArray32, ItemSet
+from neuneu.data.store.store import CheckpointRows, Part, Rows, TaskEvidence
 from neuneu.scoring.checkpoints.preflight import Preflight
-from neuneu.scoring.corpus import Corpus, EncodedCorpus, encode_corpus, prefix_token
+from neuneu.scoring.corpus import EncodedCorpus, encode_corpus, prefix_token
 from neuneu.scoring.engines.engine import Scorer, TokenIds
-from neuneu.scoring.multiple_choice import Task, accuracies, count_ties
+from neuneu.scoring.multiple_choice import Request, Task, item_set
 from neuneu.scoring.prompts import EncodedRequest, continuation_logprobs, encode_requests
+from neuneu.scoring.wanted import Wanted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _POSITION: Final = ("family", "suite", "run", "params", "step", "tokens", "flops")
 _MAX_FLOAT16: Final = float(np.finfo(np.float16).max)
+Rows64 = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedChoices:
+    """Requests as prompts: `rows` (R,) are indices into the prompts of the workload."""
+
+    requests: list[EncodedRequest]
+    rows: Rows64
+
+    def sums(self, logprobs: Sequence[npt.NDArray[np.float32]]) -> FloatArray32:
+        """(R,) summed log-probabilities of the choices, rounded as they are stored."""
+        of_requests = [logprobs[row] for row in self.rows]
+        return continuation_logprobs(self.requests, of_requests).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedTask:
+    """A task as prompts for one tokenizer; `unconditional` where it asks for the choices alone."""
+
+    part: Part
+    items: ItemSet
+    choices: EncodedChoices
+    unconditional: EncodedChoices | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedText:
+    """A validation text as prompts; `rows` (P,) are indices into the prompts of the workload."""
+
+    part: Part
+    corpus: EncodedCorpus
+    rows: Rows64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Tasks and corpus as distinct prompts for one tokenizer and window.
+    """Tasks and texts as distinct prompts for one tokenizer and window.
 
     The last `last[i]` tokens of `prompts[i]` are scored, the most that any request needs.
-    `request_rows[t]` (R_t,) and `corpus_rows` (P,) are indices into `prompts`.
     """
 
     prompts: list[TokenIds]
     last: list[int]
-    tasks: Sequence[Task]
-    requests: list[list[EncodedRequest]]
-    request_rows: list[npt.NDArray[np.int64]]
-    corpus_name: str
-    corpus_hash: str
-    corpus: EncodedCorpus
-    corpus_rows: npt.NDArray[np.int64]
+    tasks: Sequence[EncodedTask]
+    texts: Sequence[EncodedText]
 
     @property
     def n_tokens(self) -> int:
         """Total tokens of all prompts; shared contexts count each time."""
         return sum(len(prompt) for prompt in self.prompts)
 
+    @property
+    def parts(self) -> list[Part]:
+        """The parts of the store that it yields."""
+        return [*(task.part for task in self.tasks), *(text.part for text in self.texts)]
+
 
 def make_workload(
-    tasks: Sequence[Task],
-    corpus: Corpus,
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    max_tokens: int,
+    wanted: Wanted, tokenizer: "PreTrainedTokenizerBase", *, max_tokens: int
 ) -> Workload:
-    """Tokenise tasks and corpus into prompts of at most `max_tokens` tokens.
+    """Tokenise tasks and texts into prompts of at most `max_tokens` tokens.
 
     Raises:
         UserError, DataError, CheckpointError: As `encode_requests` and `encode_corpus`.
     """
     prefix = prefix_token(tokenizer)
     prompts = _Prompts()
-    requests = [
-        encode_requests(task.requests, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
-        for task in tasks
+
+    def encode(requests: Sequence[Request]) -> EncodedChoices:
+        encoded = encode_requests(requests, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
+        rows = [prompts.row(r.tokens, r.n_continuation) for r in encoded]
+        return EncodedChoices(requests=encoded, rows=np.array(rows, np.int64))
+
+    tasks = []
+    for part, task in zip(wanted.task_parts, wanted.tasks, strict=True):
+        choices, alone = encode(task.requests), _alone(task)
+        n_tokens = [request.n_continuation for request in choices.requests]
+        tasks.append(
+            EncodedTask(
+                part=part,
+                items=item_set(task, task_hash=part.hash, n_tokens=n_tokens),
+                choices=choices,
+                unconditional=encode(alone) if alone else None,
+            )
+        )
+    texts = []
+    for part, corpus in zip(wanted.corpus_parts, wanted.corpora, strict=True):
+        encoded = encode_corpus(corpus, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
+        scored = zip(encoded.prompts, encoded.n_scored.tolist(), strict=True)
+        rows = np.array([prompts.row(tokens, last) for tokens, last in scored], np.int64)
+        texts.append(EncodedText(part=part, corpus=encoded, rows=rows))
+    return Workload(prompts=prompts.tokens, last=prompts.last, tasks=tasks, texts=texts)
+
+
+def _alone(task: Task) -> list[Request]:
+    """The choices of a task without their questions, if it asks for all of them."""
+    alone = [
+        replace(request, context=request.unconditional[0], continuation=request.unconditional[1])
+        for request in task.requests
+        if request.unconditional is not None
     ]
-    encoded_corpus = encode_corpus(corpus, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
-    request_rows = [
-        np.array([prompts.row(r.tokens, r.n_continuation) for r in encoded], np.int64)
-        for encoded in requests
-    ]
-    scored = zip(encoded_corpus.prompts, encoded_corpus.n_scored.tolist(), strict=True)
-    corpus_rows = np.array([prompts.row(tokens, last) for tokens, last in scored], np.int64)
-    return Workload(
-        prompts=prompts.tokens,
-        last=prompts.last,
-        tasks=tasks,
-        requests=requests,
-        request_rows=request_rows,
-        corpus_name=corpus.name,
-        corpus_hash=corpus.hash,
-        corpus=encoded_corpus,
-        corpus_rows=corpus_rows,
-    )
+    return alone if len(alone) == len(task.requests) else []
 
 
 class _Prompts:
@@ -109,6 +153,9 @@ def evaluate(
 ) -> CheckpointRows:
     """Score the weights that `scorer` holds and return the checkpoint's rows.
 
+    Metrics are computed from the log-probabilities as they are stored, in float32, so that
+    `neuneu store metrics` finds the same.
+
     Raises:
         CheckpointError: A log-probability is not finite.
         EngineError: The scorer failed, or did not return one result per prompt.
@@ -119,17 +166,28 @@ def evaluate(
             f"the engine returned {len(logprobs)} results for {len(workload.prompts)} prompts."
         )
     ref = checked.ref
-    sums = [
-        continuation_logprobs(encoded, [logprobs[index] for index in indices])
-        for encoded, indices in zip(workload.requests, workload.request_rows, strict=True)
-    ]
+    evidence = {task.part: _evidence(task, logprobs) for task in workload.tasks}
+    accuracies: Rows = []
+    losses: Rows = []
+    token_losses: Rows = []
+    for task in workload.tasks:
+        scores = _task_rows(ref, task, evidence[task.part])
+        accuracies += scores["accuracies"]
+        losses += scores["losses"]
+    for text in workload.texts:
+        rows = _text_rows(checked, text, logprobs)
+        losses += rows["losses"]
+        token_losses += rows["token_losses"]
     row = checkpoint_row(ref, status="done", error=None, attempts=attempts, checked=checked)
     row["proof"] = scorer.proof
-    row["ties"] = sum(map(count_ties, workload.tasks, sums))
+    row["ties"] = sum(found.ties for found in evidence.values())
     return CheckpointRows(
         checkpoint=row,
-        accuracies=_accuracy_rows(ref, workload, sums),
-        **_loss_rows(checked, workload, logprobs),
+        accuracies=accuracies,
+        losses=losses,
+        token_losses=token_losses,
+        parts=workload.parts,
+        evidence=evidence,
     )
 
 
@@ -162,30 +220,61 @@ def checkpoint_row(
     }
 
 
-def _accuracy_rows(
-    ref: CheckpointRef, workload: Workload, sums: Sequence[npt.NDArray[np.float64]]
-) -> Rows:
-    rows = []
-    for task, sums_R in zip(workload.tasks, sums, strict=True):
-        rows += [
-            _position(ref, num_fewshot=task.num_fewshot)
+def _evidence(task: EncodedTask, logprobs: Sequence[npt.NDArray[np.float32]]) -> TaskEvidence:
+    """The summed log-probabilities of a task's choices.
+
+    Raises:
+        CheckpointError: One is not finite.
+    """
+    sums = task.choices.sums(logprobs)
+    alone = None if task.unconditional is None else task.unconditional.sums(logprobs)
+    for values in (sums,) if alone is None else (sums, alone):
+        if not np.isfinite(values).all():
+            at = int(np.argmin(np.isfinite(values)))
+            raise CheckpointError(
+                f"task {task.items.task}, document {task.items.docs[at]}, choice "
+                f"{task.items.choices[at]}: the log-probability is {values[at]}; expected a finite "
+                "number. The checkpoint's weights are probably not finite."
+            )
+    ties = int(count_ties(task.items, sums[None])[0])
+    return TaskEvidence(logprobs=sums, unconditional=alone, ties=ties)
+
+
+def _task_rows(ref: CheckpointRef, task: EncodedTask, evidence: TaskEvidence) -> dict[str, Rows]:
+    """Accuracies, and continuous metrics as losses of the task's name."""
+    alone = evidence.unconditional
+    scores = task_metrics(
+        task.items, evidence.logprobs[None], None if alone is None else alone[None]
+    )
+    position = _position(ref, num_fewshot=task.items.num_fewshot)
+    name = task.items.task
+    stderrs = {metric: float(found.stderrs[0]) for metric, found in scores.items()}
+    return {
+        "accuracies": [
+            position
             | {
-                "task": task.name,
-                "metric": score.metric,
-                "value": score.value,
-                "stderr": score.stderr if np.isfinite(score.stderr) else None,
+                "task": name,
+                "metric": metric,
+                "value": float(scores[metric].values[0]),
+                "stderr": stderrs[metric] if np.isfinite(stderrs[metric]) else None,
                 "planned_tokens": ref.planned_tokens,
             }
-            for score in accuracies(task, sums_R)
-        ]
-    return rows
+            for metric in METRICS
+            if metric in scores
+        ],
+        "losses": [
+            position | {"name": name, "metric": metric, "value": float(scores[metric].values[0])}
+            for metric in CONTINUOUS_METRICS
+            if metric in scores
+        ],
+    }
 
 
-def _loss_rows(
-    checked: Preflight, workload: Workload, logprobs: Sequence[npt.NDArray[np.float32]]
+def _text_rows(
+    checked: Preflight, text: EncodedText, logprobs: Sequence[npt.NDArray[np.float32]]
 ) -> dict[str, Rows]:
     ref = checked.ref
-    losses = workload.corpus.losses([logprobs[index] for index in workload.corpus_rows])
+    losses = text.corpus.losses([logprobs[row] for row in text.rows])
     means = {
         "cross_entropy_loss": losses.nats_per_token,
         "nll_per_word": losses.nats_per_word,
@@ -195,7 +284,7 @@ def _loss_rows(
     return {
         "losses": [
             _position(ref, num_fewshot=0)
-            | {"name": workload.corpus_name, "metric": metric, "value": value}
+            | {"name": text.part.name, "metric": metric, "value": value}
             for metric, value in means.items()
         ],
         "token_losses": [
@@ -203,7 +292,7 @@ def _loss_rows(
                 "suite": ref.suite,
                 "run": ref.run,
                 "step": ref.step,
-                "corpus_hash": workload.corpus_hash,
+                "corpus_hash": text.part.hash,
                 "tokenizer_hash": checked.tokenizer_hash,
                 "unit": "word",
                 "start": 0,

@@ -1,4 +1,4 @@
-"""Extraction: score every checkpoint of a suite on tasks and corpus into the trajectory store.
+"""Extraction: score every checkpoint of a suite on tasks and texts into the trajectory store.
 
 The driver lists, groups and counts; workers on Ray Data stage, check, score and commit. A killed
 run loses at most the checkpoints that were in flight, and the next run resumes with the rest.
@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from pathlib import Path
@@ -23,16 +23,16 @@ from neuneu.core.ray_metrics import CHECKPOINTS_QUARANTINED
 from neuneu.core.ray_session import cluster_address, ray_session
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
+from neuneu.data.store.checkpoint_files import Key
+from neuneu.data.store.parts import Progress
 from neuneu.data.store.store import META, Store
 from neuneu.scoring.checkpoints.grouping import Groups, Pending, group, is_named, with_tokenizers
 from neuneu.scoring.checkpoints.sources import list_checkpoints
 from neuneu.scoring.config import ExtractConfig
-from neuneu.scoring.corpus import Corpus, load_corpus
 from neuneu.scoring.engines.engine import engine_version, local_gpu, with_dtype
 from neuneu.scoring.evaluation import quarantined
-from neuneu.scoring.multiple_choice import Task
 from neuneu.scoring.summary import ExtractSummary, repeated_weights
-from neuneu.scoring.tasks import load_tasks, task_rows, tasks_hash
+from neuneu.scoring.wanted import Wanted, load_wanted, old_meanings
 from neuneu.scoring.workers.fan_out import cluster_has_gpus, fan_out, slots
 from neuneu.scoring.workers.placement import Placement, need, place
 from neuneu.scoring.workers.worker import Outcome
@@ -42,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 
 def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSummary:
-    """Score every checkpoint that is not in the store yet.
+    """Score those tasks and texts of every checkpoint that are not in the store yet.
 
     Args:
         config: What to score.
@@ -57,24 +57,24 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
     summary = ExtractSummary(store=config.store, engine=engine_version(config.engine))
     refs = list_checkpoints(config.checkpoints)
     _check_runs(config.mixed_tokenizers, refs)
-    tasks = load_tasks(config.tasks, limit=config.limit, seed=config.seed, text=config.task_text)
-    corpus = load_corpus(config.corpus, max_words=config.corpus_words)
-    store.bind(fingerprint(config, tasks, corpus, engine=summary.engine))
-    store.write_tasks(task_rows(tasks))
+    wanted = load_wanted(config)
+    store.bind(fingerprint(config, engine=summary.engine), corpus=wanted.corpora[0].name)
+    old_meanings(store, wanted)  # what has the name of an old task must be that task
+    store.claim(wanted.records())
 
-    rows = store.checkpoints().to_pylist()
-    status = {(row["suite"], row["run"], row["step"]): row["status"] for row in rows}
-    todo = [ref for ref in refs if config.is_due(status.get(ref.key))]
+    progress = store.progress(meanings=wanted.meanings)
+    status = {ref.key: config.status(progress.get(ref.key), wanted.parts) for ref in refs}
+    todo = [ref for ref in refs if config.is_due(status[ref.key])]
     summary.listed = len(refs)
-    summary.skipped_done = sum(status.get(ref.key) == "done" for ref in refs)
+    summary.skipped_done = sum(status[ref.key] == "done" for ref in refs)
     summary.skipped_quarantined = len(refs) - len(todo) - summary.skipped_done
     _log.info(
         "checkpoints to score",
         extra={"store": config.store, "listed": len(refs), "to_score": len(todo)},
     )
     if todo:
-        groups = _group(config, store, rows, todo, summary)
-        _score(config, groups, tasks=tasks, corpus=corpus, summary=summary, address=address)
+        groups = _group(config, store, progress, todo, summary)
+        _score(config, groups, wanted=wanted, summary=summary, address=address)
     assert summary.listed == (
         summary.skipped_done
         + summary.skipped_quarantined
@@ -106,15 +106,9 @@ def _on_gpus(config: ExtractConfig, address: str | None) -> bool:
         return cluster_has_gpus()
 
 
-def fingerprint(
-    config: ExtractConfig, tasks: Sequence[Task], corpus: Corpus, *, engine: str
-) -> dict[str, Any]:
-    """What the numbers in a store depend on, apart from each checkpoint's own tokenizer."""
+def fingerprint(config: ExtractConfig, *, engine: str) -> dict[str, Any]:
+    """What all numbers in a store depend on, apart from each checkpoint's own tokenizer."""
     return {
-        "corpus": corpus.name,
-        "corpus_hash": corpus.hash,
-        "corpus_words": corpus.n_words,
-        "tasks_hash": tasks_hash(tasks),
         "prefix_token": "bos, else eos; bos before contexts where the tokenizer adds it",
         "truncation": "left",
         "max_model_len": config.engine.max_model_len,
@@ -136,7 +130,7 @@ def _check_runs(names: Sequence[str], refs: Sequence[CheckpointRef]) -> None:
 def _group(
     config: ExtractConfig,
     store: Store,
-    rows: Sequence[dict[str, Any]],
+    progress: Mapping[Key, Progress],
     todo: Sequence[CheckpointRef],
     summary: ExtractSummary,
 ) -> Groups:
@@ -144,18 +138,21 @@ def _group(
     started = time.perf_counter()
     known: dict[tuple[str, str], list[str]] = defaultdict(list)
     tokenizers: dict[tuple[str, str], list[str]] = defaultdict(list)
-    earlier_attempts: dict[tuple[str, str, int], int] = {}
-    for row in rows:
+    weights: dict[Key, str | None] = {}
+    earlier_attempts = {key: found.attempts for key, found in progress.items()}
+    for row in store.checkpoints().to_pylist():
         run = (row["suite"], row["run"])
         if row["status"] != "done":
-            earlier_attempts[*run, row["step"]] = row["attempts"]
             continue
+        weights[*run, row["step"]] = row["weights_hash"]
         known[run].append(row["config_hash"])
         if row["tokenizer_hash"]:
             tokenizers[run].append(row["tokenizer_hash"])
     with stage("read configs", len(todo)) as bar:
         groups = group(todo, known=known, earlier_attempts=earlier_attempts, advance=bar.advance)
     groups = with_tokenizers(groups, known=tokenizers, mixed=config.mixed_tokenizers)
+    pending = [replace(p, weights_hash=weights.get(p.ref.key)) for p in groups.pending]
+    groups = replace(groups, pending=pending)
     for ref, error in groups.failed:
         attempts = earlier_attempts.get(ref.key, 0) + 1
         store.commit(quarantined(ref, error, attempts=attempts))
@@ -177,8 +174,7 @@ def _score(
     config: ExtractConfig,
     groups: Groups,
     *,
-    tasks: Sequence[Task],
-    corpus: Corpus,
+    wanted: Wanted,
     summary: ExtractSummary,
     address: str | None,
 ) -> None:
@@ -196,9 +192,7 @@ def _score(
         for ref, _ in groups.failed:
             CHECKPOINTS_QUARANTINED.record(1, suite=ref.suite, run=ref.run)
         grows = cluster_address(address) is not None
-        for outcome in _outcomes(
-            config, pending, grows=grows, tasks=tasks, corpus=corpus, summary=summary
-        ):
+        for outcome in _outcomes(config, pending, grows=grows, wanted=wanted, summary=summary):
             outcomes.append(outcome)
             _log_outcome(outcome)
             failures += outcome.status == "quarantined" or outcome.engine_failed
@@ -221,8 +215,7 @@ def _outcomes(
     pending: list[Pending],
     *,
     grows: bool,
-    tasks: Sequence[Task],
-    corpus: Corpus,
+    wanted: Wanted,
     summary: ExtractSummary,
 ) -> Iterator[Outcome]:
     """Yield outcomes as they arrive, one placement after another.
@@ -245,8 +238,7 @@ def _outcomes(
             _with_placement(config, placement),
             actors=actors,
             gpus=placement.gpus,
-            tasks=tasks,
-            corpus=corpus,
+            wanted=wanted,
         )
 
 

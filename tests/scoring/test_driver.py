@@ -55,7 +55,7 @@ def test_driver_expects_the_tokenizer_that_the_store_has(root: Path) -> None:
     store.commit(CheckpointRows(checkpoint=done, accuracies=[], losses=[], token_losses=[]))
     bad = make_ref(root / "nowhere", run="c")
     summary = ExtractSummary(store=config.store, engine="")
-    groups = _group(config, store, store.checkpoints().to_pylist(), [*refs[1:], bad], summary)
+    groups = _group(config, store, store.progress(), [*refs[1:], bad], summary)
     found = {item.ref.key[1:]: item.tokenizer_hash for item in groups.pending}
     assert found == {("a", 2): "0123456789abcdef", ("b", 1): None, ("b", 2): None}
     assert summary.quarantined == 1

@@ -7,11 +7,18 @@ import pytest
 from tiny_checkpoints import make_ref
 
 from neuneu.core.errors import CheckpointError, EngineError
-from neuneu.data.store.store import Store
+from neuneu.data.store.store import Part, Store
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.corpus import EncodedCorpus
-from neuneu.scoring.evaluation import Workload, evaluate, quarantined
-from neuneu.scoring.multiple_choice import Request, Task
+from neuneu.scoring.evaluation import (
+    EncodedChoices,
+    EncodedTask,
+    EncodedText,
+    Workload,
+    evaluate,
+    quarantined,
+)
+from neuneu.scoring.multiple_choice import Request, Task, item_set
 from neuneu.scoring.prompts import EncodedRequest
 
 CHECKED = Preflight(
@@ -23,6 +30,8 @@ CHECKED = Preflight(
     max_positions=8,
     vocab_size=10,
 )
+
+TASK, TEXT = Part("task", "t", 3, "th"), Part("corpus", "text", 0, "h")
 
 
 class FakeScorer:
@@ -81,19 +90,26 @@ def workload() -> Workload:
     return Workload(
         prompts=[(0, 1, 2), (0, 1, 1), (0, 1, 3), (1, 2, 4)],
         last=[2, 1, 1, 1],
-        tasks=[task],
-        requests=[encoded],
-        request_rows=[np.array([0, 1, 2, 0])],
-        corpus_name="text",
-        corpus_hash="h",
-        corpus=EncodedCorpus(
-            prompts=[(0, 1, 2), (1, 2, 4)],
-            n_scored=np.array([2, 1]),
-            token_words=np.array([0, 0, 1]),
-            n_words=2,
-            n_bytes=10,
-        ),
-        corpus_rows=np.array([0, 3]),
+        tasks=[
+            EncodedTask(
+                part=TASK,
+                items=item_set(task, task_hash="th", n_tokens=[1] * 4),
+                choices=EncodedChoices(requests=encoded, rows=np.array([0, 1, 2, 0])),
+            )
+        ],
+        texts=[
+            EncodedText(
+                part=TEXT,
+                corpus=EncodedCorpus(
+                    prompts=[(0, 1, 2), (1, 2, 4)],
+                    n_scored=np.array([2, 1]),
+                    token_words=np.array([0, 0, 1]),
+                    n_words=2,
+                    n_bytes=10,
+                ),
+                rows=np.array([0, 3]),
+            )
+        ],
     )
 
 
@@ -106,7 +122,7 @@ def test_evaluate_hand_worked_rows(workload: Workload) -> None:
     assert {row["num_fewshot"] for row in unit.accuracies} == {3}
     assert {row["planned_tokens"] for row in unit.accuracies} == {1e4}
     # Corpus tokens 1, 2 (word 0) and 4 (word 1): 0.25 + 0.5 and 1.0 nats.
-    losses = {row["metric"]: row["value"] for row in unit.losses}
+    losses = {row["metric"]: row["value"] for row in unit.losses if row["name"] == "text"}
     assert losses == pytest.approx(
         {
             "cross_entropy_loss": 1.75 / 3,
@@ -114,7 +130,21 @@ def test_evaluate_hand_worked_rows(workload: Workload) -> None:
             "bpb": 1.75 / math.log(2) / 10,
         }
     )
-    assert {(row["name"], row["num_fewshot"]) for row in unit.losses} == {("text", 0)}
+    # Continuous metrics of the task: the right choices have -0.5 and -0.75 nats, 2 and 4 bytes.
+    own = {row["metric"]: row["value"] for row in unit.losses if row["name"] == "t"}
+    p_gold = [1 / (1 + math.exp(0.25))] * 2
+    assert own == pytest.approx(
+        {
+            "bpb": (0.5 / 2 + 0.75 / 4) / math.log(2) / 2,
+            "p_gold": p_gold[0],
+            "margin": ((-0.5 / 2 + 0.25 / 1) + (-0.75 / 4 + 0.5 / 2)) / 2,
+            "brier": 2 * (1 - p_gold[0]) ** 2,
+        }
+    )
+    assert {(row["name"], row["num_fewshot"]) for row in unit.losses} == {("text", 0), ("t", 3)}
+    evidence = unit.evidence[TASK]
+    assert evidence.logprobs.tolist() == [-0.5, -0.25, -0.75, -0.5]
+    assert (evidence.logprobs.dtype, evidence.unconditional) == (np.float32, None)
     (words,) = unit.token_losses
     assert words["losses"].dtype == np.float16
     np.testing.assert_array_equal(words["losses"], [0.75, 1.0])
@@ -149,12 +179,14 @@ def test_evaluate_unit_is_accepted_by_the_store(workload: Workload, tmp_path: Pa
     assert store.status() == {("tiny", "a", 5): "done", ("tiny", "a", 9): "quarantined"}
     assert store.token_losses().column("losses").to_pylist() == [[0.75, 1.0]]
     assert store.accuracies().num_rows == 3
+    assert store.progress()["tiny", "a", 5].parts == {TASK: 4, TEXT: 0}
 
 
 def test_evaluate_huge_word_loss_is_clipped_to_finite_float16(workload: Workload) -> None:
     unit = evaluate(FakeScorer({4: -1e6}), workload, CHECKED, attempts=1)
     assert unit.token_losses[0]["losses"].tolist() == [0.75, 65504.0]
-    assert unit.losses[0]["value"] == pytest.approx((1e6 + 0.75) / 3)
+    (mean,) = [row["value"] for row in unit.losses if row["metric"] == "cross_entropy_loss"]
+    assert mean == pytest.approx((1e6 + 0.75) / 3)
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf])

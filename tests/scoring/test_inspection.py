@@ -20,11 +20,11 @@ class Counting:
         self.calls = calls
 
     def call(self, method: str, *args: Any, timeout_s: float) -> Any:
-        self.calls.append((method, args[-1]))
+        self.calls.append((method, args[1]))
         time.sleep(0.05)
         if args[0] == Path("broken"):
             raise ProcessError("its process died.")
-        return f"workload of {args[-1]}"
+        return f"workload of {args[1]}"
 
     def close(self) -> None:
         """Nothing is held."""
@@ -40,7 +40,7 @@ def calls() -> list[tuple[str, Any]]:
 
 @pytest.fixture
 def inspection(calls: list[tuple[str, Any]]) -> Inspection:
-    return Inspection(lambda *_: Counting(calls), [], None)  # type: ignore[arg-type]
+    return Inspection(lambda *_: Counting(calls), None)  # type: ignore[arg-type]
 
 
 def test_tokenise_once_for_threads_that_ask_at_the_same_time(
@@ -50,7 +50,7 @@ def test_tokenise_once_for_threads_that_ask_at_the_same_time(
 
     def ask() -> Any:
         ready.wait(60)
-        return inspection.tokenise(("hash", 127), Path("good"), timeout_s=60)
+        return inspection.tokenise(("hash", 127, ()), Path("good"), timeout_s=60)
 
     with ThreadPoolExecutor(2) as pool:
         found = [pool.submit(ask) for _ in range(2)]
@@ -62,6 +62,6 @@ def test_what_breaks_the_inspector_is_the_checkpoints_fault_and_another_is_start
     inspection: Inspection, calls: list[tuple[str, Any]]
 ) -> None:
     with pytest.raises(CheckpointError, match=r"^tokenising with its tokenizer: its process died"):
-        inspection.tokenise(("hash", 127), Path("broken"), timeout_s=60)
-    assert inspection.tokenise(("hash", 63), Path("good"), timeout_s=60) == "workload of 63"
+        inspection.tokenise(("hash", 127, ()), Path("broken"), timeout_s=60)
+    assert inspection.tokenise(("hash", 63, ()), Path("good"), timeout_s=60) == "workload of 63"
     assert calls == [("workload", 127), ("kill", None), ("workload", 63)]

@@ -20,6 +20,7 @@ from neuneu.scoring.corpus import load_corpus
 from neuneu.scoring.engines.engine import EngineConfig
 from neuneu.scoring.plan import Plan, make_plan
 from neuneu.scoring.tasks import load_tasks
+from neuneu.scoring.wanted import Wanted
 
 pytest.importorskip("transformers")
 
@@ -260,8 +261,7 @@ def planned(models: Path, groups: Groups) -> Plan:
     return make_plan(
         [],
         groups,
-        tasks=tasks,
-        corpus=load_corpus(models / "corpus.parquet", max_words=50),
+        wanted=Wanted(tasks=tasks, corpora=[load_corpus(models / "corpus.parquet", max_words=50)]),
         engine=EngineConfig(kind="hf", max_model_len=WINDOW),
         status=Counter(),
         profile=None,

@@ -2,14 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rows import accuracy, checkpoint_rows, loss
 from tiny_checkpoints import WINDOW, extract_config, save_two_runs
 
 from neuneu.core.config import load_config
-from neuneu.scoring.corpus import load_corpus
+from neuneu.data.choice_metrics import CONTINUOUS_METRICS, METRICS
+from neuneu.data.store.checkpoint_files import encode
+from neuneu.data.store.store import CheckpointRows, Part, TaskEvidence
 from neuneu.scoring.evaluation import make_workload
-from neuneu.scoring.plan import HardwareProfile, extraction_status, plan_extraction
-from neuneu.scoring.tasks import load_tasks
+from neuneu.scoring.plan import (
+    HardwareProfile,
+    checkpoint_file_bytes,
+    extraction_status,
+    plan_extraction,
+)
+from neuneu.scoring.wanted import load_wanted
 
 pytest.importorskip("transformers")
 
@@ -33,18 +42,49 @@ def test_plan_counts_the_tokens_that_would_be_scored(root: Path) -> None:
 
     config = extract_config(root)
     plan = plan_extraction(config, PROFILE)
-    tasks = load_tasks(config.tasks, limit=None, seed=0, text=None)
-    corpus = load_corpus(config.corpus, max_words=400)
     tokenizer = AutoTokenizer.from_pretrained(root / "checkpoints/a/step-1")
-    workload = make_workload(tasks, corpus, tokenizer, max_tokens=WINDOW - 1)
+    workload = make_workload(load_wanted(config), tokenizer, max_tokens=WINDOW - 1)
     assert plan.corpus_tokens + plan.task_tokens == 4 * workload.n_tokens
-    assert plan.corpus_tokens == 4 * sum(map(len, workload.corpus.prompts))
+    assert plan.corpus_tokens == 4 * sum(map(len, workload.texts[0].corpus.prompts))
     assert plan.task_tokens_shared <= plan.task_tokens
     assert (plan.to_score, plan.architectures, plan.tokenizers) == (4, 2, 1)
     assert plan.gigabytes_to_move == 0
     assert plan.engine_hours is not None
     scored = PROFILE.score_s(1e5, (plan.corpus_tokens + plan.task_tokens_shared) / 4)
     assert plan.engine_hours * 3600 == pytest.approx(4 * scored + 4 * 2 + 2 * 5)
+
+
+@pytest.mark.parametrize(("n_tasks", "choices", "words"), [(0, 0, 3_000), (66, 81_000, 256_000)])
+def test_size_of_a_checkpoint_is_that_of_its_file(n_tasks: int, choices: int, words: int) -> None:
+    rng = np.random.default_rng(0)
+    base = checkpoint_rows(10)
+    text = Part("corpus", "v", 0, "k")
+    tasks = [Part("task", f"t{i}", 5, f"{i:016x}") for i in range(n_tasks)]
+    own = {"suite": "s", "run": "r", "step": 10, "num_fewshot": 5}
+    rows = CheckpointRows(
+        checkpoint=base.checkpoint,
+        accuracies=[
+            accuracy(**own, task=part.name, metric=metric, value=rng.random(), stderr=rng.random())
+            for part in tasks
+            for metric in METRICS
+        ],
+        losses=base.losses + [
+            loss(**own, name=part.name, metric=metric, value=rng.random())
+            for part in tasks
+            for metric in CONTINUOUS_METRICS
+        ],
+        token_losses=[
+            row | {"count": words, "losses": rng.gamma(2, 3, words).astype(np.float16)}
+            for row in base.token_losses
+        ],
+        parts=[*tasks, text],
+        evidence={
+            part: TaskEvidence(logprobs=-rng.gamma(8, 2, choices // n_tasks).astype(np.float32))
+            for part in tasks
+        },
+    )  # fmt: skip
+    size = len(encode(rows.table()))
+    assert checkpoint_file_bytes(words, n_tasks, choices) == pytest.approx(size, rel=0.1)
 
 
 def test_plan_without_a_profile_has_no_hours(root: Path) -> None:

@@ -14,7 +14,14 @@ from neuneu.core.errors import DataError, UserError
 from neuneu.data.schemas import TASKS
 from neuneu.scoring import tasks as tasks_module
 from neuneu.scoring.multiple_choice import Request, Task
-from neuneu.scoring.tasks import declarations, load_tasks, subsample, task_rows, tasks_hash
+from neuneu.scoring.tasks import (
+    declarations,
+    load_tasks,
+    subsample,
+    task_hash,
+    task_rows,
+    tasks_hash,
+)
 
 
 def load(*specs, limit=None, seed=0):
@@ -103,7 +110,7 @@ def test_blimp_tells_what_is_wrong(blimp, tmp_path):
         load(f"blimp:{path}")
 
 
-def test_olmes_requests_are_sorted_and_unconditional_ones_dropped(olmes):
+def test_olmes_requests_are_sorted_and_unconditional_ones_attached(olmes):
     arc, winogrande = load(f"olmes:{olmes}")
     assert [(r.doc, r.choice, r.label) for r in arc.requests] == [
         (0, 0, 2),
@@ -115,6 +122,8 @@ def test_olmes_requests_are_sorted_and_unconditional_ones_dropped(olmes):
     assert (arc.name, arc.base_task, arc.format) == ("arc_easy_rc_0shot", "arc_easy", "rc")
     assert (arc.split, arc.group, arc.num_fewshot) == ("val", "science_and_math", 0)
     assert arc.chance == pytest.approx((1 / 3 + 1 / 2) / 2)
+    alone = [r.unconditional for r in arc.requests]
+    assert alone == [("Answer:", f" choice {choice}") for choice in range(3)] + [None] * 2
     assert [r.context for r in winogrande.requests] == ["name 0", "name 1"]
     assert winogrande.group == "commonsense_and_reading"
 
@@ -301,6 +310,14 @@ def test_tasks_hash_sees_every_field():
     assert len({tasks_hash(tasks) for tasks in variants}) == len(variants)
     # Fixed for good, as a store is bound to it.
     assert tasks_hash([choices_task(2)]) == "6b2e183d80391710"
+
+
+def test_task_hash_sees_what_is_asked_without_the_question():
+    task = choices_task(2)
+    alone = replace(task.requests[0], unconditional=("", "x"))
+    asks = replace(task, requests=(alone, *task.requests[1:]))
+    assert tasks_hash([asks]) == tasks_hash([task])
+    assert len({task_hash(task), task_hash(asks), task_hash(replace(task, group="h"))}) == 3
 
 
 def test_task_rows_fit_the_schema(olmes):

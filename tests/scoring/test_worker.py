@@ -17,9 +17,8 @@ from neuneu.data.checkpoints import CheckpointRef, list_local
 from neuneu.data.store.store import Store
 from neuneu.scoring.checkpoints.grouping import Pending, group
 from neuneu.scoring.checkpoints.preflight import Preflight
-from neuneu.scoring.corpus import load_corpus
 from neuneu.scoring.engines.engine import EngineConfig
-from neuneu.scoring.tasks import load_tasks
+from neuneu.scoring.wanted import load_wanted
 from neuneu.scoring.workers import engine, inspection
 from neuneu.scoring.workers.processes import ProcessError
 from neuneu.scoring.workers.worker import Worker
@@ -138,8 +137,7 @@ def _worker(suite: Path, tmp_path: Path, script: Script, *, peers: bool = False)
             checkpoint_timeout_s=100,
             inspect_timeout_s=50,
         ),
-        load_tasks(config.tasks, limit=None, seed=0, text=None),
-        load_corpus(config.corpus, max_words=50),
+        load_wanted(replace(config, corpus_words=50)),
         peers=peers,
         host=partial(Here, script),
         sleep=script.rests.append,

@@ -102,7 +102,6 @@ def test_a_place_that_cannot_be_used_is_told_before_the_work(
 def test_backtest_reads_a_store_and_models_on_s3(s3: S3Server, there: str, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     store.bind({})
-    store.write_tasks([])
     for run in "ab":
         for step in range(10, 130, 10):
             store.commit(checkpoint_rows(step, run=run))

@@ -18,19 +18,24 @@ from neuneu.core.storage import THREADS
 from neuneu.data.schemas import validate_accuracies
 from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
 from neuneu.data.store.checkpoint_files import (
+    KEYS,
     LISTS,
+    Key,
     decode,
     file_name,
     is_checkpoint_file,
     is_compacted,
     run_folder,
-    select_winners,
+    winners,
 )
+from neuneu.data.store.items import ITEMS, items_name, read_items
+from neuneu.data.store.parts import PARTS, Part
 from neuneu.data.store.store import META, Store
 
 _HISTORY: Final = "extraction.json"
 _OTHERS: Final = re.compile(
-    rf"{re.escape(META)}|tasks\.parquet|{re.escape(_HISTORY)}|{ATTEMPTS}/.+"
+    rf"{re.escape(META)}|tasks\.parquet|{re.escape(_HISTORY)}|"
+    rf"{ATTEMPTS}/.+|{PARTS}/[^/]+\.json|{ITEMS}/[^/]+\.parquet"
 )
 _STATUSES: Final = ("done", "quarantined")
 
@@ -39,14 +44,16 @@ _STATUSES: Final = ("done", "quarantined")
 class StoreReport:
     """Result of `check`.
 
-    `checkpoints` counts checkpoints by status, `rows` the rows that count in each tidy table, and
-    `duplicates` rows that do not count because of another row for their checkpoint. `damaged`
+    `version` is that of the store. `checkpoints` counts checkpoints by status, `rows` the rows that
+    count in each tidy table (`choices`: log-probabilities), and `duplicates` rows that do not count
+    because of another row for their part of a checkpoint. `damaged`
     gives the problem and its remedy by file; `foreign` files do not belong in a store.
     `mixed_tokenizers` counts done checkpoints by tokenizer hash, for each run (`suite/run`) with
     several tokenizers unless an extraction allowed it: their losses are not comparable.
     """
 
     store: str
+    version: str
     fingerprint: dict[str, Any]
     files: int = 0
     files_compacted: int = 0
@@ -81,7 +88,10 @@ def check(store: Store) -> StoreReport:
         StoreError: not a store.
         StorageError: storage failed.
     """
-    report = StoreReport(store=str(store.folder), fingerprint=store.fingerprint())
+    meta = store.meta()
+    report = StoreReport(
+        store=str(store.folder), version=meta["schema_version"], fingerprint=meta["fingerprint"]
+    )
     listed = list(store.folder.files())
     names = [name for name in listed if is_checkpoint_file(name)]
     others = set(listed).difference(names)
@@ -91,7 +101,7 @@ def check(store: Store) -> StoreReport:
     try:
         report.rows["tasks"] = store.tasks().num_rows
     except StoreError as error:
-        report.damaged["tasks.parquet"] = str(error)
+        report.damaged["tasks"] = str(error)
     tables: dict[str, pa.Table] = {}
     with stage("check files", len(names)) as bar, ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(lambda name: _read(store, name), names)
@@ -101,7 +111,7 @@ def check(store: Store) -> StoreReport:
                 report.damaged[name] = result
             else:
                 tables[name] = result
-    _count(report, tables, allowed=_allowed(store))
+    _count(report, store, tables, allowed=_allowed(store))
     return report
 
 
@@ -152,20 +162,32 @@ def _read(store: Store, name: str) -> pa.Table | str:
         raise StorageError(
             f"{where}: deleted while the store was checked; check again when no compaction runs."
         ) from None
-    for row in table.column("checkpoint").to_pylist():
+    files: dict[Key, str] = {}
+    parts: dict[Key, list[Part]] = {}
+    for row in table.select(KEYS.names).to_pylist():
         key = (row["suite"], row["run"], row["step"])
+        if row["kind"] in {"task", "corpus"}:
+            part = Part(row["kind"], row["name"], row["num_fewshot"], row["hash"])
+            parts.setdefault(key, []).append(part)
+    own = table.filter(pc.field("checkpoint").is_valid()).column("checkpoint")
+    for row in own.to_pylist():
+        key = (row["suite"], row["run"], row["step"])
+        files[key] = file_name(row, parts.get(key, ()))
         fits = run_folder(*key[:2]) == name.rpartition("/")[0] and (
-            is_compacted(name) or name == file_name(row)
+            is_compacted(name) or name == files[key]
         )
         if row["status"] not in _STATUSES or not fits:
             return (
                 f"{where}: holds checkpoint {key}, status {row['status']!r}, which belongs in "
-                f"{file_name(row)}; it was moved or edited by hand: put it back or delete it."
+                f"{files[key]}; it was moved or edited by hand: put it back or delete it."
             )
-    lengths = [pc.list_value_length(table.column(column)).fill_null(0) for column in LISTS]
+    if lost := sorted(parts.keys() - files.keys()):
+        return f"{where}: holds results of checkpoint {lost[0]} without its record; delete it."
+    lengths = [pc.fill_null(pc.list_value_length(table.column(column)), 0) for column in LISTS]
+    tokenizers = pc.struct_field(table.column("checkpoint"), "tokenizer_hash")
     return pa.table(
-        [table.column("checkpoint"), table.column("accuracies"), *lengths],
-        names=["checkpoint", "values", *LISTS],
+        [*table.select(KEYS.names).columns, tokenizers, table.column("accuracies"), *lengths],
+        names=[*KEYS.names, "tokenizer", "values", *LISTS],
     )
 
 
@@ -178,24 +200,52 @@ def _allowed(store: Store) -> set[str]:
         return set()
 
 
-def _count(report: StoreReport, tables: Mapping[str, pa.Table], *, allowed: set[str]) -> None:
-    statuses: Counter[str] = Counter(dict.fromkeys(_STATUSES, 0))
+def _countable(table: pa.Table) -> int:
+    """Number of rows that count once; a checkpoint has a `done` row for each of its commits."""
+    return int(pc.sum(pc.not_equal(table.column("kind"), "done")).as_py() or 0)
+
+
+def _check_items(report: StoreReport, store: Store, needed: Mapping[tuple[str, str], str]) -> None:
+    """Read the item sets behind the log-probabilities."""
+    for task_hash, tokenizer_hash in sorted(needed):
+        try:
+            read_items(store.folder, task_hash, tokenizer_hash)
+        except StoreError as error:
+            report.damaged[items_name(task_hash, tokenizer_hash)] = str(error)
+
+
+def _count(
+    report: StoreReport, store: Store, tables: Mapping[str, pa.Table], *, allowed: set[str]
+) -> None:
+    statuses: dict[Key, str] = {}
     tokenizers: dict[tuple[str, str], Counter[str]] = {}
-    report.rows |= dict.fromkeys(LISTS, 0)
+    tokenizer: str | None = None
+    needed: dict[tuple[str, str], str] = {}
+    report.rows |= dict.fromkeys([*LISTS, "choices"], 0)
     accuracies = [LISTS["accuracies"].empty_table()]
-    for piece in select_winners(tables):
-        for row in piece.column("checkpoint").to_pylist():
-            statuses[row["status"]] += 1
-            hashes = tokenizers.setdefault((row["suite"], row["run"]), Counter())
-            if row["status"] == "done" and row["tokenizer_hash"]:
-                hashes[row["tokenizer_hash"]] += 1
+    n_rows = 0
+    for piece in winners(tables):
+        n_rows += _countable(piece)
+        for row in piece.select([*KEYS.names, "tokenizer"]).to_pylist():
+            key = (row["suite"], row["run"], row["step"])
+            if row["kind"] in _STATUSES:
+                hashes = tokenizers.setdefault(key[:2], Counter())
+                # A later quarantine of a checkpoint that is done says nothing about what is done.
+                if statuses.setdefault(key, row["kind"]) == row["kind"] == "done":
+                    tokenizer = row["tokenizer"]
+                    hashes.update([tokenizer] if tokenizer else [])
+            elif row["n_choices"]:
+                needed.setdefault((row["hash"], tokenizer or ""), row["name"])
+            report.rows["choices"] += row["n_choices"] or 0
         for name in LISTS:
             report.rows[name] += pc.sum(piece.column(name)).as_py()
         structs = piece.column("values").combine_chunks().flatten()
         accuracies.append(pa.Table.from_arrays(structs.flatten(), schema=LISTS["accuracies"]))
-    report.checkpoints = dict(statuses)
+    report.checkpoints = dict.fromkeys(_STATUSES, 0) | Counter(statuses.values())
     report.runs = len(tokenizers)
-    report.duplicates = sum(map(len, tables.values())) - statuses.total()
+    total = sum(_countable(table) for table in tables.values())
+    report.duplicates = total - n_rows
+    _check_items(report, store, needed)
     report.mixed_tokenizers = {
         f"{suite}/{run}": dict(counts.most_common())
         for (suite, run), counts in sorted(tokenizers.items())

@@ -1,14 +1,14 @@
 """Compaction: the files of a run become one, so that a store of many checkpoints has few files.
 
 The new file is written whole, read back and compared before the files that it replaces are
-deleted. There are no locks: rows that are in two files count once (`select_winners`), so a
+deleted. There are no locks: rows that are in two files count once (`winners`), so a
 compaction may be killed at any point, and may run beside another or beside an extraction.
 """
 
 import io
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -21,15 +21,17 @@ from neuneu.core.progress import stage
 from neuneu.core.storage import THREADS, Folder
 from neuneu.data.store.checkpoint_files import (
     FOLDER,
+    by_part,
     decode,
     encode,
     is_checkpoint_file,
-    select_winners,
+    winners,
 )
 from neuneu.data.store.store import Store
 
 # Each further try means that another compaction of the same run was faster.
 _MAX_TRIES: Final = 10
+_KEY: Final = ("suite", "run", "step")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +56,15 @@ def compact(store: Store) -> CompactionSummary:
         StoreError: not a store, or a damaged file, whose run is left as it was.
         StorageError: storage failed, or did not return what was written; nothing is lost.
     """
-    store.fingerprint()
+    store.check_writable()
     folder = store.folder
-    names = _list(folder)
+    names = list_files(folder)
     runs = {run: list(group) for run, group in groupby(names, lambda name: name.rpartition("/")[0])}
     todo = {run: group for run, group in runs.items() if len(group) > 1}
     n_rows = 0
     with stage("compact runs", len(todo)) as bar, ThreadPoolExecutor(THREADS) as pool:
         for run, group in todo.items():
-            n_rows += _compact_run(folder, run, group, pool)
+            n_rows += compact_run(folder, run, group, pool)
             bar.advance(1, run.removeprefix(f"{FOLDER}/"))
     return CompactionSummary(
         store=str(folder),
@@ -70,20 +72,33 @@ def compact(store: Store) -> CompactionSummary:
         runs_compacted=len(todo),
         checkpoints_compacted=n_rows,
         files_before=len(names),
-        files_after=len(_list(folder)),
+        files_after=len(list_files(folder)),
     )
 
 
-def _list(folder: Folder, run: str = "") -> list[str]:
+def list_files(folder: Folder, run: str = "") -> list[str]:
+    """Return the names of the checkpoint files of a store, or of one run."""
     start = f"{run}/" if run else ""
     names = (f"{start}{name}" for name in (folder / run if run else folder).files(".parquet"))
     return [name for name in names if is_checkpoint_file(name)]
 
 
-def _compact_run(folder: Folder, run: str, names: Sequence[str], pool: Executor) -> int:
-    """Compact the given files of a run; return how many checkpoints they held."""
+def compact_run(
+    folder: Folder,
+    run: str,
+    names: Sequence[str],
+    pool: Executor,
+    *,
+    due: Callable[[Sequence[str]], bool] = lambda names: len(names) > 1,
+) -> int:
+    """Compact the given files of a run as long as they are `due`; return how many checkpoints.
+
+    Raises:
+        StoreError: a damaged file; nothing was deleted.
+        StorageError: storage failed, or did not return what was written; nothing is lost.
+    """
     for _ in range(_MAX_TRIES):
-        if len(names) < 2:
+        if not due(names):
             return 0
         try:
             table = _merge(folder, names, pool)
@@ -94,10 +109,10 @@ def _compact_run(folder: Folder, run: str, names: Sequence[str], pool: Executor)
             _write_verified(folder, compacted, table)
         except FileNotFoundError:
             # Another compaction has replaced a file: its result is an input now.
-            names = _list(folder, run)
+            names = list_files(folder, run)
             continue
         list(pool.map(folder.delete, names))
-        return table.num_rows
+        return len(set(zip(*(table.column(c).to_pylist() for c in _KEY), strict=True)))
     raise StorageError(
         f"{folder}/{run}: its files were replaced {_MAX_TRIES} times during compaction; "
         "wait until other compactions have ended."
@@ -115,7 +130,7 @@ def _merge(folder: Folder, names: Sequence[str], pool: Executor) -> pa.Table:
         return decode(io.BytesIO(folder.read(name)), name=f"{folder}/{name}")
 
     tables = dict(zip(names, pool.map(read, names), strict=True))
-    return pa.concat_tables(select_winners(tables))
+    return by_part(pa.concat_tables(winners(tables)))
 
 
 def _write_verified(folder: Folder, name: str, table: pa.Table) -> None:

@@ -32,7 +32,8 @@ class Pending:
     `cache_values` is the number of keys and values of one token, 0 if the config does not say.
     `dtype` is the type of the saved weights by the config; checkpoints of an `old_format` are
     converted. `earlier_attempts` were made by earlier invocations. `tokenizer_hash` is that of the
-    run, None if it is unknown or may differ.
+    run, None if it is unknown or may differ. `weights_hash` is that of the weights that the store
+    has results of, None if it has none.
     """
 
     ref: CheckpointRef
@@ -44,6 +45,7 @@ class Pending:
     old_format: bool = False
     earlier_attempts: int = 0
     tokenizer_hash: str | None = None
+    weights_hash: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core.errors import DataError, UserError
-from neuneu.scoring.multiple_choice import METRICS, Request, Task
+from neuneu.data.choice_metrics import METRICS
+from neuneu.scoring.multiple_choice import Request, Task
 from neuneu.scoring.tasks.declarations import declared, load_table, read_declaration, read_set
 from neuneu.scoring.tasks.generated import load_generated
 from neuneu.scoring.tasks.lm_eval import load_lm_eval
@@ -42,7 +43,9 @@ from neuneu.scoring.tasks.olmes import load_olmes, olmes_tasks
 _SPEC: Final = re.compile(
     r"(?P<source>\w+)(@(?P<regime>[^/:]+))?(/(?P<name>[^:]+))?(:(?P<path>.+))?"
 )
-_REQUEST_FIELDS: Final = attrgetter(*(field.name for field in fields(Request)))
+_REQUEST_FIELDS: Final = attrgetter(
+    *(field.name for field in fields(Request) if field.name != "unconditional")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +129,16 @@ def subsample(task: Task, *, limit: int | None, seed: int) -> Task:
     )
 
 
+def task_hash(task: Task) -> str:
+    """Return sixteen hex digits that identify a task: all fields, requests included."""
+    alone = [request.unconditional for request in task.requests]
+    digest = hashlib.sha256(tasks_hash([task]).encode())
+    digest.update(json.dumps(alone).encode() if any(alone) else b"")
+    return digest.hexdigest()[:16]
+
+
 def tasks_hash(tasks: Sequence[Task]) -> str:
-    """Return sixteen hex digits that identify the tasks: all fields, requests included."""
+    """Return sixteen hex digits that identify tasks together, as version 1 of the store did."""
     digest = hashlib.sha256()
     for task in tasks:
         head = [getattr(task, field.name) for field in fields(task) if field.name != "requests"]

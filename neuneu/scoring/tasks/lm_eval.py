@@ -161,7 +161,9 @@ def _document(task: "ConfigurableTask", doc: int, instances: list[Any]) -> list[
             f"and the correct one among them, found {choices} and {label}; drop the document or "
             "use a split with answers."
         )
-    # The same choices without a context may follow, for a score that is not used here.
+    # The same choices without a context follow where the task asks for `acc_mutual_info`.
+    rest = instances[len(choices) :]
+    alone = [(other.args[0], other.args[1]) for other in rest] if len(rest) == len(choices) else []
     return [
         Request(
             task=task.task_name,
@@ -171,6 +173,7 @@ def _document(task: "ConfigurableTask", doc: int, instances: list[Any]) -> list[
             continuation=instance.args[1],
             label=int(label),
             choice_text=None if text == instance.args[1].removeprefix(" ") else text,
+            unconditional=alone[choice] if alone else None,
         )
         for choice, (instance, text) in enumerate(zip(instances, choices, strict=False))
     ]

@@ -2,8 +2,8 @@
 
 A folder contains `<task>/<regime>/requests.jsonl.gz` and `config.json` beside it; regimes are
 `rc_0shot`, `rc_5shot`, `mc_5shot` and the like. Each line is one (document, choice). The
-unconditional requests in between (context "Answer:", document ids from 1,000,000) are for a
-normalisation that is not used here and are dropped.
+unconditional requests in between (context "Answer:", document ids from 1,000,000) score the choice
+of the same number without its question, for `acc_uncond`.
 
 Tasks are named `<task>_<regime>`, such as `arc_challenge_rc_0shot`. Winogrande has one continuation
 and one context per choice, which makes no difference to a request.
@@ -14,6 +14,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -62,7 +63,12 @@ def _load_task(folder: Path, name: str) -> Task:
         )
     path = folder / "requests.jsonl.gz"
     choices_by_doc: dict[int, dict[int, Request]] = {}
+    alone: dict[tuple[int, int], tuple[str, str]] = {}
     for line, request in _read_requests(path, name):
+        if request.doc >= _UNCONDITIONAL_FROM:
+            doc = request.doc - _UNCONDITIONAL_FROM
+            alone[doc, request.choice] = (request.context, request.continuation)
+            continue
         choices = choices_by_doc.setdefault(request.doc, {})
         if request.choice in choices:
             raise DataError(
@@ -84,7 +90,7 @@ def _load_task(folder: Path, name: str) -> Task:
         num_fewshot=int(match[2]),
         chance=sum(1 / len(choices) for choices in choices_by_doc.values()) / len(choices_by_doc),
         requests=tuple(
-            choices_by_doc[doc][choice]
+            replace(choices_by_doc[doc][choice], unconditional=alone.get((doc, choice)))
             for doc in sorted(choices_by_doc)
             for choice in sorted(choices_by_doc[doc])
         ),
@@ -104,14 +110,12 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_requests(path: Path, task: str) -> Iterator[tuple[int, Request]]:
-    """Yield (line number, request) without the unconditional requests."""
+    """Yield (line number, request)."""
     number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
-                request = _parse_request(line, task)
-                if request.doc < _UNCONDITIONAL_FROM:
-                    yield number, request
+                yield number, _parse_request(line, task)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"OLMES {path}: line {number}: expected a request (doc_id, idx, label, "

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Final
 
 from neuneu.core.errors import EngineError
-from neuneu.data.store.store import CheckpointRows
+from neuneu.data.store.store import CheckpointRows, Part
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.engines.engine import EngineConfig, Scorer
 from neuneu.scoring.evaluation import Workload, evaluate
 from neuneu.scoring.workers.processes import Host, peak_rss_mb
 
-WorkloadKey = tuple[str, int]
-"""(tokenizer hash, longest prompt in tokens)."""
+WorkloadKey = tuple[str, int, tuple[Part, ...]]
+"""(tokenizer hash, longest prompt in tokens, parts to score)."""
 
 WORKLOADS_KEPT: Final = 2
 """The current one, and that of the next architecture or tokenizer."""

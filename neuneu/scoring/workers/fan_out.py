@@ -11,8 +11,7 @@ from neuneu.core import logs, ray_metrics
 from neuneu.core.errors import UserError
 from neuneu.scoring.checkpoints.grouping import Pending
 from neuneu.scoring.config import ExtractConfig
-from neuneu.scoring.corpus import Corpus
-from neuneu.scoring.multiple_choice import Task
+from neuneu.scoring.wanted import Wanted
 from neuneu.scoring.workers.worker import PHASES, Outcome, Worker
 
 
@@ -22,8 +21,7 @@ def fan_out(
     *,
     actors: int,
     gpus: float,
-    tasks: Sequence[Task],
-    corpus: Corpus,
+    wanted: Wanted,
 ) -> Iterator[Outcome]:
     """Yield outcomes as checkpoints are committed, on the cluster that Ray is connected to.
 
@@ -36,8 +34,7 @@ def fan_out(
         config: Settings of each worker.
         actors: Number of workers.
         gpus: Number of GPUs per worker.
-        tasks: Tasks to score.
-        corpus: Corpus to score.
+        wanted: Tasks and texts to score.
     """
     import ray
 
@@ -46,7 +43,7 @@ def fan_out(
     context.print_on_execution_start = False
     for name in ("execution.streaming_executor", "progress"):
         logging.getLogger(f"ray.data._internal.{name}").setLevel(logging.ERROR)
-    shared = ray.put((config, list(tasks), corpus, list(pending), actors > 1))
+    shared = ray.put((config, wanted, list(pending), actors > 1))
     dataset = ray.data.from_items(
         [{"index": index} for index in range(len(pending))], override_num_blocks=len(pending)
     ).map_batches(
@@ -77,8 +74,8 @@ class _ScoringActor:
         import ray
 
         logs.set_up()
-        config, tasks, corpus, self._pending, peers = ray.get(shared[0])
-        self._worker = Worker(config, tasks, corpus, peers=peers)
+        config, wanted, self._pending, peers = ray.get(shared[0])
+        self._worker = Worker(config, wanted, peers=peers)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[Any]]:
         """Score one checkpoint."""

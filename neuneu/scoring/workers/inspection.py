@@ -7,11 +7,11 @@ from typing import Any, Final
 
 from neuneu.core.errors import CheckpointError
 from neuneu.data.checkpoints import CheckpointRef
+from neuneu.data.store.parts import Part
 from neuneu.scoring.checkpoints.preflight import Preflight, inspect
-from neuneu.scoring.corpus import Corpus
 from neuneu.scoring.engines.engine import read_tokenizer
 from neuneu.scoring.evaluation import Workload, make_workload
-from neuneu.scoring.multiple_choice import Task
+from neuneu.scoring.wanted import Wanted
 from neuneu.scoring.workers.engine import WorkloadCache, WorkloadKey
 from neuneu.scoring.workers.processes import Host, ProcessError
 
@@ -23,11 +23,10 @@ _ACTIVITIES: Final = {
 
 
 class Inspector:
-    """Inspects checkpoints and tokenises tasks and corpus with their tokenizers."""
+    """Inspects checkpoints and tokenises tasks and texts with their tokenizers."""
 
-    def __init__(self, tasks: Sequence[Task], corpus: Corpus) -> None:
-        self._tasks = tasks
-        self._corpus = corpus
+    def __init__(self, wanted: Wanted) -> None:
+        self._wanted = wanted
 
     def inspect(self, ref: CheckpointRef, folder: Path) -> Preflight:
         """Call `neuneu.scoring.checkpoints.preflight.inspect`.
@@ -44,17 +43,17 @@ class Inspector:
         """Call a module-level function, such as a conversion."""
         return function(*args)
 
-    def workload(self, folder: Path, max_tokens: int) -> Workload:
-        """Tokenise tasks and corpus with the tokenizer of a checkpoint.
+    def workload(self, folder: Path, max_tokens: int, parts: Sequence[Part]) -> Workload:
+        """Tokenise some tasks and texts with the tokenizer of a checkpoint.
 
         Raises:
             CheckpointError: They do not fit the tokenizer.
         """
         tokenizer = read_tokenizer(folder)
         try:
-            return make_workload(self._tasks, self._corpus, tokenizer, max_tokens=max_tokens)
+            return make_workload(self._wanted.only(parts), tokenizer, max_tokens=max_tokens)
         except ValueError as error:
-            raise CheckpointError(f"tasks or corpus do not fit its tokenizer: {error}") from error
+            raise CheckpointError(f"tasks or texts do not fit its tokenizer: {error}") from error
 
     def close(self) -> None:
         """Do nothing."""
@@ -67,9 +66,9 @@ class Inspection:
     include breaking the inspector, hanging it and exceeding `timeout_s` seconds.
     """
 
-    def __init__(self, host: Callable[..., Host], tasks: Sequence[Task], corpus: Corpus) -> None:
+    def __init__(self, host: Callable[..., Host], wanted: Wanted) -> None:
         """Start the inspector; `host` creates an object in a process of its own."""
-        self._new: Callable[[], Host] = lambda: host(Inspector, tasks, corpus)
+        self._new: Callable[[], Host] = lambda: host(Inspector, wanted)
         self._host: Host | None = self._new()
         self._calling = threading.Lock()
         self._tokenising = threading.Lock()
@@ -85,15 +84,15 @@ class Inspection:
         self._call("run", function, *args, timeout_s=timeout_s)
 
     def tokenise(self, key: WorkloadKey, folder: Path, *, timeout_s: float) -> Workload:
-        """Tokenise tasks and corpus for the tokenizer in a folder and the window in `key`, once.
+        """Tokenise the parts in `key` for the tokenizer in a folder and the window in `key`, once.
 
         The last `WORKLOADS_KEPT` are cached and shared by threads.
         """
         with self._tokenising:
             if key not in self._workloads:
-                _, max_tokens = key
+                _, max_tokens, parts = key
                 self._workloads[key] = self._call(
-                    "workload", folder, max_tokens, timeout_s=timeout_s
+                    "workload", folder, max_tokens, parts, timeout_s=timeout_s
                 )
             self._workloads.move_to_end(key)
             return self._workloads[key]

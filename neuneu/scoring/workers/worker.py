@@ -4,23 +4,23 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core import logs
 from neuneu.core.errors import CheckpointError, EngineError, TransientError
 from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
+from neuneu.data.store.parts import Part, Progress
 from neuneu.data.store.store import CheckpointRows, Store
 from neuneu.scoring.checkpoints.grouping import Pending
 from neuneu.scoring.checkpoints.preflight import Preflight, check_tokenizer
 from neuneu.scoring.checkpoints.staging import Stager
 from neuneu.scoring.config import ExtractConfig
-from neuneu.scoring.corpus import Corpus
 from neuneu.scoring.engines.engine import window
 from neuneu.scoring.evaluation import Workload, quarantined
-from neuneu.scoring.multiple_choice import Task
+from neuneu.scoring.wanted import Wanted
 from neuneu.scoring.workers.breaker import Breaker
 from neuneu.scoring.workers.engine import EngineHost, EngineSlot, Scored, WorkloadKey
 from neuneu.scoring.workers.inspection import Inspection
@@ -124,6 +124,8 @@ class TicketLock:
 class Worker:
     """Scores checkpoints and commits each to the store as soon as it is scored.
 
+    Only those tasks and texts of a checkpoint are scored that the store does not have.
+
     `run` may be called for the next checkpoint while one is being scored; that one is then fetched,
     checked and tokenised, and waits for the engine. Engine and inspection run in processes of their
     own, so that a failure, hang or crash there costs only that checkpoint. The engine swaps weights
@@ -136,8 +138,7 @@ class Worker:
     def __init__(
         self,
         config: ExtractConfig,
-        tasks: Sequence[Task],
-        corpus: Corpus,
+        wanted: Wanted,
         *,
         peers: bool = False,
         host: Callable[..., Host] = Remote,
@@ -147,8 +148,7 @@ class Worker:
 
         Args:
             config: Settings.
-            tasks: Tasks to score.
-            corpus: Corpus to score.
+            wanted: Tasks and texts to score.
             peers: Whether other workers take from the same queue.
             host: Creates an object in a process of its own.
             sleep: How the breaker pauses.
@@ -164,7 +164,9 @@ class Worker:
         self._ledger = AttemptLedger(
             self._store.folder / ATTEMPTS, timeout_s=config.checkpoint_timeout_s
         )
-        self._inspection = Inspection(host, tasks, corpus)
+        self._wanted = wanted
+        self._items_written: set[tuple[str, str]] = set()
+        self._inspection = Inspection(host, wanted)
         self._engine = EngineSlot(lambda: host(EngineHost, config.engine, config.cpus_per_actor))
         self._breaker = Breaker(peers=peers, sleep=sleep)
         self._order = TicketLock()
@@ -184,11 +186,17 @@ class Worker:
     def _run(self, pending: Pending) -> Outcome:
         ref = pending.ref
         outcome = Outcome(suite=ref.suite, run=ref.run, step=ref.step)
-        if self._store.has(ref.key) == "done":
+        found = self._store.progress(ref.key, meanings=self._wanted.meanings)
+        progress = found.get(ref.key, Progress())
+        missing = tuple(self._config.missing(progress, self._wanted.parts))
+        if progress.done and not missing:
             outcome.status = "done"
             return outcome
+        # Others may have tried since the driver looked; results of later attempts count.
+        earlier = max(pending.earlier_attempts, progress.attempts)
+        pending = replace(pending, earlier_attempts=earlier)
         try:
-            rows = self._rows(pending, outcome)
+            rows = self._rows(pending, missing, outcome)
         except (TransientError, _NotScoredError) as failure:
             self._ledger.end(ref)
             outcome.status, outcome.error = "left", str(failure)
@@ -206,8 +214,10 @@ class Worker:
         self._engine.close()
         self._inspection.kill()
 
-    def _rows(self, pending: Pending, outcome: Outcome) -> CheckpointRows:
-        """The rows to commit: scored, or quarantined with the reason."""
+    def _rows(
+        self, pending: Pending, missing: tuple[Part, ...], outcome: Outcome
+    ) -> CheckpointRows:
+        """The rows to commit: missing parts scored, or quarantined with the reason."""
         checked = None
         ticket = self._order.take()
         attempts = pending.earlier_attempts + 1
@@ -222,7 +232,7 @@ class Worker:
                     checked = self._checked(pending, staged.folder)
                 with outcome.timed("tokenise"):
                     longest = window(self._config.engine, checked.max_positions) - 1
-                    key = (checked.tokenizer_hash, longest)
+                    key = (checked.tokenizer_hash, longest, missing)
                     workload = self._inspection.tokenise(
                         key, staged.folder, timeout_s=self._config.checkpoint_timeout_s
                     )
@@ -248,6 +258,12 @@ class Worker:
                 f"{pending.config_hash}); run the extraction again."
             )
         check_tokenizer(checked, pending.tokenizer_hash)
+        if pending.weights_hash not in {None, checked.weights_hash}:
+            raise CheckpointError(
+                f"its weights (hash {checked.weights_hash}) are not those that the store has "
+                f"results of ({pending.weights_hash}); score it under another run's name, or into "
+                "another store."
+            )
         return checked
 
     def _convert(self, function: Callable[..., Any], *args: Any) -> None:
@@ -291,11 +307,20 @@ class Worker:
                 self._ledger.fail(ref, attempt.number, error)
                 continue
             self._breaker.worked(checked.config_hash)
+            self._write_items(ready)
             outcome.computed_tokens = scored.computed_tokens
             outcome.ties = scored.rows.checkpoint["ties"]
             outcome.proof = scored.rows.checkpoint["proof"]
             outcome.rss_mb = scored.rss_mb
             return scored.rows
+
+    def _write_items(self, ready: _Ready) -> None:
+        """Write the items behind the log-probabilities, once for each task and tokenizer."""
+        for task in ready.workload.tasks:
+            key = (task.part.hash, ready.checked.tokenizer_hash)
+            if key not in self._items_written:
+                self._store.write_items(task.items, ready.checked.tokenizer_hash)
+                self._items_written.add(key)
 
     def _attempt(self, ready: _Ready, number: int, outcome: Outcome) -> Scored:
         limit = self._limit(self._config.checkpoint_timeout_s, ready.pending)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -137,13 +138,22 @@ def test_compact_again_takes_in_what_was_committed_since(store: Store) -> None:
     assert len(store.folder.files(".parquet")) == 2
 
 
-def test_compact_keeps_checkpoints_apart_in_row_groups(store: Store) -> None:
+def test_compact_puts_the_checkpoints_of_a_text_together_in_row_groups(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.bind({})
+    for step in range(1, 12):
+        rows = checkpoint_rows(step)
+        # 1 MiB of losses each: four checkpoints to a row group.
+        rows.token_losses[0]["losses"] = np.full(2**19, step, np.float16)
+        store.commit(rows)
     compact(store)
-    (path,) = (Path(store.folder.address) / "units").glob("s/a-b-*/*.parquet")
+    (path,) = (tmp_path / "store" / "units").glob("s/r/*.parquet")
     file = pq.ParquetFile(path)
-    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [8, 3]
+    kinds = file.read(columns=["kind"]).column("kind").to_pylist()
+    assert kinds == ["corpus"] * 11 + ["done"] * 11 + ["task"] * 11
+    assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [4, 4, 25]
     last = file.read_row_group(1, columns=["token_losses"]).column(0).to_pylist()
-    assert [row[0]["losses"][2] for row in last] == [9.0, 10.0, 11.0]
+    assert [row[0]["losses"][2] for row in last] == [5.0, 6.0, 7.0, 8.0]
 
 
 def test_compact_keeps_nan_and_null(store: Store) -> None:

@@ -15,7 +15,7 @@ from rows import accuracy, checkpoint_rows
 
 from neuneu.core.errors import DataError, StoreError
 from neuneu.core.storage import Folder
-from neuneu.data.store.checkpoint_files import safe_name
+from neuneu.data.store.names import safe_name
 from neuneu.data.store.store import CheckpointRows, Store
 from neuneu.data.trajectories import TokenLossTable
 

@@ -23,7 +23,6 @@ TABLES = ("checkpoints", "accuracies", "losses", "token_losses")
 
 def fill(store: Store) -> None:
     store.bind({"corpus": "abc"})
-    store.write_tasks([])
     for run in ("r", "a/b"):
         for step in (10, 20, 30):
             store.commit(checkpoint_rows(step, run=run))

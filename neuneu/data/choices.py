@@ -1,0 +1,90 @@
+"""Evidence of a multiple-choice task: the log-probability of every choice of every item.
+
+Accuracies and continuous metrics follow from it without an engine. Shapes: R requests (one per
+item and choice, sorted by item, then choice), D items, n checkpoints.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from neuneu.data.schemas import CHOICES
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+FloatArray32 = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ItemSet:
+    """What does not change between checkpoints of one tokenizer.
+
+    `docs` and `choices` (R,) name item and choice of each request; `labels` (D,) are the indices of
+    the right choices; `n_tokens`, `n_chars` and `n_bytes` (R,) measure the choice's text (tokens
+    as scored, characters and bytes as lm-evaluation-harness counts them), 0 where unknown.
+    `task_hash` identifies prompts and choices by content. `format` is that of `schemas.TASKS`; in a
+    minimal pair the right choice must be strictly better.
+    """
+
+    task: str
+    task_hash: str
+    format: str
+    num_fewshot: int
+    docs: IntArray
+    choices: IntArray
+    labels: IntArray
+    n_tokens: IntArray
+    n_chars: IntArray
+    n_bytes: IntArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Choices:
+    """The scored choices of one run: summed log-probabilities (n, R) in nats, by checkpoint.
+
+    `unconditional` (n, R): of the choice without its question, None where it was not asked for.
+    """
+
+    family: str
+    suite: str
+    run: str
+    params: float
+    items: ItemSet
+    steps: IntArray
+    tokens: FloatArray
+    logprobs: FloatArray32
+    unconditional: FloatArray32 | None = None
+
+    def table(self) -> pa.Table:
+        """Return them as a tidy table (`schemas.CHOICES`), by checkpoint, item and choice.
+
+        FLOPs are null. It is some fifty times larger in memory than the arrays.
+        """
+        items, n = self.items, len(self.steps)
+        n_requests = len(items.docs)
+        per_item = np.diff(np.flatnonzero(np.diff(items.docs, prepend=items.docs[:1] - 1)),
+                           append=n_requests)  # fmt: skip
+        of_requests = {
+            "doc": items.docs, "choice": items.choices, "label": np.repeat(items.labels, per_item),
+            "n_tokens": items.n_tokens, "n_chars": items.n_chars, "n_bytes": items.n_bytes,
+        }  # fmt: skip
+        same = {
+            "family": self.family, "suite": self.suite, "run": self.run, "params": self.params,
+            "num_fewshot": items.num_fewshot, "task": items.task, "task_hash": items.task_hash,
+        }  # fmt: skip
+        columns: dict[str, Any] = {name: np.tile(v, n) for name, v in of_requests.items()}
+        columns |= {name: pa.repeat(value, n * n_requests) for name, value in same.items()}
+        columns |= {
+            "step": np.repeat(self.steps, n_requests),
+            "tokens": np.repeat(self.tokens, n_requests),
+            "flops": pa.nulls(n * n_requests),
+            "logprob": self.logprobs.reshape(-1),
+            "unconditional_logprob": pa.nulls(n * n_requests)
+            if self.unconditional is None
+            else self.unconditional.reshape(-1),
+        }
+        arrays = [pa.array(columns[field.name]).cast(field.type) for field in CHOICES]
+        return pa.Table.from_arrays(arrays, schema=CHOICES)
