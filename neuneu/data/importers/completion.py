@@ -1,5 +1,6 @@
 """Completion of imported tables: options, defaults, validation."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -9,8 +10,10 @@ import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError, UserError
 from neuneu.data.cells import as_type
+from neuneu.data.choices import Choices
 from neuneu.data.defaults import fill_defaults
 from neuneu.data.importers.protocol import Imported, ImportOptions
+from neuneu.data.importers.scored_items import ScoredTask
 from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, conform, validate
 
 _SUITE: Final = "import"
@@ -32,9 +35,11 @@ def complete(imported: Imported, options: ImportOptions, *, name: str) -> Import
     losses = imported.losses
     if losses is not None:
         losses = conform(_whole(losses, options, f"{name} (losses)", LOSSES)[0], LOSSES, name=name)
+    accuracies = validate(table, ACCURACIES, name=name)
     return Imported(
-        accuracies=validate(table, ACCURACIES, name=name),
+        accuracies=accuracies,
         losses=losses,
+        choices=_choices(imported.scored, accuracies, name),
         tasks=None if imported.tasks is None else conform(imported.tasks, TASKS, name=name),
         notes=tuple(dict.fromkeys((*imported.notes, *notes))),
     )
@@ -125,6 +130,51 @@ def _distinct_tokens(table: pa.Table, name: str) -> tuple[pa.Table, list[str]]:
         return table, []
     note = f"tokens do not distinguish all checkpoints, taken in proportion to steps: {repaired}"
     return _with(table, "tokens", tokens), [note]
+
+
+def _choices(
+    scored: Sequence[tuple[str, ScoredTask]], accuracies: pa.Table, name: str
+) -> tuple[Choices, ...]:
+    """Join the scored choices of each run and task; steps and tokens are those of the accuracies.
+
+    Raises:
+        DataError: a task whose items differ between checkpoints of a run.
+    """
+    columns = ("run", "step", "tokens", "family", "suite", "params")
+    checkpoints = accuracies.select(columns).group_by(list(columns)).aggregate([]).to_pylist()
+    at_step = {(row["run"], row["step"]): row for row in checkpoints}
+    at_tokens = {(row["run"], row["tokens"]): row for row in checkpoints}
+    groups: dict[tuple, list[tuple[dict[str, Any], ScoredTask]]] = {}
+    for run, of in scored:
+        place = of.checkpoint
+        row = at_tokens[run, place.tokens] if place.step is None else at_step[run, place.step]
+        groups.setdefault((run, of.items.task, of.items.num_fewshot), []).append((row, of))
+    found = []
+    for (run, task, _), several in groups.items():
+        several.sort(key=lambda pair: pair[0]["step"])
+        (first, one), parts = several[0], [of for _, of in several]
+        for row, of in several:
+            if of.items.task_hash != one.items.task_hash:
+                raise DataError(
+                    f"{name}: task {task!r} of run {run!r} has other items in {of.source} (step "
+                    f"{row['step']}) than in {one.source}; expected the same documents, prompts "
+                    "and choices at every checkpoint. Import them as different runs (--run)."
+                )
+        alone = [of.unconditional for of in parts if of.unconditional is not None]
+        found.append(
+            Choices(
+                family=first["family"],
+                suite=first["suite"],
+                run=run,
+                params=np.nan if first["params"] is None else first["params"],
+                items=one.items,
+                steps=np.array([row["step"] for row, _ in several], dtype=np.int64),
+                tokens=np.array([row["tokens"] for row, _ in several], dtype=np.float64),
+                logprobs=np.stack([of.logprobs for of in parts]),
+                unconditional=np.stack(alone) if len(alone) == len(parts) else None,
+            )
+        )
+    return tuple(found)
 
 
 def _with(table: pa.Table, column: str, values: Any) -> pa.Table:
