@@ -9,11 +9,12 @@ import numpy.typing as npt
 
 from neuneu.core.errors import EngineError
 from neuneu.data.checkpoints import CheckpointRef
+from neuneu.data.choice_metrics import count_ties
 from neuneu.data.store.store import CheckpointRows, Rows
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.corpus import Corpus, EncodedCorpus, encode_corpus, prefix_token
 from neuneu.scoring.engines.engine import Scorer, TokenIds
-from neuneu.scoring.multiple_choice import Task, accuracies, count_ties
+from neuneu.scoring.multiple_choice import Task, accuracies, item_set
 from neuneu.scoring.prompts import EncodedRequest, continuation_logprobs, encode_requests
 
 if TYPE_CHECKING:
@@ -125,7 +126,10 @@ def evaluate(
     ]
     row = checkpoint_row(ref, status="done", error=None, attempts=attempts, checked=checked)
     row["proof"] = scorer.proof
-    row["ties"] = sum(map(count_ties, workload.tasks, sums))
+    row["ties"] = sum(
+        int(count_ties(item_set(task), sums_R[None])[0])
+        for task, sums_R in zip(workload.tasks, sums, strict=True)
+    )
     return CheckpointRows(
         checkpoint=row,
         accuracies=_accuracy_rows(ref, workload, sums),

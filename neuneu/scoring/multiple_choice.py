@@ -1,19 +1,20 @@
-"""Multiple-choice tasks: their requests, and accuracies from log-probabilities.
+"""Multiple-choice tasks: their requests, items and accuracies.
 
 Scores follow `ConfigurableTask.process_results` of lm-evaluation-harness, so that they can be
 compared with published ones.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import CheckpointError
+from neuneu.data.choice_metrics import METRICS, item_starts, task_metrics
+from neuneu.data.choices import ItemSet
 
-METRICS: Final = ("acc", "acc_norm", "acc_bytes")
 TaskFormat = Literal["rc", "mc", "minimal_pair", "cloze"]
 
 
@@ -24,6 +25,8 @@ class Request:
     `label` is the index of the correct choice, the same in all requests of a document. An empty
     context is scored after the tokenizer's prefix token. `choice_text` is the text whose length
     `acc_norm` and `acc_bytes` use; None is the continuation without one leading space.
+    `unconditional` is a (context, continuation) that scores the choice without its question, where
+    the task asks for it.
     """
 
     task: str
@@ -33,6 +36,7 @@ class Request:
     continuation: str
     label: int
     choice_text: str | None = None
+    unconditional: tuple[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -79,22 +83,46 @@ class TaskScore:
     n_items: int
 
 
-def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
+def item_set(task: Task, *, task_hash: str = "", n_tokens: Sequence[int] | None = None) -> ItemSet:
+    """The facts of a task's requests that scores depend on.
+
+    Args:
+        task: Task with R requests.
+        task_hash: Identifies the task's content (`neuneu.scoring.tasks.task_hash`).
+        n_tokens: (R,) tokens of each continuation as scored; None is unknown.
+    """
+    texts = [request.measured for request in task.requests]
+    docs = np.array([request.doc for request in task.requests], np.int64)
+    labels = np.array([request.label for request in task.requests], np.int64)
+    return ItemSet(
+        task=task.name,
+        task_hash=task_hash,
+        format=task.format,
+        num_fewshot=task.num_fewshot,
+        docs=docs,
+        choices=np.array([request.choice for request in task.requests], np.int64),
+        labels=labels[item_starts(docs)],
+        n_tokens=np.array(n_tokens if n_tokens is not None else [0] * len(texts), np.int64),
+        n_chars=np.array([len(text) for text in texts], np.int64),
+        n_bytes=np.array([len(text.encode("utf-8", "surrogatepass")) for text in texts], np.int64),
+    )
+
+
+def accuracies(task: Task, sums: npt.NDArray[np.floating]) -> list[TaskScore]:
     """Score a task: `acc` by summed log-probability, `acc_norm` and `acc_bytes` by its density.
 
     The density is the sum per character, or per byte of UTF-8, of `Request.measured`: the choice
-    without the space that joins it to its context, as in the harness; an empty choice loses. Among
-    equal choices the first one wins, as in `np.argmax`. Only in minimal pairs, whose good choice is
-    always the first, it must be strictly better, because otherwise a model that finds everything
-    equally likely would score 1. The harness counts such a tie as correct; nothing else differs.
+    without the space that joins it to its context, as in the harness; an empty choice loses. Ties
+    are decided as in `data.choice_metrics`: only in minimal pairs, whose good choice is always the
+    first, it must be strictly better. The harness counts such a tie as correct; nothing else
+    differs.
 
     Args:
         task: Task with R requests.
         sums: (R,) log-probabilities in nats, in the order of `task.requests`.
 
     Returns:
-        The scores in the order of `METRICS`; `stderr` is sample sd / sqrt(documents), as
-        `mean_stderr` in the harness.
+        The scores in the order of `METRICS`.
 
     Raises:
         CheckpointError: A log-probability is not finite.
@@ -104,53 +132,28 @@ def accuracies(task: Task, sums: npt.NDArray[np.float64]) -> list[TaskScore]:
         raise ValueError(
             f"{task.name}: expected {len(task.requests)} sums, one a request, found {len(sums)}."
         )
+    check_finite(task, sums)
+    found = task_metrics(item_set(task), sums[None], metrics=METRICS)
+    return [
+        TaskScore(
+            metric=metric,
+            value=float(series.values[0]),
+            stderr=float(series.stderrs[0]),
+            n_items=task.n_items,
+        )
+        for metric, series in found.items()
+    ]
+
+
+def check_finite(task: Task, sums: npt.NDArray[np.floating]) -> None:
+    """Refuse (R,) log-probabilities that are not finite.
+
+    Raises:
+        CheckpointError: With the first such request.
+    """
     if not np.isfinite(sums).all():
         at = int(np.argmin(np.isfinite(sums)))
         raise CheckpointError(
             f"{task.requests[at].name}: the log-probability is {sums[at]}; expected a finite "
             "number. The checkpoint's weights are probably not finite."
         )
-    texts = [request.measured for request in task.requests]
-    characters = np.array([len(text) for text in texts], np.float64)
-    n_bytes = [len(text.encode("utf-8", "surrogatepass")) for text in texts]
-    with np.errstate(divide="ignore"):
-        densities = (sums, sums / characters, sums / np.array(n_bytes, np.float64))
-    scores = []
-    for metric, values in zip(METRICS, densities, strict=True):
-        correct = _correct(task, values)
-        n = len(correct)
-        stderr = float(correct.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-        value = float(correct.mean())
-        scores.append(TaskScore(metric=metric, value=value, stderr=stderr, n_items=n))
-    return scores
-
-
-def count_ties(task: Task, sums: npt.NDArray[np.float64]) -> int:
-    """Count documents whose largest summed log-probability several choices share to the last bit.
-
-    The order of choices decides them, not the model; low-precision dtypes have many.
-
-    Args:
-        task: Task with R requests.
-        sums: (R,) log-probabilities in nats, in the order of `task.requests`.
-    """
-    choices_of = np.split(sums, _starts(task)[1:])
-    return sum(int((choices == choices.max()).sum() > 1) for choices in choices_of)
-
-
-def _starts(task: Task) -> npt.NDArray[np.int64]:
-    """Index of the first request of each document."""
-    docs = np.array([request.doc for request in task.requests])
-    return np.flatnonzero(np.diff(docs, prepend=docs[0] - 1))
-
-
-def _correct(task: Task, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    starts = _starts(task)
-    correct = np.empty(len(starts), dtype=np.float64)
-    for i, choices in enumerate(np.split(values, starts[1:])):
-        label = task.requests[starts[i]].label
-        if task.format == "minimal_pair":
-            correct[i] = choices[label] > np.delete(choices, label).max()
-        else:
-            correct[i] = np.argmax(choices) == label
-    return correct

@@ -26,6 +26,7 @@ from neuneu.core.errors import CheckpointError, DataError, TransientError, UserE
 from neuneu.core.files import one_line
 from neuneu.core.progress import stage
 from neuneu.data.checkpoints import CheckpointRef
+from neuneu.data.choice_metrics import METRICS
 from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
 from neuneu.data.store.store import META, Store
 from neuneu.scoring.checkpoints import hf_olmo
@@ -37,7 +38,7 @@ from neuneu.scoring.corpus import Corpus, load_corpus
 from neuneu.scoring.engines.engine import EngineConfig, read_tokenizer, window
 from neuneu.scoring.engines.prefixes import computed_tokens
 from neuneu.scoring.evaluation import Workload, make_workload
-from neuneu.scoring.multiple_choice import METRICS, Task
+from neuneu.scoring.multiple_choice import Task
 from neuneu.scoring.tasks import load_tasks
 
 # Cache blocks of vLLM on GPU; on CPU they are twice as long.

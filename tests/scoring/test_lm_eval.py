@@ -10,9 +10,10 @@ import pytest
 import tiny_checkpoints
 
 from neuneu.core.errors import DataError, UserError
+from neuneu.data.choice_metrics import METRICS
 from neuneu.scoring.engines.engine import EngineConfig
 from neuneu.scoring.engines.hf_scorer import HfScorer
-from neuneu.scoring.multiple_choice import METRICS, Task, accuracies
+from neuneu.scoring.multiple_choice import Task, accuracies
 from neuneu.scoring.prompts import continuation_logprobs, encode_requests
 from neuneu.scoring.tasks import load_tasks
 

@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core.errors import DataError, UserError
-from neuneu.scoring.multiple_choice import METRICS, Request, Task
+from neuneu.data.choice_metrics import METRICS
+from neuneu.scoring.multiple_choice import Request, Task
 from neuneu.scoring.tasks.declarations import declared, load_table, read_declaration, read_set
 from neuneu.scoring.tasks.generated import load_generated
 from neuneu.scoring.tasks.lm_eval import load_lm_eval
