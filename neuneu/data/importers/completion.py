@@ -14,6 +14,7 @@ from neuneu.data.choices import Choices
 from neuneu.data.defaults import fill_defaults
 from neuneu.data.importers.protocol import Imported, ImportOptions
 from neuneu.data.importers.scored_items import ScoredTask
+from neuneu.data.scales import FRACTION, PERCENT, Scale, scale_of
 from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, conform, validate
 
 _SUITE: Final = "import"
@@ -54,28 +55,49 @@ def _fractions(table: pa.Table, options: ImportOptions, name: str) -> pa.Table:
     value = _numbers(table, "value", name)
     if not np.isfinite(value).any():
         raise DataError(f"{name}: expected accuracies, found no number among the values.")
+    scales = _scales(table)
+    shares = np.array([scale.unit == PERCENT for scale in scales])
     top = 100.0 if options.percent else 1.0
     if options.percent:
-        if np.nanmax(value, initial=0.0) <= 1.0:
+        if np.nanmax(value[shares], initial=0.0) <= 1.0:
             raise UserError(
                 f"{name}: --percent: expected values up to 100, found none over 1; leave it out."
             )
         for column in ("value", "stderr"):
             if column in table.column_names:
-                table = _with(table, column, _numbers(table, column, name) / 100.0)
-    bad = np.flatnonzero((value > top) | (value < 0.0))
+                numbers = _numbers(table, column, name)
+                table = _with(table, column, np.where(shares, numbers / 100.0, numbers))
+    limits = np.array([
+        (scale.low, top if share else scale.high)
+        for scale, share in zip(scales, shares, strict=True)
+    ])  # fmt: skip
+    bad = np.flatnonzero((value < limits[:, 0]) | (value > limits[:, 1]))
     if len(bad):
         row = int(bad[0])
-        is_percent = not options.percent and np.nanmin(value) >= 0 and np.nanmax(value) <= 100
+        low, high = limits[row]
+        fractions = value[shares]
+        is_percent = (
+            shares[row]
+            and not options.percent
+            and (np.nanmin(fractions) >= 0 and np.nanmax(fractions) <= 100)
+        )
         hint = "; give --percent if they are percentages" if is_percent else ""
         where = {
             k: table.column(k)[row].as_py() for k in ("run", "task") if k in table.column_names
         }
+        what = "accuracies" if shares[row] else str(table.column("metric")[row].as_py())
         raise DataError(
             f"{name}: row {row + 1} {where}: value is {value[row]:g}; "
-            f"expected accuracies in [0, {top:g}]{hint}."
+            f"expected {what} in [{low:g}, {high:g}]{hint}."
         )
     return table
+
+
+def _scales(table: pa.Table) -> list[Scale]:
+    """The scale of each row's metric."""
+    if "metric" not in table.column_names:
+        return [FRACTION] * table.num_rows
+    return [scale_of(str(metric)) for metric in table.column("metric").to_pylist()]
 
 
 def _whole(

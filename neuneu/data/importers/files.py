@@ -83,9 +83,10 @@ def parse_row(kind: type[T], row: dict[str, Any], path: Path, number: int) -> T:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
         found = f", found {problem['input']!r:.60}" if problem["type"] != "missing" else ""
+        wanted = (kind.__doc__ or "").splitlines()[0].rstrip(".")
         raise DataError(
             f"{path}: line {number}: {where}: {problem['msg'].lower()}{found}; expected a line as "
-            f"{(kind.__doc__ or '').splitlines()[0].rstrip('.')}. Write the file again or move it away."
+            f"{wanted}. Write the file again or move it away."
         ) from error
 
 

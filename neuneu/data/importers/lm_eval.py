@@ -25,6 +25,7 @@ from neuneu.data.importers.scored_items import (
     shared,
 )
 from neuneu.data.importers.scores import Score, as_imported, examples, task_row
+from neuneu.data.scales import PERCENT, scale_of
 
 _NO_METRICS: Final = frozenset({"alias", "name", "sample_len", "sample_count", "samples"})
 _LOSSES: Final = {"bits_per_byte": ("bpb", False), "word_perplexity": ("nll_per_word", True)}
@@ -70,6 +71,8 @@ class LmEvalResults:
                     loss = _LOSSES.get(score.metric)
                     if loss is not None:
                         losses.append(_as_loss(score, *loss))
+                    elif scale_of(score.metric).unit != PERCENT:
+                        losses.append(score)
                     elif _lower_is_better(record, task, score.metric):
                         lower.add(f"{score.metric} of {task}")
                     else:

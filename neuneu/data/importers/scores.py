@@ -14,6 +14,7 @@ from neuneu.data.base_tasks import base_task_of, group_of, split_name
 from neuneu.data.importers.checkpoint_names import CheckpointName
 from neuneu.data.importers.protocol import Imported, ImportOptions
 from neuneu.data.importers.scored_items import ScoredTask
+from neuneu.data.scales import PERCENT, scale_of
 from neuneu.data.schemas import TASKS
 from neuneu.data.trajectories import FloatArray
 
@@ -80,15 +81,21 @@ def as_imported(
         where = examples(score.source for score in finite if not score.checkpoint.has_position)
         said.append(f"no step found, left out: {where}")
     top = 100.0 if options.percent else 1.0
+    beside = [score for score in placed if scale_of(score.metric).unit != PERCENT]
+    if beside:
+        which = examples(f"{score.metric} of {score.task}" for score in beside)
+        said.append(f"metrics with units of their own, kept among the losses: {which}")
+        losses = [*losses, *beside]
+        placed = [score for score in placed if scale_of(score.metric).unit == PERCENT]
     outside = {(s.task, s.metric) for s in placed if not 0.0 <= s.value <= top}
     kept = [score for score in placed if (score.task, score.metric) not in outside]
     if outside:
         names = examples(f"{metric} of {task}" for task, metric in sorted(outside))
         said.append(f"not between 0 and {top:g}, left out: {names}")
     if not kept:
+        hint = " Give --percent if they are percentages." if outside else ""
         raise UserError(
-            f"{name}: expected accuracies between 0 and {top:g}, found none; {said[-1]}. "
-            "Give --percent if they are percentages."
+            f"{name}: expected accuracies between 0 and {top:g}, found none; {said[-1]}.{hint}"
         )
     kept, repeated = _newest(kept)
     if repeated:
