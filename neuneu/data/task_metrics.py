@@ -4,9 +4,9 @@ Sources that log bits per byte, gold losses or soft accuracies of a task keep th
 losses: the name is the task's, alone or with the metric behind it (`arc_easy_rc_5shot_bpb`).
 """
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,7 +16,7 @@ from neuneu.data.defaults import fill_defaults
 from neuneu.data.schemas import ACCURACIES, validate
 
 _ENDINGS: Final = ("_bpb", "_gold")
-_IDENTITY: Final = ("family", "suite", "run")
+_FACTS: Final = ("family", "params", "planned_tokens")
 
 
 def with_task_metric(
@@ -55,7 +55,7 @@ def with_task_metric(
     }
     columns["task"] = pa.array([_task(text, metric) for text in found.column("name").to_pylist()])
     columns["num_fewshot"] = pc.fill_null(columns["num_fewshot"], 0)
-    rows = _with_plans(pa.table(columns), accuracies)
+    rows = _with_runs(pa.table(columns), accuracies)
     filled, _ = fill_defaults(rows, name=f"{metric} of the losses")
     rows = validate(filled, ACCURACIES, name=f"{metric} of the losses")
     return validate(pa.concat_tables([accuracies, rows]), ACCURACIES, name=name)
@@ -67,10 +67,25 @@ def _task(name: str, metric: str) -> str:
     return name
 
 
-def _with_plans(rows: pa.Table, accuracies: pa.Table) -> pa.Table:
-    """The planned tokens of the same runs."""
-    columns = [accuracies.column(column).to_pylist() for column in (*_IDENTITY, "planned_tokens")]
-    planned = {tuple(key): end for *key, end in zip(*columns, strict=True) if end is not None}
-    own = zip(*(rows.column(column).to_pylist() for column in _IDENTITY), strict=True)
-    ends = [planned.get(key, np.nan) for key in own]
-    return rows.append_column("planned_tokens", pa.array(ends, from_pandas=True))
+def _with_runs(rows: pa.Table, accuracies: pa.Table) -> pa.Table:
+    """Rows with family, parameters and planned tokens as the accuracies of the same run have them.
+
+    Columns that one table lacks would else make two runs of one.
+    """
+    known = dict(zip(_keys(accuracies), _cells(accuracies, _FACTS), strict=True))
+    facts = [
+        known.get(key, (*own, None))
+        for key, own in zip(_keys(rows), _cells(rows, _FACTS[:-1]), strict=True)
+    ]
+    columns = dict(zip(rows.column_names, rows.columns, strict=True))
+    for name, cells in zip(_FACTS, zip(*facts, strict=True), strict=True):
+        columns[name] = pa.array(cells, ACCURACIES.field(name).type)
+    return pa.table(columns)
+
+
+def _keys(table: pa.Table) -> list[tuple[Any, ...]]:
+    return _cells(table, ("suite", "run"))
+
+
+def _cells(table: pa.Table, columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    return list(zip(*(table.column(column).to_pylist() for column in columns), strict=True))

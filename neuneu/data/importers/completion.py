@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError, UserError
 from neuneu.data.cells import as_type
+from neuneu.data.choice_metrics import CONTINUOUS_METRICS, available_metrics, choice_metrics
 from neuneu.data.choices import Choices
-from neuneu.data.defaults import fill_defaults
+from neuneu.data.defaults import FLOPS_PER_PARAMETER_TOKEN, fill_defaults
 from neuneu.data.importers.protocol import Imported, ImportOptions
 from neuneu.data.importers.scored_items import ScoredTask
 from neuneu.data.scales import FRACTION, PERCENT, Scale, scale_of
@@ -37,10 +38,11 @@ def complete(imported: Imported, options: ImportOptions, *, name: str) -> Import
     if losses is not None:
         losses = conform(_whole(losses, options, f"{name} (losses)", LOSSES)[0], LOSSES, name=name)
     accuracies = validate(table, ACCURACIES, name=name)
+    choices = _choices(imported.scored, accuracies, name)
     return Imported(
         accuracies=accuracies,
-        losses=losses,
-        choices=_choices(imported.scored, accuracies, name),
+        losses=_with_continuous(losses, choices),
+        choices=choices,
         tasks=None if imported.tasks is None else conform(imported.tasks, TASKS, name=name),
         notes=tuple(dict.fromkeys((*imported.notes, *notes))),
     )
@@ -197,6 +199,37 @@ def _choices(
             )
         )
     return tuple(found)
+
+
+def _with_continuous(losses: pa.Table | None, choices: Sequence[Choices]) -> pa.Table | None:
+    """Add the continuous metrics of tasks that follow from scored choices."""
+    rows = [
+        {
+            "family": of.family, "suite": of.suite, "run": of.run, "params": of.params,
+            "num_fewshot": of.items.num_fewshot, "step": int(step), "tokens": float(tokens),
+            "flops": FLOPS_PER_PARAMETER_TOKEN * of.params * float(tokens),
+            "name": of.items.task, "metric": metric, "value": float(value),
+        }
+        for of in choices
+        for metric, series in choice_metrics(of, metrics=_continuous(of)).items()
+        for step, tokens, value in zip(of.steps, of.tokens, series.values, strict=True)
+    ]  # fmt: skip
+    if not rows:
+        return losses
+    computed = {key: pa.array([row[key] for row in rows], from_pandas=True) for key in rows[0]}
+    table = conform(pa.table(computed), LOSSES, name="scored choices")
+    if losses is None:
+        return table
+    # What the source itself says takes precedence.
+    key = ("suite", "run", "num_fewshot", "step", "name", "metric")
+    known = set(zip(*(losses.column(column).to_pylist() for column in key), strict=True))
+    own = zip(*(table.column(column).to_pylist() for column in key), strict=True)
+    return pa.concat_tables([losses, table.filter(pa.array([row not in known for row in own]))])
+
+
+def _continuous(choices: Choices) -> list[str]:
+    known = available_metrics(choices.items, unconditional=choices.unconditional is not None)
+    return [metric for metric in known if metric in CONTINUOUS_METRICS]
 
 
 def _with(table: pa.Table, column: str, values: Any) -> pa.Table:

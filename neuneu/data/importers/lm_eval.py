@@ -154,12 +154,9 @@ def _scored_tasks(
 def _check_against(scored: ScoredTask, record: Mapping[str, Any]) -> None:
     """Raises UnusableItemsError where the samples do not give the accuracies of the results."""
     metrics = record.get("results", {}).get(scored.items.task, {})
-    kinds: dict[str, str | None] = {"acc": None}
-    if scored.items.n_chars.all():
-        kinds["acc_norm"] = "n_chars"
-    for metric, per in kinds.items():
+    for metric in ("acc", "acc_norm") if scored.items.n_chars.all() else ("acc",):
         stated = number(metrics.get(f"{metric},none", metrics.get(metric)))
-        found = float(scored.correct(per=per).mean())
+        found = float(scored.correct(metric).mean())
         if stated is not None and abs(stated - found) > ROUNDED:
             raise UnusableItemsError(
                 f"{metric} follows as {found:.6g}, where results say {stated:.6g}"

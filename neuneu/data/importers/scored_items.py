@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 
 from neuneu.core.errors import DataError
+from neuneu.data.choice_metrics import item_scores
 from neuneu.data.choices import FloatArray32, ItemSet
 from neuneu.data.importers.checkpoint_names import CheckpointName
 from neuneu.data.trajectories import FloatArray
@@ -59,20 +60,16 @@ class ScoredTask:
     written: float
     source: Path
 
-    def correct(self, *, per: str | None = None) -> FloatArray:
-        """(D,) 1 where the choice of the largest log-probability is right, else 0.
+    def correct(self, metric: str) -> FloatArray:
+        """(D,) 1 where `acc` or `acc_norm` counts an item as right, else 0.
 
         As lm-evaluation-harness and OLMES count, the first of equal choices wins in every format.
 
-        Args:
-            per: `n_chars` or another length of `ItemSet` to divide by.
+        Raises:
+            DataError: the lengths that the metric divides by are unknown.
         """
-        scores = self.logprobs.astype(np.float64)
-        if per is not None:
-            scores = scores / getattr(self.items, per)
-        starts = np.flatnonzero(np.diff(self.items.docs, prepend=self.items.docs[0] - 1))
-        best = [int(np.argmax(part)) for part in np.split(scores, starts[1:])]
-        return np.asarray(np.array(best) == self.items.labels, dtype=np.float64)
+        items = replace(self.items, format="rc")
+        return item_scores(items, self.logprobs[None], metrics=[metric])[metric][0]
 
 
 def fingerprint(content: object) -> bytes:

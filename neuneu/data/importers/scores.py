@@ -145,10 +145,8 @@ def _with_computed(
         facts[items.task] = {
             "format": items.format, "chance": float((1 / counts).mean()), "n_items": len(counts),
         }  # fmt: skip
-        for metric, per in (("acc", None), ("acc_norm", "n_chars")):
-            if per is not None and not getattr(items, per).all():
-                continue
-            correct = of.correct(per=per)
+        for metric in ("acc", "acc_norm") if items.n_chars.all() else ("acc",):
+            correct = of.correct(metric)
             score = Score(
                 checkpoint=of.checkpoint, task=items.task, metric=metric,
                 value=float(correct.mean()), stderr=_stderr(correct), shots=items.num_fewshot,
