@@ -267,6 +267,10 @@ def backtest(  # noqa: PLR0917 - options, not positions
     reference_losses: Annotated[
         str | None, path_option("Validation losses of the runs in --reference.")
     ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Metric to score, also one of --losses such as bpb (default: all)."),
+    ] = None,
     context: Annotated[
         float | None, typer.Option(help="Fraction of each run's checkpoints to use as context.")
     ] = None,
@@ -295,6 +299,7 @@ def backtest(  # noqa: PLR0917 - options, not positions
         "run_table": run_table,
         "reference": reference,
         "reference_losses": reference_losses,
+        "metric": metric,
         "context": context,
         "output": output,
         "forecasters": None if names is None else [name for name in names if name != "neuneu"],

@@ -97,6 +97,8 @@ def _check_output(output: Path) -> None:
 
 def _write(imported: "Imported", output: Path) -> list[str]:
     """Writes the accuracies to a file, or all tables to a folder; returns the paths."""
+    from neuneu.data.choice_files import write_choices
+
     tables = {
         "accuracies": imported.accuracies,
         "losses": imported.losses,
@@ -110,6 +112,9 @@ def _write(imported: "Imported", output: Path) -> list[str]:
         if table is not None:
             _write_table(table, output / f"{name}.parquet")
             written.append(str(output / f"{name}.parquet"))
+    if imported.choices:
+        write_choices(imported.choices, output / "choices.parquet")
+        written.append(str(output / "choices.parquet"))
     return written
 
 
@@ -134,6 +139,11 @@ def _summary(imported: "Imported", written: list[str], *, as_json: bool) -> dict
     }
     result: dict[str, object] = {"output": written if as_json else ", ".join(written)}
     result |= {"rows": accuracies.num_rows, **counts}
+    if imported.choices:
+        result["choices"] = sum(part.logprobs.size for part in imported.choices)
     if as_json:
         return result | {"notes": list(imported.notes)}
-    return result | {"notes": "".join(f"\n  {note}" for note in imported.notes)}
+    notes = list(imported.notes)
+    if imported.choices and not any(path.endswith("choices.parquet") for path in written):
+        notes.append("scored choices were found; they are written where -o is a folder")
+    return result | {"notes": "".join(f"\n  {note}" for note in notes)}

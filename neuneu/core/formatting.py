@@ -1,5 +1,6 @@
 """Numbers as text, with only the digits that are known."""
 
+import math
 from typing import Final
 
 WIDE: Final = 0.1
@@ -27,6 +28,33 @@ def points(value: float, width: float) -> str:
 def difference(value: float, width: float) -> str:
     """Return a difference of accuracies in percentage points, with its sign."""
     return f"{100 * value:+.{_decimals(width)}f}"
+
+
+def score(value: float, width: float, unit: str = "%") -> str:
+    """Return a score without its unit: in percent, or with the digits that a width leaves known.
+
+    Args:
+        value: a fraction for the unit `%`, else in that unit.
+        width: of its 80 % interval; 0 where it was observed.
+        unit: of the metric.
+    """
+    return points(value, width) if unit == "%" else f"{value:.{_known(value, width)}f}"
+
+
+def change(value: float, width: float, unit: str = "%") -> str:
+    """Return a difference of scores, with its sign; arguments as those of `score`."""
+    return difference(value, width) if unit == "%" else f"{value:+.{_known(value, width)}f}"
+
+
+def with_unit(text: str, unit: str) -> str:
+    """Return a number with its unit behind it."""
+    return f"{text} {unit}".rstrip()
+
+
+def _known(value: float, width: float) -> int:
+    """Decimals: two digits of the width, or four of an observed value."""
+    size, digits = (width, 2) if width > 0 else (abs(value), 4)
+    return 0 if size == 0 else max(0, min(6, digits - 1 - math.floor(math.log10(size))))
 
 
 def percent(probability: float) -> str:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
 from neuneu.data.cells import as_floats, quoted, row_name
+from neuneu.data.scales import FloatArray, scale_of
 
 LARGEST: Final = 1e30
 """No run has so many tokens, FLOPs or steps: the largest so far took 1e26 FLOPs."""
@@ -38,7 +39,7 @@ def check_accuracies(table: pa.Table, *, name: str) -> None:
         check_present(table, column, name=name)
     for column in _COUNTS:
         check_count(table, column, name=name)
-    _check_fractions(table, name)
+    check_bounds(table, name=name)
     trained = _values(table, "step") > 0
     for column in ("tokens", "flops"):
         _refuse(
@@ -154,17 +155,47 @@ def check_order(table: pa.Table, starts: npt.NDArray[np.int64], *, name: str) ->
     )
 
 
-def _check_fractions(table: pa.Table, name: str) -> None:
+def check_bounds(table: pa.Table, *, name: str) -> None:
+    """Check that each value is within the bounds of its metric (`data.scales`).
+
+    Args:
+        table: with columns `value` and, if its metrics are not all accuracies, `metric`.
+        name: what messages call the table.
+
+    Raises:
+        DataError: with the row.
+    """
     value = _values(table, "value")
-    wrong = ~((value >= 0.0) & (value <= 1.0))
+    fractions = np.ones(len(value), dtype=bool)
+    metrics = table.column("metric") if "metric" in table.column_names else pa.nulls(0)
+    for metric in (m for m in pc.unique(metrics).to_pylist() if m is not None):
+        scale = scale_of(metric)
+        if scale.low == 0.0 and scale.high == 1.0:
+            continue
+        own = pc.fill_null(pc.equal(metrics, metric), False).to_numpy(zero_copy_only=False)
+        fractions &= ~own
+        _refuse(
+            own & ~((value >= scale.low) & (value <= scale.high) & np.isfinite(value)),
+            table, "value", name,
+            f"expected {metric} in [{scale.low:g}, {scale.high:g}]. Correct it or drop the row.",
+        )  # fmt: skip
+    _check_fractions(table, fractions, value, name)
+
+
+def _check_fractions(table: pa.Table, chosen: Mask, value: FloatArray, name: str) -> None:
+    wrong = chosen & ~((value >= 0.0) & (value <= 1.0))
     if not wrong.any():
         return
+    value = np.where(chosen, value, np.nan)
     found = value[np.argmax(wrong)]
     remedy = "Correct it or drop the row."
     if 1.0 < found <= 100.0 and np.nanmedian(value) > 1.0:
         remedy = "Divide percentages by 100, or read the table with `neuneu import --percent`."
     elif 1.0 < found < np.inf:
-        remedy = "Divide percentages by 100; leave out what is not an accuracy."
+        remedy = (
+            "Divide percentages by 100; name the metric of what is not an accuracy (bpb, nll_gold, "
+            "perplexity, ...)."
+        )
     _refuse(wrong, table, "value", name, f"expected a fraction in [0, 1]. {remedy}")
 
 

@@ -17,6 +17,7 @@ from neuneu.data.runs import RunFacts, RunTable, check_decay, read_runs, take_fa
 from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, validate
 from neuneu.data.store.store import Store
 from neuneu.data.table_files import TableFile, check_store, is_folder, read_file
+from neuneu.data.task_metrics import with_task_metric
 from neuneu.data.trajectories import TokenLossTable, Trajectory, build_trajectories
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,17 @@ class Dataset:
         """Trajectories of the reference runs."""
         return [] if self.reference is None else self.reference.trajectories
 
+    def of_metric(self, metric: str | None) -> "Dataset":
+        """Keep the trajectories of one metric, those of reference runs included; None keeps all."""
+        if metric is None:
+            return self
+        others = self.reference
+        return replace(
+            self,
+            trajectories=[t for t in self.trajectories if t.metric == metric],
+            reference=None if others is None else others.of_metric(metric),
+        )
+
     @cached_property
     def token_losses(self) -> TokenLossTable | None:
         """Losses per word or token, read from their store on first use.
@@ -75,6 +87,7 @@ def load_dataset(
     reference: Table | None = None,
     reference_losses: Table | None = None,
     token_losses: str | Path | None = None,
+    metric: str | None = None,
     log_notes: bool = True,
 ) -> Dataset:
     """Read tables or stores, fill in what they leave out, and check them.
@@ -87,6 +100,8 @@ def load_dataset(
         reference: accuracies of further finished runs.
         reference_losses: validation losses of the reference runs.
         token_losses: a store with losses per word; by default that of `accuracies`.
+        metric: one that is to be forecast; where only a loss table has it, its rows become
+            trajectories (`data.task_metrics`).
         log_notes: whether to log the notes as warnings.
 
     Raises:
@@ -96,9 +111,9 @@ def load_dataset(
     run_notes: tuple[str, ...] = ()
     if run_table is not None:
         runs, run_notes = read_runs(read_table(run_table, name="run_table"))
-    data = _load(accuracies, losses, tasks, runs, "accuracies")
+    data = _load(accuracies, losses, tasks, runs, "accuracies", metric=metric)
     if reference is not None:
-        others = _load(reference, reference_losses, tasks, runs, "reference")
+        others = _load(reference, reference_losses, tasks, runs, "reference", metric=metric)
         notes = tuple(dict.fromkeys((*data.notes, *others.notes)))
         planned = tuple(run for run in data.planned if run in others.planned)
         data = replace(data, reference=others, notes=notes, planned=planned)
@@ -132,6 +147,8 @@ def _load(
     tasks: Table | None,
     runs: RunTable,
     name: str,
+    *,
+    metric: str | None,
 ) -> Dataset:
     loss_file = None if losses is None else load_table(losses, LOSSES, name="losses")
     task_file = None if tasks is None else load_table(tasks, TASKS, name="tasks")
@@ -156,6 +173,7 @@ def _load(
         file = _checked(replace(file, table=runs.fill(file.table, name=file.name)), ACCURACIES)
         table = file.table
         notes += file.notes
+    table = with_task_metric(table, loss_table, metric, name=name)
     rows = [] if task_table is None else task_table.to_pylist()
     trajectories = build_trajectories(table, loss_table, task_table, runs)
     for t in trajectories:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from neuneu.core.errors import DataError
 from neuneu.data.chance import known_chance
 from neuneu.data.runs import RunTable
+from neuneu.data.scales import FRACTION, SCALES, Scale, scale_of
 from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts
 
 FloatArray = npt.NDArray[np.float64]
@@ -39,9 +40,10 @@ NEAR_CHANCE: Final = 0.03
 class Trajectory:
     """One (suite, run, num_fewshot, task, metric) with its n checkpoints in token order.
 
-    `steps` (n,) int64; `tokens`, `flops`, `values` (accuracy in [0, 1]) and `stderrs` (NaN where
-    unknown) (n,) float64. `losses` maps a validation set's name to (n,) float64 mean losses in
-    nats per token, NaN where a checkpoint has none. `chance` and `base_task` come from the task
+    `steps` (n,) int64; `tokens`, `flops`, `values` (accuracy, or another metric in its own units)
+    and `stderrs` (NaN where unknown) (n,) float64. `scale` is that of the metric. `losses` maps a
+    validation set's name to (n,) float64 mean losses in nats per token, NaN where a checkpoint has
+    none. `chance` and `base_task` come from the task
     table; chance is that of a known benchmark otherwise (`data.chance`), None where unknown.
     `signals` maps a continuous metric of the task itself (`SIGNALS`) to (n,) values, NaN where
     unknown. `recipe`, `schedule` and `decay_start` (tokens) come from the table of runs
@@ -69,6 +71,7 @@ class Trajectory:
     schedule: str = ""
     decay_start: float | None = None
     signals: Mapping[str, FloatArray] = field(default_factory=dict)
+    scale: Scale = FRACTION
 
     def __len__(self) -> int:
         """The number of checkpoints n."""
@@ -95,6 +98,20 @@ class Trajectory:
         losses = {name: values[start:stop] for name, values in self.losses.items()}
         signals = {name: values[start:stop] for name, values in self.signals.items()}
         return replace(self, **arrays, losses=losses, signals=signals)
+
+    def on_unit_scale(self) -> "Trajectory":
+        """Map the values into [0, 1], higher is better (`data.scales`); accuracies stay."""
+        if self.scale.is_unit:
+            return self
+        return replace(
+            self,
+            values=self.scale.to_unit(self.values),
+            stderrs=self.scale.unit_width(self.values, self.stderrs),
+            chance=None
+            if self.chance is None
+            else float(self.scale.to_unit(np.array(self.chance))),
+            scale=FRACTION,
+        )
 
     def without_step_zero(self) -> "Trajectory":
         """Drop the untrained checkpoint, which no protocol uses."""
@@ -143,7 +160,12 @@ def build_trajectories(
         told = facts[tuple(who[key] for key in _RUN)]
         planned_end = None if np.isnan(planned[stop - 1]) else float(planned[stop - 1])
         info = task_index.get((who["task"], who["metric"])) or task_names.get(who["task"], {})
-        base, chance = info.get("base_task") or who["task"], info.get("chance")
+        own_row = task_index.get((who["task"], who["metric"]), {})
+        scale = scale_of(who["metric"], higher_is_better=own_row.get("higher_is_better"))
+        base = info.get("base_task") or who["task"]
+        # The chance level of a task's accuracy says nothing of its bits per byte.
+        is_accuracy = who["metric"] not in SCALES
+        chance = (info if is_accuracy else own_row).get("chance")
         result.append(
             Trajectory(
                 **who,
@@ -153,6 +175,7 @@ def build_trajectories(
                 signals=_signals(loss_index[who["suite"], who["run"]], who, own["steps"]),
                 planned_tokens=planned_end,
                 chance=known_chance(base, who["metric"]) if chance is None else chance,
+                scale=scale,
                 base_task=base,
                 group=info.get("group") or "",
                 recipe=told.recipe,
@@ -204,7 +227,8 @@ def _signals(index: _Losses, who: Mapping[str, Any], steps: IntArray) -> dict[st
     for metric, ending in SIGNALS.items():
         names = index[metric]
         rows = [*names.get(who["task"], ()), *names.get(who["task"] + ending, ())]
-        found[metric] = [row for row in rows if row[0] == who["num_fewshot"]]
+        if metric != who["metric"]:  # no metric is a signal of itself
+            found[metric] = [row for row in rows if row[0] == who["num_fewshot"]]
     return _at_steps(found, steps)
 
 

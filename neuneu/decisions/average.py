@@ -8,6 +8,7 @@ import numpy as np
 
 from neuneu.core.errors import UserError
 from neuneu.data.cells import listed
+from neuneu.data.scales import Scale
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.explanation import calibration_fields, explanation_fields, forecast_notes
@@ -82,11 +83,12 @@ class AverageForecast:
             ),
             pool,
         )
+        self.scale = _one_scale(self.selection, pool)
         runs = group_by_run(pool, self.selection.keys)
         references = self.horizon.references(self.dataset.trajectories, self.dataset.references)
         self.self_calibration = self_calibrate(
             forecaster,
-            references,
+            [t for t in references if t.scale == self.scale],
             unfinished([t for members in runs.values() for t in members], self.horizon),
             enabled=options.get("self_calibrate", True),
         )
@@ -136,6 +138,7 @@ class AverageForecast:
             "present": plain(future.present), "seen_tokens": plain_tokens(future.seen_tokens),
             "tokens": plain_tokens(future.tokens[-1]), "finished": future.finished,
             "q0.1": plain(low), "q0.5": plain(middle), "q0.9": plain(high),
+            "metric": self.selection.metric, "higher_is_better": self.scale.higher_is_better,
             **calibration_fields(self.forecaster, future.queries),
         }  # fmt: skip
         if self.options.get("explain"):
@@ -172,6 +175,23 @@ def _common(selection: Selection, pool: Sequence[Trajectory]) -> Selection:
         "not every run has them"
     )
     return replace(selection, keys=shared, notes=(*selection.notes, note))
+
+
+def _one_scale(selection: Selection, pool: Sequence[Trajectory]) -> Scale:
+    """The scale of the metrics to average.
+
+    Raises:
+        UserError: metrics of several scales.
+    """
+    scales = {t.metric: t.scale for t in pool if task_key(t) in selection.keys}
+    first = next(iter(scales.values()))
+    other = next((metric for metric, scale in scales.items() if scale != first), None)
+    if other is not None:
+        raise UserError(
+            f"metrics {listed(sorted(scales))}: expected metrics of one range and unit to average "
+            "over; choose one with --metric, or tasks with --task."
+        )
+    return first
 
 
 def _too_few_runs(evaluated: int, with_horizon: int, selection: Selection, min_runs: int) -> str:

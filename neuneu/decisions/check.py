@@ -9,6 +9,7 @@ import numpy as np
 
 from neuneu.core.errors import UserError
 from neuneu.core.formatting import percent
+from neuneu.data.cells import listed
 from neuneu.data.load import Dataset
 from neuneu.data.trajectories import FloatArray, IntArray, RunGroup, Trajectory
 from neuneu.decisions.answers import plain
@@ -70,6 +71,12 @@ class Check:
         Raises:
             UserError: no family with two finished runs, or an unknown task.
         """
+        units = {t.metric: t.scale.unit for t in dataset.trajectories}
+        if len(set(units.values())) > 1:
+            raise UserError(
+                f"check: metrics {listed(sorted(units))}: expected metrics of one unit to average "
+                "errors over; choose one with --metric."
+            )
         trajectories, self._endless = _with_ends(dataset.trajectories, horizon)
         finished = horizon.references(trajectories, dataset.references)
         keys = _keys([*trajectories, *dataset.references], tasks)
@@ -238,6 +245,7 @@ def _row(check: CaseCheck, members: IntArray, rules: Mapping[str, FloatArray]) -
     best = min(errors, key=lambda rule: errors[rule])
     chosen = [held_out.truths[place] for place in members]
     return {
+        "metric": " and ".join(sorted({t.metric for t in chosen})),
         "runs": len({t.run_group for t in chosen}),
         "trajectories": len({t.key for t in chosen}),
         **_bounds("error", found["error"]),

@@ -110,6 +110,7 @@ def make_forecasts(
                 for name in ("family", "suite", "run", "num_fewshot", "task", "metric")
             }
             | {
+                "higher_is_better": context.scale.higher_is_better,
                 "checkpoints": len(context),
                 "chance": None if context.chance is None else plain(context.chance),
                 "present": plain(context.values[-1]) if len(context) else None,

@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from neuneu.data.scales import FRACTION, Scale
 from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
 from neuneu.decisions.peers import align_peers
 from neuneu.decisions.selection import RunName, TaskKey, run_name, task_key
@@ -36,7 +37,8 @@ class RunFuture:
     checkpoints where all tasks were evaluated. `present` is the last of them, or the mean of
     the tasks' last values where there is none. A run that has reached its horizon (`finished`)
     has H = 1, samples that all equal its score, and no `queries`. A planned run has n = 0, NaN
-    as `present` and no `seen_tokens`.
+    as `present` and no `seen_tokens`. `scale` is that of the metric of all tasks, in whose units
+    scores are.
     """
 
     run: RunName
@@ -49,6 +51,7 @@ class RunFuture:
     flops_per_token: float
     seen_tokens: float
     queries: tuple[Query, ...] = ()
+    scale: Scale = FRACTION
 
     @property
     def final(self) -> FloatArray:
@@ -163,7 +166,7 @@ def _future(plan: _Plan, samples: Sequence[FloatArray], count: int) -> RunFuture
             run=plan.run, tokens=end.target_tokens, samples=np.mean(samples, axis=0),
             past_tokens=np.zeros(0), past=np.zeros(0), present=np.nan, finished=False,
             flops_per_token=float(end.target_flops[-1] / end.target_tokens[-1]), seen_tokens=0.0,
-            queries=tuple(plan.queries),
+            queries=tuple(plan.queries), scale=plan.contexts[0].scale,
         )  # fmt: skip
     past_tokens, past = past_average(plan.contexts)
     latest = max(plan.contexts, key=lambda t: float(t.tokens[-1]))
@@ -180,6 +183,7 @@ def _future(plan: _Plan, samples: Sequence[FloatArray], count: int) -> RunFuture
         flops_per_token=float(latest.flops[-1] / latest.tokens[-1]),
         seen_tokens=float(latest.tokens[-1]),
         queries=tuple(plan.queries),
+        scale=plan.contexts[0].scale,
     )
 
 

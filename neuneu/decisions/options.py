@@ -93,7 +93,11 @@ class AverageOptions(Options, total=False):
         ),
     ]
     metric: Annotated[
-        str | None, Option(help="Metric of the tasks (default: the most common one).")
+        str | None,
+        Option(
+            help="Metric of the tasks, also one of --losses such as bpb (default: the most common "
+            "one)."
+        ),
     ]
     num_fewshot: Annotated[
         int | None, Option(help="Number of few-shot examples (default: the most common one).")
@@ -126,6 +130,10 @@ class ForecastOptions(Options, total=False):
 
     plan: Planned
     points: Annotated[int, Option(help="Number of grid points up to the horizon.", default=POINTS)]
+    metric: Annotated[
+        str | None,
+        Option(help="Metric to forecast, also one of --losses such as bpb (default: all)."),
+    ]
     explain: Explain
 
 
@@ -139,7 +147,10 @@ class RankOptions(AverageOptions, total=False):
 class StopOptions(AverageOptions, total=False):
     """Options of `stop` beside those of `AverageOptions`; at most one of `target` and `rival`."""
 
-    target: Annotated[float | None, Option(help="Accuracy to reach, as a fraction.")]
+    target: Annotated[
+        float | None,
+        Option(help="Score to reach: an accuracy as a fraction, others in their units."),
+    ]
     rival: Annotated[str | None, Option(help="Run to beat (default: the best of the others).")]
     threshold: Annotated[
         float, Option(help="Advise to stop below this probability of success.", default=THRESHOLD)
@@ -188,6 +199,10 @@ class CheckOptions(DataOptions, total=False):
         str | Sequence[str],
         Option(help="Tasks, base tasks or task groups to check.", cli=str, note=_COMMAS),
     ]
+    metric: Annotated[
+        str | None,
+        Option(help="Metric to check, also one of --losses such as bpb (default: all)."),
+    ]
 
 
 QUESTIONS: Final[Mapping[str, type]] = {
@@ -224,7 +239,8 @@ def read_options(
     )
     horizon.check()
     tables = {k: v for k, v in options.items() if k in DataOptions.__annotations__}
-    return load_dataset(accuracies, **tables, log_notes=False), horizon
+    metric = options.get("metric")
+    return load_dataset(accuracies, **tables, metric=metric, log_notes=False), horizon
 
 
 def task_names(options: Mapping[str, Any]) -> list[str]:

@@ -23,6 +23,7 @@ from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.decisions.selection import RunName, TaskKey, run_name, task_key
 from neuneu.forecasters.cross_run.trends import local_line
 from neuneu.forecasters.protocol import JointForecaster, Query
+from neuneu.forecasters.unit_scale import in_units, on_unit_scale
 
 SIZE: Final = math.log(1.2)
 """Peers differ in ln parameters by no more; or the sizes of both are unknown."""
@@ -110,6 +111,24 @@ def align_peers(
     Returns:
         The answers; those about runs without peers as they were.
     """
+    levels = forecaster.levels
+    units = [
+        query.context.scale.quantiles_to_unit(answer, levels)
+        for query, answer in zip(queries, answers, strict=True)
+    ]
+    # On the unit scale, how good a run is on one metric tells of its others.
+    mapped = [on_unit_scale(query) for query in queries]
+    moved = _aligned(forecaster, mapped, units, [t.on_unit_scale() for t in beside])
+    return in_units(queries, moved, levels)
+
+
+def _aligned(
+    forecaster: JointForecaster,
+    queries: Sequence[Query],
+    answers: Sequence[FloatArray],
+    beside: Sequence[Trajectory],
+) -> list[FloatArray]:
+    """`align_peers` on the unit scale."""
     index = {
         (run_name(query.context), task_key(query.context)): row
         for row, (query, answer) in enumerate(zip(queries, answers, strict=True))

@@ -236,5 +236,5 @@ def _like(t: Trajectory, run: Trajectory) -> Trajectory:
     """The planned run on the task of a finished one."""
     return replace(
         run, task=t.task, metric=t.metric, num_fewshot=t.num_fewshot, chance=t.chance,
-        base_task=t.base_task, group=t.group,
+        scale=t.scale, base_task=t.base_task, group=t.group,
     )  # fmt: skip

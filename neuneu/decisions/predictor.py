@@ -8,6 +8,7 @@ import numpy as np
 
 from neuneu.core.errors import UserError
 from neuneu.data.load import Table
+from neuneu.data.scales import PERCENT
 from neuneu.data.trajectories import FloatArray
 from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.average import INTERVAL, AverageForecast
@@ -45,7 +46,8 @@ class Predictor:
     Every method takes `accuracies` (required columns: run, task, value and one of step, tokens,
     flops; a path, a pyarrow table, a pandas DataFrame, a mapping of columns or NumPy arrays, or a
     list of rows) and keyword options, declared in `neuneu.decisions.options`. Accuracies are
-    fractions in [0, 1]; `q0.1`, `q0.5`, `q0.9` are quantiles: q0.1 to q0.9 is an 80 % interval.
+    fractions in [0, 1], other metrics in their own units (`neuneu.data.scales`); `q0.1`, `q0.5`,
+    `q0.9` are quantiles: q0.1 to q0.9 is an 80 % interval.
 
     Every row has a `calibration_group`, the number of runs it is `calibrated_on`, and `warnings`
     (each a `code` and a `text`). `explain=True` adds `compared_with` (reference runs, the most
@@ -73,6 +75,7 @@ class Predictor:
             UserError: tables that cannot be read, or nothing to forecast.
         """
         dataset, horizon = read_options(accuracies, options, ForecastOptions)
+        dataset = dataset.of_metric(options.get("metric"))
         found = make_forecasts(
             self.forecaster, dataset, horizon, options.get("plan"),
             calibrate=options.get("self_calibrate", True),
@@ -110,7 +113,8 @@ class Predictor:
             UserError: fewer than two runs have all the tasks and a horizon.
         """
         average = AverageForecast(self.forecaster, accuracies, options, RankOptions, min_runs=2)
-        ranking = rank(np.stack([future.final for future in average.futures]))
+        scale = average.scale
+        ranking = rank(np.stack([scale.oriented(future.final) for future in average.futures]))
         rows = []
         for position, row in enumerate(ranking.order, start=1):
             beats = {
@@ -137,7 +141,8 @@ class Predictor:
             A row for each unfinished run: `goal`, `success` (probability), `advice` (`stop`, `go
             on`, or `cannot tell` where success is unlikely, but the run is near chance and no
             finished run of its size shows whether it will take off), `gain` with `gain_low` and
-            `gain_high` (accuracy that the rest of the training adds, and its 80 % interval),
+            `gain_high` (what the rest of the training improves the score by, positive where lower
+            is better, too, and its 80 % interval),
             `remaining_tokens`, `remaining_flops`, `remaining_share` of the whole run.
 
         Raises:
@@ -149,11 +154,13 @@ class Predictor:
         if target is not None and rival is not None:
             raise UserError("target and rival: expected one of them, found both.")
         if target is not None:
-            _check_fraction("target", target)
+            _check_score("target", target)
         _check_fraction("threshold", threshold)
         average = AverageForecast(
             self.forecaster, accuracies, options, StopOptions, min_runs=2 if target is None else 1
         )
+        if target is not None:
+            _check_within("target", target, average)
         rivals = average.futures if rival in {None, "best"} else average.find([str(rival)])
         rows = []
         for future in average.futures:
@@ -161,8 +168,10 @@ class Predictor:
             if future.finished or goal is None:
                 continue
             take_off = take_off_warning(average.forecaster, future.queries)
+            better = average.scale.oriented
             found = prospect(
-                future.final, future.present, goal, threshold=threshold,
+                better(future.final), float(better(np.array(future.present))),
+                goal if target is None else float(better(np.array(target))), threshold=threshold,
                 may_take_off=take_off is not None,
             )  # fmt: skip
             remaining = future.remaining_tokens
@@ -191,11 +200,11 @@ class Predictor:
         """Forecasts at how many tokens a run reaches a score.
 
         A score counts as reached where the mean of three consecutive checkpoints is at least that
-        high; future checkpoints are spaced like past ones.
+        good; future checkpoints are spaced like past ones.
 
         Args:
             accuracies: evaluations so far.
-            score: an accuracy, as a fraction.
+            score: an accuracy, as a fraction, or another metric in its own units.
             **options: see `RankOptions`.
 
         Returns:
@@ -205,10 +214,11 @@ class Predictor:
             points in tokens, and the probability of having reached it there).
 
         Raises:
-            UserError: a score outside (0, 1), or no run with the tasks and a horizon.
+            UserError: a score that the metric cannot have, or no run with the tasks and a horizon.
         """
-        _check_fraction("score", score)
+        _check_score("score", score)
         average = AverageForecast(self.forecaster, accuracies, options, RankOptions)
+        _check_within("score", score, average)
         rows = [
             average.row(future) | {"score": score} | _passage(future, score)
             for future in average.futures
@@ -255,7 +265,8 @@ class Predictor:
             horizon=average.horizon, token_losses=average.dataset.token_losses, seed=average.seed,
             beside=average.beside,
         )  # fmt: skip
-        worth = weigh(samples.final, samples.values, samples.owner)
+        better = average.scale.oriented
+        worth = weigh(better(samples.final), better(samples.values), samples.owner)
         cost = _costs(pending, options.get("costs") or {}, average.dataset.items)
         gain = np.round(worth.value, VALUE_DIGITS) if goal == "best" else worth.narrowing
         # Where no single evaluation gains anything in those digits, narrowing decides.
@@ -269,6 +280,7 @@ class Predictor:
                     "metric": metric, "num_fewshot": num_fewshot, "step": pending[i].step,
                     "tokens": plain_tokens(pending[i].tokens), "cost": plain(cost[i], 3),
                     "narrowing": plain(worth.narrowing[i], 4),
+                    "higher_is_better": average.scale.higher_is_better,
                     "value": plain(worth.value[i], VALUE_DIGITS),
                 }
             )  # fmt: skip
@@ -299,6 +311,7 @@ class Predictor:
             _check_fraction("context", context)
         others = {key: value for key, value in options.items() if key != "context"}
         dataset, horizon = read_options(accuracies, others, CheckOptions)
+        dataset = dataset.of_metric(options.get("metric"))
         found = Check(self.forecaster, dataset, horizon, tasks=task_names(options), context=context)
         return Answer(
             question="check",
@@ -312,21 +325,23 @@ class Predictor:
 def _goal(
     future: RunFuture, rivals: Sequence[RunFuture], target: float | None
 ) -> float | FloatArray | None:
-    """The target, or (S,) final scores of the best rival; None without one."""
+    """The target, or (S,) final scores of the best rival, oriented; None without one."""
     if target is not None:
         return target
-    others = [rival.final for rival in rivals if rival.run != future.run]
+    others = [rival.scale.oriented(rival.final) for rival in rivals if rival.run != future.run]
     return np.max(others, axis=0) if others else None
 
 
 def _passage(future: RunFuture, score: float) -> dict[str, Any]:
     """When a run reaches a score, as JSON types."""
-    index = reached_at(future.past, score)
+    better = future.scale.oriented
+    past, goal = better(future.past), float(better(np.array(score)))
+    index = reached_at(past, goal)
     at = None if index is None else plain_tokens(future.past_tokens[index])
     if at is not None or future.finished:
         times = {f"t{level:g}": at for level in INTERVAL}
         return {"reached": at, "never": float(at is None), **times, "places": [], "by": []}
-    passage = first_passage(future.past, future.tokens, future.samples, score)
+    passage = first_passage(past, future.tokens, better(future.samples), goal)
     return {
         "reached": None,
         "never": plain(passage.never, 4),
@@ -349,6 +364,24 @@ def _costs(
         for e in pending
     ])  # fmt: skip
     return np.asarray(found / found.min())
+
+
+def _check_score(name: str, value: float) -> None:
+    if not np.isfinite(value):
+        raise UserError(f"{name}: expected a number, found {value:g}.")
+
+
+def _check_within(name: str, value: float, average: AverageForecast) -> None:
+    """Raises UserError for a score that the metric of the question cannot have."""
+    scale = average.scale
+    if scale.low < value < scale.high:
+        return
+    if scale.unit == PERCENT:
+        raise UserError(f"{name}: expected a fraction between 0 and 1, found {value:g}.")
+    raise UserError(
+        f"{name}: expected {average.selection.metric} between {scale.low:g} and {scale.high:g}, "
+        f"found {value:g}."
+    )
 
 
 def _check_fraction(name: str, value: float) -> None:

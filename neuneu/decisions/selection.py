@@ -30,6 +30,11 @@ class Selection:
         names = [task for task, _, _ in self.keys]
         return names[0] if len(names) == 1 else f"mean of {len(names)} tasks"
 
+    @property
+    def metric(self) -> str:
+        """The metric of the tasks; several, joined by `and`, where they differ."""
+        return " and ".join(sorted({metric for _, metric, _ in self.keys}))
+
 
 def run_name(trajectory: Trajectory) -> RunName:
     """The run of a trajectory, in one suite."""

@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from neuneu.core.formatting import percent
+from neuneu.core.formatting import percent, with_unit
+from neuneu.data.scales import PERCENT
 from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
 from neuneu.decisions.answers import plain
 from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
@@ -33,7 +34,8 @@ class CaseCheck:
 
     `measured` are the metrics of `METRICS` with their 95 % intervals over runs, with intervals as
     the answers have them: each run's were corrected by what the other runs ask for (`corrected`,
-    (N, Q)). `before` are those of the forecaster itself. Errors and widths are fractions of 1.
+    (N, Q)). `before` are those of the forecaster itself. Errors and widths are in the metric's
+    units: fractions of 1 for accuracies.
     """
 
     correction: Correction
@@ -56,10 +58,20 @@ class CaseCheck:
         change = found["width_80"].value / max(self.before["width_80"].value, 1e-9) - 1.0
         width = f", made {100 * abs(change):.0f} % {'wider' if change > 0 else 'narrower'}"
         return (
-            f"on your {''.join(runs)}: error {100 * found['error'].value:.1f} points, 80 % "
+            f"on your {''.join(runs)}: {self._error()}80 % "
             f"interval covered {100 * found['coverage_80'].value:.0f} %"
             f"{width if abs(change) >= NOTICEABLE else ''}"
         )
+
+    def _error(self) -> str:
+        """The error in the unit of the metrics; empty where they have several."""
+        units = {truth.scale.unit for truth in self.held_out.truths}
+        if len(units) > 1:
+            return ""
+        unit, error = units.pop(), self.measured["error"].value
+        return f"error {100 * error:.1f} points, " if unit == PERCENT else (
+            f"error {with_unit(f'{error:.3g}', unit)}, "
+        )  # fmt: skip
 
     def to_json(self) -> dict[str, Any]:
         """The check as JSON types."""

@@ -1,5 +1,6 @@
 """What sampled futures say: which run is best, whether to stop, when a score is reached, what to
-evaluate next.
+evaluate next. Of every score here higher is better: a metric of which lower is better enters as its
+negative (`Scale.oriented`).
 
 `weigh` takes the expected posterior as linear in an observed value (linear Bayes; Goldstein and
 Wooff 2007, Bayes Linear Statistics): observing it leaves 1 - r^2 of a final score's variance, r

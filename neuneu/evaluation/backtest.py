@@ -24,6 +24,7 @@ from neuneu.core.storage import Folder, written_to
 from neuneu.data.fingerprints import runs_trained_on
 from neuneu.data.load import Dataset, load_dataset
 from neuneu.data.ranking import value_noise
+from neuneu.data.scales import PERCENT
 from neuneu.data.splits import MIN_CHECKPOINTS, PROTOCOLS, SplitRule, deal_folds, hold_out
 from neuneu.data.trajectories import (
     RunGroup,
@@ -60,6 +61,8 @@ class BacktestConfig:
     reference: Address | None = None
     """Further reference runs: a store folder or an accuracy table."""
     reference_losses: Address | None = None
+    metric: str | None = None
+    """Metric to score, also one of the losses such as `bpb`; by default all, if of one unit."""
     output: Address = "runs/backtest"
     context: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
     """Fraction of a run's checkpoints (`anchored`) or tokens (`by-compute`) to use as context."""
@@ -188,8 +191,10 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
         observed = load_dataset(
             config.accuracies, losses=config.losses, tasks=config.tasks,
             run_table=config.run_table, reference=config.reference,
-            reference_losses=config.reference_losses,
+            reference_losses=config.reference_losses, metric=config.metric,
         )  # fmt: skip
+        observed = observed.of_metric(config.metric)
+        unit = _unit(observed.trajectories)
         bar.advance()
     folds = _folds(config, observed.trajectories)
     forecasters = _make_forecasters(config)
@@ -214,6 +219,7 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
         entry["references_given"] = given if entry["sees"] != "own" else []
         entry["kind"] = "baseline" if name in BASELINES else "trained"
     summary["context_fraction"] = config.context
+    summary["unit"] = unit
     summary["folds"] = [["/".join(group) for group in fold] for fold in folds]
     suites = defaultdict(list)
     for trajectory in observed.trajectories:
@@ -239,6 +245,21 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
             for name, entry in summary["forecasters"].items()
         },
     }
+
+
+def _unit(trajectories: Sequence[Trajectory]) -> str:
+    """The unit of all metrics.
+
+    Raises:
+        UserError: several, over which errors have no mean.
+    """
+    units = {t.metric: t.scale.unit for t in trajectories}
+    if len(set(units.values())) > 1:
+        raise UserError(
+            f"metrics {', '.join(sorted(units))}: expected metrics of one unit to average errors "
+            "over; choose one with metric=NAME."
+        )
+    return next(iter(units.values()), PERCENT)
 
 
 def _check_installed(config: BacktestConfig) -> None:

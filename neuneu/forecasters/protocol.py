@@ -58,7 +58,9 @@ class Forecaster(Protocol):
         """
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
-        """One (h, len(levels)) array a query: accuracies in [0, 1], non-decreasing in level.
+        """One (h, len(levels)) array a query: values of its metric, non-decreasing in level.
+
+        They are in the metric's own units and within its bounds (`context.scale`).
 
         A query that the forecaster cannot answer (such as a task absent from the references)
         gives NaN throughout; no other NaN is allowed.

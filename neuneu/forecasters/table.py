@@ -47,8 +47,8 @@ def check_answers(
     """Checks answers against the contract of `Forecaster`; returns (N, Q) quantiles of all targets.
 
     Raises:
-        DataError: unknown levels, arrays of another shape, NaN in a part of a query, accuracies
-            outside [0, 1], or quantiles that decrease with their level.
+        DataError: unknown levels, arrays of another shape, NaN in a part of a query, values
+            outside the bounds of the metric, or quantiles that decrease with their level.
     """
     levels = forecaster.levels
     unknown = set(levels) - set(FORECAST_LEVELS)
@@ -70,11 +70,17 @@ def check_answers(
     n_missing = np.bincount(owner, weights=missing, minlength=len(expected))
     partly = (n_missing > 0) & (n_missing < [h for h, _ in expected])
     given = quantiles[~missing]
+    scales = [query.context.scale for query in queries]
+    limits = np.array([(scale.low, scale.high) for scale in scales]).reshape(-1, 2)
+    low, high = (of[:, None] for of in limits[owner[~missing]].T)
+    outside = (given < low) | (given > high)
     problem = None
     if partly.any() or not np.isnan(quantiles[missing]).all():
         problem = "NaN in a part of a query (NaN throughout means unanswered)"
-    elif ((given < 0.0) | (given > 1.0)).any():
-        problem = f"accuracies outside [0, 1], such as {given[(given < 0) | (given > 1)][0]:g}"
+    elif outside.any():
+        row = int(np.argmax(outside.any(axis=1)))
+        what = f"[{low[row, 0]:g}, {high[row, 0]:g}]"
+        problem = f"values outside {what}, such as {given[row][outside[row]][0]:g}"
     elif (np.diff(given, axis=1) < 0.0).any():
         problem = "quantiles that decrease with their level"
     if problem:

@@ -19,6 +19,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from neuneu.core.errors import UserError
 from neuneu.core.files import atomic_path
 from neuneu.core.formatting import format_count
+from neuneu.data.scales import PERCENT
 from neuneu.data.trajectories import FloatArray, IntArray
 
 INK: Final = "#222222"
@@ -156,6 +157,13 @@ def percent_axis(axes: Axes, label: str | None = None, *, points: bool = False) 
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}{unit}"))
     axes.set_ylabel(label or "")
+
+
+def score_axis(axes: Axes, unit: str, label: str | None = None) -> None:
+    """Scores in their unit: accuracies in percent."""
+    percent_axis(axes, label)
+    if unit != PERCENT:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
 def draw_legend(figure: Figure, handles: Sequence[Any], *, narrow: bool) -> None:

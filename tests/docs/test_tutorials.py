@@ -16,7 +16,7 @@ from s3_server import S3Server
 from neuneu.core.config import build_config
 
 FOLDER = ROOT / "docs" / "tutorials"
-FROM_TABLES = ("compare-two-mixes.md", "forecast-your-run.md")
+FROM_TABLES = ("compare-two-mixes.md", "evidence-from-lm-eval.md", "forecast-your-run.md")
 ON_S3 = "from-checkpoints.md"
 HERE = re.compile(r"^cat > (\S+) <<'?END'?\n(.*?)^END\n", re.MULTILINE | re.DOTALL)
 """Return name and content of a file that a block writes."""

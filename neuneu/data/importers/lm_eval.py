@@ -1,21 +1,31 @@
-"""Results of lm-evaluation-harness: results_*.json, one or more for each checkpoint."""
+"""Results of lm-evaluation-harness: results_*.json and samples, one or more for each checkpoint."""
 
 import math
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core.errors import DataError
+from neuneu.data.choices import ItemSet
 from neuneu.data.importers.checkpoint_names import (
     CheckpointName,
     compile_step_from,
     parse_checkpoint,
 )
 from neuneu.data.importers.files import files_under, names_around, number, read_json
+from neuneu.data.importers.lm_eval_samples import date_of, read_samples, sample_files
 from neuneu.data.importers.protocol import Imported, ImportOptions
-from neuneu.data.importers.scores import Score, as_imported, task_row
+from neuneu.data.importers.scored_items import (
+    ROUNDED,
+    ScoredTask,
+    UnusableItemsError,
+    gather,
+    shared,
+)
+from neuneu.data.importers.scores import Score, as_imported, examples, task_row
+from neuneu.data.scales import PERCENT, scale_of
 
 _NO_METRICS: Final = frozenset({"alias", "name", "sample_len", "sample_count", "samples"})
 _LOSSES: Final = {"bits_per_byte": ("bpb", False), "word_perplexity": ("nll_per_word", True)}
@@ -29,39 +39,40 @@ class LmEvalResults:
     """A file or folder that `lm_eval --output_path` wrote, at any depth."""
 
     name = "lm-eval"
-    expects = "results_*.json of lm-evaluation-harness"
+    expects = "results_*.json or samples_*.jsonl of lm-evaluation-harness"
 
     def recognises(self, path: Path) -> str | None:
         """Look for a JSON file with results by task."""
         found = next(_results(path, strict=False), None)
-        if found is None:
-            return None
-        return f"{found[0].name} has results by task as lm-evaluation-harness writes them"
+        if found is not None:
+            return f"{found[0].name} has results by task as lm-evaluation-harness writes them"
+        samples = next(sample_files(path, {}), None)
+        return None if samples is None else f"{samples[0].name} is named as its samples are"
 
     def read(self, path: Path, options: ImportOptions) -> Imported:
-        """Read all results files; sample files and other JSON files are skipped."""
+        """Read all files of results and samples; other JSON files are skipped."""
         pattern = compile_step_from(options.step_from)
+        results: list[_Results] = []
         scores: list[Score] = []
         losses: list[Score] = []
         tasks: list[dict[str, Any]] = []
         groups: set[str] = set()
         lower: set[str] = set()
         for found, record in _results(path, strict=True):
-            names = names_around(found, path)
-            checkpoint = parse_checkpoint(
-                model=_model(record),
-                revision=_revision(record),
-                folders=[_DATE.sub("", names[0]).removeprefix("results").strip("_-"), *names[1:]],
-                step_from=pattern,
-            )
+            name, *around = names_around(found, path)
+            name = _DATE.sub("", name).removeprefix("results").strip("_-")
+            checkpoint = _checkpoint([name, *around], record, pattern)
+            results.append(_Results(path=found, record=record, checkpoint=checkpoint))
             for task, metrics in record["results"].items():
                 if _is_group(record, task):
                     groups.add(task)
                     continue
-                for score in _scores(record, task, metrics, checkpoint, found):
+                for score in _scores(results[-1], task, metrics):
                     loss = _LOSSES.get(score.metric)
                     if loss is not None:
                         losses.append(_as_loss(score, *loss))
+                    elif scale_of(score.metric).unit != PERCENT:
+                        losses.append(score)
                     elif _lower_is_better(record, task, score.metric):
                         lower.add(f"{score.metric} of {task}")
                     else:
@@ -74,7 +85,82 @@ class LmEvalResults:
             )
         if lower:
             notes.append(f"lower is better, left out: {', '.join(sorted(lower))}")
-        return as_imported(scores, options, name=str(path), losses=losses, tasks=tasks, notes=notes)
+        choices, said = _scored_tasks(path, results, pattern)
+        return as_imported(
+            scores, options, name=str(path), losses=losses, tasks=tasks, choices=choices,
+            notes=[*notes, *said],
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Results:
+    """A file of results, and the checkpoint that it is about."""
+
+    path: Path
+    record: Mapping[str, Any]
+    checkpoint: CheckpointName
+
+
+def _checkpoint(
+    names: Sequence[str], record: Mapping[str, Any], pattern: re.Pattern[str] | None
+) -> CheckpointName:
+    """Parse the checkpoint of a file from its results, its name without a date, and its folders."""
+    return parse_checkpoint(
+        model=_model(record), revision=_revision(record), folders=names, step_from=pattern
+    )
+
+
+def _scored_tasks(
+    path: Path, results: Sequence[_Results], pattern: re.Pattern[str] | None
+) -> tuple[list[ScoredTask], list[str]]:
+    """Read the samples of all tasks; notes say which are left out, and why."""
+    folders: dict[Path, list[_Results]] = {}
+    for of in sorted(results, key=_written):
+        folders.setdefault(of.path.parent, []).append(of)
+    tasks = {
+        folder: [t for of in own for t in of.record["results"]] for folder, own in folders.items()
+    }
+    choices: list[ScoredTask] = []
+    known: dict[str, ItemSet] = {}
+    left_out: dict[str, list[str]] = {}
+    for found, task in sample_files(path, tasks):
+        own = [of for of in folders.get(found.parent, ()) if task in of.record["results"]]
+        dated = [of for of in own if date_of(of.path) == date_of(found)]
+        if own:
+            near = (dated or own)[-1]
+            record, checkpoint, written = near.record, near.checkpoint, _written(near)
+        else:
+            record, written = {}, found.stat().st_mtime
+            checkpoint = _checkpoint(["", *names_around(found, path)[1:]], record, pattern)
+        delimiter = (_entry(record, "configs", task) or {}).get("target_delimiter")
+        try:
+            scored = gather(
+                read_samples(found, delimiter=delimiter),
+                checkpoint=checkpoint,
+                task=task,
+                num_fewshot=_shots(record, task),
+                written=written,
+                source=found,
+            )
+            _check_against(scored, record)
+            choices.append(shared(scored, known))
+        except UnusableItemsError as error:
+            left_out.setdefault(str(error), []).append(task)
+    return choices, [
+        f"samples left out, {reason}: {examples(names)}" for reason, names in left_out.items()
+    ]
+
+
+def _check_against(scored: ScoredTask, record: Mapping[str, Any]) -> None:
+    """Raises UnusableItemsError where the samples do not give the accuracies of the results."""
+    metrics = record.get("results", {}).get(scored.items.task, {})
+    for metric in ("acc", "acc_norm") if scored.items.n_chars.all() else ("acc",):
+        stated = number(metrics.get(f"{metric},none", metrics.get(metric)))
+        found = float(scored.correct(metric).mean())
+        if stated is not None and abs(stated - found) > ROUNDED:
+            raise UnusableItemsError(
+                f"{metric} follows as {found:.6g}, where results say {stated:.6g}"
+            )
 
 
 def _results(path: Path, *, strict: bool) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -133,15 +219,9 @@ def _is_group(record: Mapping[str, Any], task: str) -> bool:
     return bool(members) and task not in (record.get("configs") or {})
 
 
-def _scores(
-    record: Mapping[str, Any],
-    task: str,
-    metrics: Mapping[str, Any],
-    checkpoint: CheckpointName,
-    source: Path,
-) -> Iterator[Score]:
+def _scores(of: _Results, task: str, metrics: Mapping[str, Any]) -> Iterator[Score]:
+    record, source = of.record, of.path
     params = number(_config(record).get("model_num_parameters"))
-    date = number(record.get("date"))
     for key, value in metrics.items():
         metric, _, filter_ = key.partition(",")
         if metric in _NO_METRICS or metric.endswith("_stderr"):
@@ -155,16 +235,21 @@ def _scores(
                 )
             continue
         yield Score(
-            checkpoint=checkpoint,
+            checkpoint=of.checkpoint,
             task=task,
             metric=metric if filter_ in {"", "none"} else f"{metric}:{filter_}",
             value=found,
             stderr=number(metrics.get(f"{metric}_stderr" + (f",{filter_}" if filter_ else ""))),
             shots=_shots(record, task),
             params=params if params is not None and params > 0 else None,
-            written=source.stat().st_mtime if date is None else date,
+            written=_written(of),
             source=str(source),
         )
+
+
+def _written(of: _Results) -> float:
+    date = number(of.record.get("date"))
+    return of.path.stat().st_mtime if date is None else date
 
 
 def _shots(record: Mapping[str, Any], task: str) -> int:

@@ -1,4 +1,4 @@
-"""Results of Ai2's oe-eval (OLMES): metrics of tasks, with their configs, as JSON."""
+"""Results of Ai2's oe-eval (OLMES): metrics of tasks, with their configs, and predictions."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core.errors import DataError
-from neuneu.data.importers.checkpoint_names import compile_step_from, parse_checkpoint
+from neuneu.data.choices import ItemSet
+from neuneu.data.importers.checkpoint_names import (
+    CheckpointName,
+    compile_step_from,
+    parse_checkpoint,
+)
 from neuneu.data.importers.files import (
     files_under,
     names_around,
@@ -14,10 +19,18 @@ from neuneu.data.importers.files import (
     read_json,
     read_json_lines,
 )
+from neuneu.data.importers.olmes_predictions import predictions_of, read_predictions
 from neuneu.data.importers.protocol import Imported, ImportOptions
-from neuneu.data.importers.scores import Score, as_imported, task_row
+from neuneu.data.importers.scored_items import (
+    ROUNDED,
+    ScoredTask,
+    UnusableItemsError,
+    gather,
+    shared,
+)
+from neuneu.data.importers.scores import Score, as_imported, examples, task_row
 
-_TASK_FILE: Final = re.compile(r"task-\d+-.*-metrics\.json")
+_TASK_FILE: Final = re.compile(r"(?:task-\d+-)?.+-metrics\.json")
 _OURS: Final = {"acc_raw": "acc", "acc_per_char": "acc_norm", "acc_per_byte": "acc_bytes"}
 """The same scores under the names of the data contract."""
 _OTHERS: Final = re.compile(r"acc_per_token|acc_uncond|exact_match.*|f1|recall|pass_at_\d+")
@@ -45,6 +58,7 @@ class OlmesResults:
         pattern = compile_step_from(options.step_from)
         scores: list[Score] = []
         tasks: list[dict[str, Any]] = []
+        evidence = _Evidence()
         for found in _metric_files(path):
             names = names_around(found, path)
             for record in _records(found):
@@ -57,6 +71,8 @@ class OlmesResults:
                 )
                 config = record.get("task_config") or {}
                 shots = config.get("num_shots", config.get("num_fewshot"))
+                shots = shots if isinstance(shots, int) else 0
+                evidence.read(found, record, checkpoint, shots)
                 for metric, value in _accuracies(record, found):
                     scores.append(
                         Score(
@@ -64,7 +80,7 @@ class OlmesResults:
                             task=record["task_name"],
                             metric=metric,
                             value=value,
-                            shots=shots if isinstance(shots, int) else 0,
+                            shots=shots,
                             written=found.stat().st_mtime,
                             source=str(found),
                         )
@@ -80,7 +96,60 @@ class OlmesResults:
         notes = []
         if {score.metric for score in scores} & set(_OURS.values()):
             notes.append("acc_raw, acc_per_char and acc_per_byte are acc, acc_norm and acc_bytes")
-        return as_imported(scores, options, name=str(path), tasks=tasks, notes=notes)
+        return as_imported(
+            scores, options, name=str(path), tasks=tasks, choices=evidence.choices,
+            notes=[*notes, *evidence.notes],
+        )  # fmt: skip
+
+
+class _Evidence:
+    """Scored choices of the predictions beside files of metrics, and why others are left out."""
+
+    def __init__(self) -> None:
+        self.choices: list[ScoredTask] = []
+        self._left_out: dict[str, list[str]] = {}
+        self._known: dict[str, ItemSet] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        return [
+            f"predictions left out, {reason}: {examples(names)}"
+            for reason, names in self._left_out.items()
+        ]
+
+    def read(
+        self, metrics: Path, record: Mapping[str, Any], checkpoint: CheckpointName, shots: int
+    ) -> None:
+        path = predictions_of(metrics)
+        if path is None:
+            return
+        task = record["task_name"]
+        try:
+            scored = gather(
+                read_predictions(path, task_hash=str(record.get("task_hash"))),
+                checkpoint=checkpoint,
+                task=task,
+                num_fewshot=shots,
+                written=metrics.stat().st_mtime,
+                source=path,
+            )
+            _check_against(scored, record["metrics"])
+            self.choices.append(shared(scored, self._known))
+        except UnusableItemsError as error:
+            self._left_out.setdefault(str(error), []).append(task)
+
+
+def _check_against(scored: ScoredTask, metrics: Mapping[str, Any]) -> None:
+    """Raises UnusableItemsError where the predictions do not give the accuracies of the metrics."""
+    for metric in ("acc_raw", "acc_per_char") if scored.items.n_chars.all() else ("acc_raw",):
+        stated = number(metrics.get(metric))
+        if stated is None:
+            continue
+        found = float(scored.correct(_OURS[metric]).mean())
+        if abs(stated - found) > ROUNDED:
+            raise UnusableItemsError(
+                f"{metric} follows as {found:.6g}, where metrics say {stated:.6g}"
+            )
 
 
 def _metric_files(path: Path) -> Iterator[Path]:

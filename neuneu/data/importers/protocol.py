@@ -8,6 +8,8 @@ from typing import Protocol
 import pyarrow as pa
 
 from neuneu.core.config import config_dataclass
+from neuneu.data.choices import Choices
+from neuneu.data.importers.scored_items import ScoredTask
 
 
 @config_dataclass
@@ -34,13 +36,17 @@ class ImportOptions:
 class Imported:
     """Tables of `neuneu.data.schemas`: accuracies, and losses and tasks where the source has them.
 
-    An importer may leave out columns that `neuneu.data.importers.completion` fills in. `notes` list
-    what was assumed or left out.
+    An importer may leave out columns that `neuneu.data.importers.completion` fills in. `scored` are
+    the scored choices behind the accuracies as an importer reads them, with the name of their run;
+    `choices` what completion makes of them, one entry for each run and task. `notes` list what was
+    assumed or left out.
     """
 
     accuracies: pa.Table
     losses: pa.Table | None = None
     tasks: pa.Table | None = None
+    scored: tuple[tuple[str, ScoredTask], ...] = ()
+    choices: tuple[Choices, ...] = ()
     notes: tuple[str, ...] = ()
 
 

@@ -11,6 +11,7 @@ from neuneu.forecasters.baselines.own_past import LogTokenLine, RecentMean
 from neuneu.forecasters.baselines.parametric import ParametricEnsemble
 from neuneu.forecasters.baselines.power_law import PowerLaw
 from neuneu.forecasters.protocol import Forecaster
+from neuneu.forecasters.unit_scale import OnUnitScale
 
 _MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
     "persistence": lambda _: RecentMean("persistence", last=1),
@@ -31,6 +32,9 @@ _MAKERS: Final[dict[str, Callable[[LogisticLawConfig], Forecaster]]] = {
     "ladder-one-step": lambda _: LadderLaw("ladder-one-step", two_step=False),
     "ladder-two-step-offset": lambda _: LadderLaw("ladder-two-step-offset", offset=True),
 }
+
+_ANY_METRIC: Final = frozenset({"persistence", "recent-mean", "log-token-line", "power-law"})
+"""Baselines that forecast a metric in its own units; laws of accuracies go by the unit scale."""
 
 BASELINES: Final = tuple(_MAKERS)
 """Names for `make_forecaster`."""
@@ -68,4 +72,5 @@ def make_forecaster(name: str, logistic: LogisticLawConfig | None = None) -> For
             f"forecaster {name!r}: no such baseline; known ones are {', '.join(BASELINES)}. "
             "A trained forecaster is given by its folder instead."
         )
-    return _MAKERS[name](logistic or LogisticLawConfig())
+    made = _MAKERS[name](logistic or LogisticLawConfig())
+    return made if name in _ANY_METRIC else OnUnitScale(made)

@@ -53,7 +53,7 @@ class LogTokenLine:
         """Does nothing: the line is fitted on each query's own context."""
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
-        """One (h, 1) array a query, within [0, 1]; one point is repeated, none is NaN."""
+        """One (h, 1) array a query, within bounds; one point is repeated, none is NaN."""
         return [self._answer(query) for query in queries]
 
     def _answer(self, query: Query) -> FloatArray:
@@ -65,4 +65,4 @@ class LogTokenLine:
         y = context.values[-LINE_POINTS:]
         slope, level = np.polyfit(x - x[-1], y, 1)
         line = level + slope * (np.log(query.target_tokens) - x[-1])
-        return np.clip(line, 0.0, 1.0)[:, None]
+        return context.scale.clip(line)[:, None]

@@ -31,6 +31,7 @@ from neuneu.forecasters.cross_run.network import CrossRunNetwork, task_index, to
 from neuneu.forecasters.cross_run.references import NONE, index_references
 from neuneu.forecasters.noise import evaluation_noise
 from neuneu.forecasters.protocol import Query, ReferenceRuns, Sees
+from neuneu.forecasters.unit_scale import in_units, on_unit_scale
 
 MAX_REFERENCES: Final = 24
 
@@ -115,7 +116,8 @@ class CrossRunForecaster:
         """Takes finished runs as references; the networks stay as they are."""
         usable = [t for t in references if len(t.without_step_zero())]
         self._references = usable if self.sees == "reference" else []
-        self._library = build_curves(self._references, self._codes)
+        mapped = [t.on_unit_scale() for t in self._references]
+        self._library = build_curves(mapped, self._codes)
         self._index = index_references(self._library)
 
     def reference_runs(self, queries: Sequence[Query]) -> list[ReferenceRuns]:
@@ -139,11 +141,12 @@ class CrossRunForecaster:
         return runs
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
-        """Quantiles (h, Q) in [0, 1]; NaN where nothing but step 0 was observed.
+        """Quantiles (h, Q) of the metric; NaN where nothing but step 0 was observed.
 
         Raises:
-            DataError: tokens that are not positive, or an accuracy that is not a number.
+            DataError: tokens that are not positive, or a value that is not a number.
         """
+        given, queries = queries, [on_unit_scale(query) for query in queries]
         answers = [np.full((len(q.target_steps), len(self.levels)), np.nan) for q in queries]
         for pieces in make_batches(
             queries,
@@ -160,7 +163,8 @@ class CrossRunForecaster:
                 )
             pieces.put(answers, np.clip(means, 0.0, 1.0))
         runs = self.reference_runs(queries)
-        return self._calibrated(queries, self._with_law(queries, answers, runs), runs)
+        answers = self._calibrated(queries, self._with_law(queries, answers, runs), runs)
+        return in_units(given, answers, self.levels)
 
     def _with_law(
         self,
@@ -216,8 +220,12 @@ class CrossRunForecaster:
                 "with `neuneu pretrain`."
             )
         contexts = [query.context for query in queries]
-        return sample_futures(
-            answers,
+        # Runs that do well do well on each metric, whichever way it points.
+        drawn = sample_futures(
+            [
+                c.scale.quantiles_to_unit(answer, self.levels)
+                for c, answer in zip(contexts, answers, strict=True)
+            ],
             self.levels,
             [np.log(query.target_tokens) for query in queries],
             self.joint,
@@ -227,10 +235,12 @@ class CrossRunForecaster:
             count=count,
             seed=seed,
         )
+        return [c.scale.from_unit(of) for c, of in zip(contexts, drawn, strict=True)]
 
     def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
         """The group that adjusts each target of each query; None without a calibration."""
-        return self._groups(queries, self.reference_runs(queries))
+        mapped = [on_unit_scale(query) for query in queries]
+        return self._groups(mapped, self.reference_runs(queries))
 
     def _groups(
         self, queries: Sequence[Query], runs: Sequence[ReferenceRuns]

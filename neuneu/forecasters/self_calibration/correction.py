@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.data.quantiles import MEDIAN
+from neuneu.data.scales import scale_of
 from neuneu.data.trajectories import FloatArray, IntArray
 from neuneu.forecasters.calibration import SMALLEST_WIDTH, conformal_quantile, run_weights
 
@@ -107,14 +108,17 @@ class Correction:
         levels: tuple[float, ...],
         progress: FloatArray,
         task: FloatArray | float,
+        *,
+        bounds: FloatArray | tuple[float, float] = (0.0, 1.0),
     ) -> FloatArray:
-        """Corrected quantiles (N, Q): in [0, 1], non-decreasing, with the same median.
+        """Corrected quantiles (N, Q): within bounds, non-decreasing, with the same median.
 
         Args:
             quantiles_NQ: as the forecaster gave them; NaN stays.
             levels: of the columns.
             progress: (N,).
             task: the summand of the task (`tasks`), one or (N,).
+            bounds: of the metric, one pair or (N, 2).
         """
         ahead = progress[:, None] - self.middle
         median = quantiles_NQ[:, [levels.index(MEDIAN)]]
@@ -127,12 +131,17 @@ class Correction:
         log_scale = np.where(log_scale < 0.0, self.narrowing * log_scale, log_scale)
         bound = np.log(LARGEST_SCALE)
         moved = median + np.exp(np.clip(log_scale, -bound, bound)) * (quantiles_NQ - median)
-        return np.clip(moved, 0.0, 1.0)
+        low, high = np.reshape(bounds, (-1, 2)).T
+        return np.clip(moved, low[:, None], high[:, None])
 
     def apply_to(self, known: Outcomes) -> FloatArray:
         """Corrected quantiles (N, Q) of held-out forecasts."""
         summands = np.array([self.tasks.get(key, 0.0) for key in known.keys])
-        return self.apply(known.quantiles, known.levels, known.progress, summands[known.tasks])
+        scales = [scale_of(metric) for _, metric, _ in known.keys]
+        bounds = np.array([(scale.low, scale.high) for scale in scales])[known.tasks]
+        return self.apply(
+            known.quantiles, known.levels, known.progress, summands[known.tasks], bounds=bounds
+        )
 
 
 def fit_correction(

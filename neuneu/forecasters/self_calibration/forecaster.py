@@ -92,4 +92,6 @@ class SelfCalibrated:
             return answer
         key = (context.task, context.metric, context.num_fewshot)
         ahead = progress(context, query.target_tokens)
-        return correction.apply(answer, self.levels, ahead, correction.tasks.get(key, 0.0))
+        bounds = context.scale.low, context.scale.high
+        summand = correction.tasks.get(key, 0.0)
+        return correction.apply(answer, self.levels, ahead, summand, bounds=bounds)

@@ -13,6 +13,7 @@ from neuneu.core.errors import DataError
 from neuneu.data.fingerprints import share_trained_on
 from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.forecasters.protocol import Query, Sees
+from neuneu.forecasters.unit_scale import in_units, on_unit_scale
 from neuneu.forecasters.window.batching import make_batch
 from neuneu.forecasters.window.encoders import READS
 from neuneu.forecasters.window.export import Provenance, load_model
@@ -72,7 +73,7 @@ class NeuralForecaster:
         return share_trained_on(trajectories, marks)
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
-        """Quantiles (h, Q) in [0, 1] for each query.
+        """Quantiles (h, Q) of the metric for each query.
 
         NaN, which counts as unanswered, where nothing but step 0 was observed or the last
         observed checkpoint lacks the losses that the network reads.
@@ -81,6 +82,7 @@ class NeuralForecaster:
             DataError: no query at all has those losses, or word losses are of a text of
                 another length.
         """
+        given, queries = queries, [on_unit_scale(query) for query in queries]
         answers = [np.full((len(q.target_steps), len(self.levels)), np.nan) for q in queries]
         observed = [
             index
@@ -99,7 +101,7 @@ class NeuralForecaster:
         pieces = np.split(quantiles, np.cumsum(counts)[:-1])
         for index, piece in zip(answerable, pieces, strict=True):
             answers[index] = piece
-        return answers
+        return in_units(given, answers, self.levels)
 
     def _answer(self, series: Series, samples: Samples) -> FloatArray:
         """(M, Q); each distinct loss vector is encoded once, similar lengths share a batch."""

@@ -4,12 +4,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from neuneu.core.formatting import percent, points
+from neuneu.core.formatting import percent, score
+from neuneu.data.scales import PERCENT
 from neuneu.decisions.answers import Answer, merged
 from neuneu.reports.answers.curves import PageCurves, read_curves, rounded, row_key
 from neuneu.reports.answers.phrasing import describe_group, headline
 from neuneu.reports.answers.runs import RunSection, labels, run_sections, task_labels
-from neuneu.reports.answers.tables import COLUMNS, TITLES, Row, labels_of_warnings
+from neuneu.reports.answers.tables import (
+    COLUMNS,
+    TITLES,
+    Row,
+    labels_of_warnings,
+    unit_label,
+    unit_of,
+)
 from neuneu.reports.backtest.page import headline as backtest_headline
 from neuneu.reports.folder import ReportFolder
 from neuneu.reports.pages import render_page
@@ -44,10 +52,12 @@ def answers_page(found: ReportFolder, *, backtest_report: str) -> str:
         "answer_report.html.j2",
         styles=("style.css", "chart.css"),
         scripts=_SCRIPTS,
-        filters={"percent": percent, "points": points, "warning_labels": labels_of_warnings},
+        filters={"percent": percent, "score": score, "warning_labels": labels_of_warnings},
         answers=answers,
         columns=COLUMNS,
         max_rows=MAX_ROWS,
+        units={question: unit_label(answer.rows) for question, answer in answers.items()},
+        rank_unit=unit_of(ranked[0]) if ranked else PERCENT,
         titles={question: title for question, title in TITLES.items() if question in answers},
         headlines={q: headline(answers[q]) for q in TITLES if q in answers},
         warnings=_warnings(runs),
@@ -83,6 +93,13 @@ def _scale(rows: Sequence[Row]) -> tuple[float, float]:
     values = [value for value in found if value is not None] or [0.0]
     pad = 0.03 * max(max(values) - min(values), 0.01)
     return min(values) - pad, max(values) + pad
+
+
+def _unit_fields(row: Row) -> dict[str, Any]:
+    """What the figures need of a metric that is not an accuracy: `u` unit, `l` lower is better."""
+    unit = unit_of(row)
+    lower = {"l": True} if row.get("higher_is_better") is False else {}
+    return lower if unit == PERCENT else {"u": unit, **lower}
 
 
 def _groups(answers: Mapping[str, Answer]) -> list[tuple[str, int, int]]:
@@ -130,7 +147,7 @@ def _page_data(found: ReportFolder, numbers: Mapping[str, int]) -> tuple[dict[st
     drawn = [
         {
             "r": numbers[label], "t": tasks.setdefault(task, len(tasks)),
-            "c": row.get("chance"), **packed.add(curves[row_key(row)]),
+            "c": row.get("chance"), **_unit_fields(row), **packed.add(curves[row_key(row)]),
         }
         for row, label, task in zip(rows, labels("forecast", rows), task_labels(rows), strict=True)
         if row_key(row) in curves and label in numbers

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from neuneu.core.formatting import difference, percent, points, tokens
+from neuneu.core.formatting import change, percent, score, tokens, with_unit
+from neuneu.data.scales import PERCENT
 from neuneu.decisions.answers import Answer, row_warnings
 from neuneu.forecasters.cross_run.groups import HORIZONS, SEVERAL
-from neuneu.reports.answers.tables import Row
+from neuneu.reports.answers.tables import Row, unit_of
 
 ALONE: Final = "It has no reference runs: its forecast rests on its own past."
 
@@ -117,11 +118,16 @@ def _baselines(rows: Sequence[Row]) -> list[str]:
     ]
     if not names:
         return []
-    width = _mean(row["q0.9"] - row["q0.1"] for row in known)
-    rules = [f"{n} {points(_mean(row['baselines'][n] for row in known), width)}" for n in names]
-    forecast = points(_mean(row["q0.5"] for row in known), width)
+    units = {unit_of(row) for row in known}
+    if len(units) > 1:  # no mean over different units
+        return []
+    unit, width = units.pop(), _mean(row["q0.9"] - row["q0.1"] for row in known)
+    rules = [
+        f"{n} {score(_mean(row['baselines'][n] for row in known), width, unit)}" for n in names
+    ]
+    forecast = with_unit(score(_mean(row["q0.5"] for row in known), width, unit), unit)
     over = f", averaged over its {len(known)} trajectories" if len(known) > 1 else ""
-    return [f"It is forecast to end at {forecast} %{over}; baselines say {_series(rules)}."]
+    return [f"It is forecast to end at {forecast}{over}; baselines say {_series(rules)}."]
 
 
 def _calibration(rows: Sequence[Row]) -> list[str]:
@@ -142,23 +148,30 @@ def _calibration(rows: Sequence[Row]) -> list[str]:
 
 def rank_sentence(row: Row) -> str:
     """What a ranking says of one run."""
+    unit = unit_of(row)
     if row["finished"]:
-        end = f"It ended at {points(row['q0.5'], 0.0)} % on {task_name(row)}"
+        end = f"It ended at {with_unit(score(row['q0.5'], 0.0, unit), unit)} on {task_name(row)}"
     else:
         width = row["q0.9"] - row["q0.1"]
-        low, middle, high = (points(row[key], width) for key in ("q0.1", "q0.5", "q0.9"))
-        end = f"On {task_name(row)} it is expected to end at {middle} % ({low} to {high})"
+        low, middle, high = (score(row[key], width, unit) for key in ("q0.1", "q0.5", "q0.9"))
+        middle = with_unit(middle, unit)
+        end = f"On {task_name(row)} it is expected to end at {middle} ({low} to {high})"
+    cost = f"{100 * row['regret']:.1f}" if unit == PERCENT else f"{row['regret']:.2g}"
     return (
         f"{end} and ranks {row['rank']} of {len(row['beats']) + 1}: it is best with probability "
         f"{percent(row['best'])}, and choosing it is expected to cost "
-        f"{100 * row['regret']:.1f} points."
+        f"{with_unit(cost, _difference_unit(unit))}."
     )
 
 
 def stop_sentence(row: Row) -> str:
     """What `stop` says of one run."""
     width = row["gain_high"] - row["gain_low"]
-    gain, low, high = (difference(row[key], width) for key in ("gain", "gain_low", "gain_high"))
+    unit = unit_of(row)
+    gain, low, high = (change(row[key], width, unit) for key in ("gain", "gain_low", "gain_high"))
+    gain, verb = with_unit(gain, _difference_unit(unit)), "add"
+    if row.get("higher_is_better") is False:
+        verb = "improve it by"
     unknown = row["advice"] == "cannot tell"
     advice = (
         "It is too early to tell, since it is near chance and may take off. As things stand,"
@@ -166,25 +179,25 @@ def stop_sentence(row: Row) -> str:
         else f"The advice is to {row['advice']}:"
     )
     return (
-        f"{advice} it {_goal(row['goal'])} on {task_name(row)} with "
+        f"{advice} it {_goal(row)} on {task_name(row)} with "
         f"probability {percent(row['success'])}, and the remaining "
-        f"{tokens(row['remaining_tokens'])} tokens add {gain} points ({low} to {high})."
+        f"{tokens(row['remaining_tokens'])} tokens {verb} {gain} ({low} to {high})."
     )
 
 
 def when_sentence(row: Row) -> str:
     """What `when` says of one run."""
-    score = f"{100 * row['score']:g} % on {task_name(row)}"
+    goal = f"{_given(row, 'score')} on {task_name(row)}"
     if row["reached"] is not None:
-        return f"It reached {score} at {tokens(row['reached'])} tokens."
+        return f"It reached {goal} at {tokens(row['reached'])} tokens."
     if row["finished"]:
-        return f"It ended without reaching {score}."
+        return f"It ended without reaching {goal}."
     never = percent(row["never"])
     if row["t0.5"] is None:
-        return f"It will probably end without reaching {score} (probability {never})."
+        return f"It will probably end without reaching {goal} (probability {never})."
     latest = "" if row["t0.9"] is None else f", by {tokens(row['t0.9'])} with 90 %"
     return (
-        f"It reaches {score} by {tokens(row['t0.5'])} tokens with probability 50 %{latest}; with "
+        f"It reaches {goal} by {tokens(row['t0.5'])} tokens with probability 50 %{latest}; with "
         f"{never} it ends without reaching it."
     )
 
@@ -206,8 +219,9 @@ def _rank_headline(rows: Sequence[Row]) -> str:
     first = rows[0]
     rest = max(rows[1:], key=lambda row: row["best"], default=None)
     other = "" if rest is None else f"; {rest['run']} is best with {percent(rest['best'])}"
+    best = "lowest" if first.get("higher_is_better") is False else "highest"
     return (
-        f"Choose {first['run']}: it is expected to score highest on {task_name(first)} and is best "
+        f"Choose {first['run']}: it is expected to score {best} on {task_name(first)} and is best "
         f"with probability {percent(first['best'])}{other}."
     )
 
@@ -227,17 +241,17 @@ def _stop_headline(rows: Sequence[Row]) -> str:
 
 
 def _when_headline(rows: Sequence[Row]) -> str:
-    score = f"{100 * rows[0]['score']:g} %"
+    goal = _given(rows[0], "score")
     reached = sum(row["reached"] is not None for row in rows)
     likely = [row for row in rows if row["reached"] is None and row["t0.5"] is not None]
-    parts = [f"{reached} of {_plural(len(rows), 'run')} already reached {score}"] if reached else []
+    parts = [f"{reached} of {_plural(len(rows), 'run')} already reached {goal}"] if reached else []
     if likely:
         first = min(likely, key=lambda row: row["t0.5"])
         by = tokens(first["t0.5"])
-        parts.append(f"{first['run']} reaches {score} by {by} tokens with probability 50 %")
+        parts.append(f"{first['run']} reaches {goal} by {by} tokens with probability 50 %")
         if len(likely) > 1:
             parts.append(f"{_plural(len(likely) - 1, 'more run')} by the end")
-    return f"{'; '.join(parts) or f'No run is likely to reach {score} by its end'}."
+    return f"{'; '.join(parts) or f'No run is likely to reach {goal} by its end'}."
 
 
 def _next_headline(rows: Sequence[Row]) -> str:
@@ -262,9 +276,20 @@ def task_name(row: Row) -> str:
     return f"the {row['task']}" if row["task"].startswith("mean of ") else str(row["task"])
 
 
-def _goal(goal: float | str) -> str:
+def _given(row: Row, name: str) -> str:
+    """A score that the user gave, with its unit."""
+    unit = unit_of(row)
+    return with_unit(f"{100 * row[name] if unit == PERCENT else row[name]:g}", unit)
+
+
+def _difference_unit(unit: str) -> str:
+    return "points" if unit == PERCENT else unit
+
+
+def _goal(row: Row) -> str:
+    goal = row["goal"]
     if isinstance(goal, int | float):
-        return f"reaches {100 * goal:g} %"
+        return f"reaches {_given(row, 'goal')}"
     return "ends as the best run" if goal == "best" else f"beats {goal}"
 
 

@@ -10,10 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from neuneu.core.formatting import percent
+from neuneu.data.scales import PERCENT
 from neuneu.reports.answers.curves import LEVELS, Curve, read_curves, row_key
 from neuneu.reports.answers.phrasing import task_name
 from neuneu.reports.answers.runs import labels, task_labels
-from neuneu.reports.answers.tables import Row
+from neuneu.reports.answers.tables import Row, unit_of
 from neuneu.reports.folder import FIGURES_FOLDER, read_folder
 from neuneu.reports.style import (
     CHANCE,
@@ -27,8 +28,8 @@ from neuneu.reports.style import (
     kept_points,
     new_figure,
     panel_grid,
-    percent_axis,
     save_figure,
+    score_axis,
     shorten,
     token_axis,
 )
@@ -102,7 +103,7 @@ def plot_forecast(rows: Sequence[Row], curves: Mapping[Any, Curve]) -> Figure:
             axes.set_title(shorten(task, 36))
             far = any((curve.tokens[-1:] < 0.05 * curve.grid[-1]).all() for curve in shown.values())
             token_axis(axes, log=far)
-            percent_axis(axes)
+            score_axis(axes, unit_of(next(iter(members.values()))))
         label = "80 % interval" if any_crowded else "50 and 80 % intervals"
         handles: list[Any] = [
             *(Line2D([], [], color=c, lw=1.8, label=shorten(run, 40)) for run, c in colors.items()),
@@ -144,8 +145,11 @@ def plot_ranking(rows: Sequence[Row]) -> Figure:
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_yticks(positions, [shorten(row["run"], 40) for row in rows])
         axes.grid(visible=True, axis="x")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
-        axes.set_xlabel(f"accuracy on {shorten(task_name(rows[0]), 50)}")
+        unit = unit_of(rows[0])
+        factor, mark = (100, " %") if unit == PERCENT else (1, "")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{factor * value:.3g}{mark}")
+        what = "accuracy" if unit == PERCENT else unit or str(rows[0].get("metric", "score"))
+        axes.set_xlabel(f"{what} on {shorten(task_name(rows[0]), 50)}")
         draw_legend(figure, axes.get_legend_handles_labels()[0], narrow=False)
     return figure
 

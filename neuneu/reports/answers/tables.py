@@ -1,10 +1,11 @@
 """Columns of answers, declared once for the terminal and the page."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from neuneu.core.formatting import difference, percent, points, tokens
+from neuneu.core.formatting import change, percent, score, tokens
+from neuneu.data.scales import PERCENT, scale_of
 from neuneu.decisions.answers import merged, row_warnings
 from neuneu.forecasters.warnings import WarningCode
 
@@ -41,6 +42,19 @@ class Column:
     is_text: bool = False
 
 
+def unit_of(row: Row) -> str:
+    """The unit of a row's scores."""
+    return scale_of(str(row.get("metric", ""))).unit
+
+
+def unit_label(rows: Iterable[Row]) -> str:
+    """The unit of a table, as its title says it; empty where there is none."""
+    units = sorted({unit_of(row) for row in rows})
+    if len(units) > 1:
+        return " (accuracies in %)" if PERCENT in units else ""
+    return f" (in {units[0]})" if units and units[0] else ""
+
+
 def labels_of_warnings(*rows: Row) -> tuple[str, ...]:
     """The label of each warning of the rows, each once; an unknown code is its own label."""
     return merged([WARNING_LABELS.get(w.code, w.code)] for w in row_warnings(*rows))
@@ -64,23 +78,40 @@ def _number(heading: str, field: str, form: str, factor: float = 1) -> Column:
 
 def _end(row: Row) -> str:
     width = row["q0.9"] - row["q0.1"]
-    low, middle, high = (points(row[key], width) for key in ("q0.1", "q0.5", "q0.9"))
+    low, middle, high = (score(row[k], width, unit_of(row)) for k in ("q0.1", "q0.5", "q0.9"))
     return f"{middle} (final)" if row.get("finished") else f"{middle} ({low} to {high})"
 
 
 def present(row: Row) -> str:
     """The score of a run so far."""
-    return "not started" if row["present"] is None else points(row["present"], 0.0)
+    return "not started" if row["present"] is None else score(row["present"], 0.0, unit_of(row))
 
 
 def _gain(row: Row) -> str:
     width = row["gain_high"] - row["gain_low"]
-    gain, low, high = (difference(row[key], width) for key in ("gain", "gain_low", "gain_high"))
+    unit = unit_of(row)
+    gain, low, high = (change(row[key], width, unit) for key in ("gain", "gain_low", "gain_high"))
     return f"{gain} ({low} to {high})"
 
 
 def _goal(row: Row) -> str:
-    return f"{100 * row['goal']:g}" if isinstance(row["goal"], float) else str(row["goal"])
+    return _plain(row, "goal") if isinstance(row["goal"], float) else str(row["goal"])
+
+
+def _plain(row: Row, name: str) -> str:
+    """A score that the user gave, with the digits given."""
+    return f"{100 * row[name] if unit_of(row) == PERCENT else row[name]:g}"
+
+
+def _scored(heading: str, field: str, form: str) -> Column:
+    """An error or a gain: of accuracies in points, with a given format."""
+    return Column(
+        heading,
+        field,
+        lambda row: (
+            format(100 * row[field], form) if unit_of(row) == PERCENT else f"{row[field]:.3g}"
+        ),
+    )
 
 
 def _never(row: Row) -> str:
@@ -88,7 +119,8 @@ def _never(row: Row) -> str:
 
 
 def _rule(row: Row) -> str:
-    return f"{row['rule']} {100 * row['rule_error']:.2f}"
+    error = row["rule_error"]
+    return f"{row['rule']} " + (f"{100 * error:.2f}" if unit_of(row) == PERCENT else f"{error:.3g}")
 
 
 def _ratio(row: Row) -> str:
@@ -110,14 +142,15 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
     ),
     "rank": (
         _RANK, _text("run"), _NOW, _END, _percent("is best", "best"),
-        _number("expected regret", "regret", ".1f", 100),
+        _scored("expected regret", "regret", ".1f"),
     ),
     "stop": (
         _text("run"), _NOW, _END, Column("goal", "goal", _goal), _percent("reaches it", "success"),
         Column("gain", "gain", _gain), _tokens("tokens left", "remaining_tokens"), _text("advice"),
     ),
     "when": (
-        _text("run"), _NOW, _number("score", "score", "g", 100), _tokens("reached", "reached"),
+        _text("run"), _NOW, Column("score", "score", lambda row: _plain(row, "score")),
+        _tokens("reached", "reached"),
         _tokens("10 % by", "t0.1", "beyond the end"), _tokens("50 % by", "t0.5", "beyond the end"),
         _tokens("90 % by", "t0.9", "beyond the end"), Column("not by the end", "never", _never),
     ),
@@ -125,12 +158,12 @@ COLUMNS: Final[Mapping[str, tuple[Column, ...]]] = {
         _RANK, _text("run"), _text("task"), _number("step", "step", ",d"),
         _tokens("at tokens", "tokens"), _number("cost", "cost", ".2g"),
         _percent("cuts uncertainty by", "narrowing"),
-        _number("improves choice by", "value", ".2f", 100),
+        _scored("improves choice by", "value", ".2f"),
     ),
     "check": (
         _text("task"), _number("runs", "runs", ",d"), _number("traj.", "trajectories", ",d"),
-        _number("error", "error", ".2f", 100), Column("best simple rule", "rule_error", _rule),
+        _scored("error", "error", ".2f"), Column("best simple rule", "rule_error", _rule),
         Column("ratio", "ratio", _ratio), Column("50/80/90 %", "coverage_80", _coverage),
-        _number("width", "width_80", ".1f", 100),
+        _scored("width", "width_80", ".1f"),
     ),
 }  # fmt: skip

@@ -5,9 +5,9 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from neuneu.core.formatting import percent, points
+from neuneu.core.formatting import percent, score
 from neuneu.decisions.answers import Answer
-from neuneu.reports.answers.tables import COLUMNS, TITLES, Row
+from neuneu.reports.answers.tables import COLUMNS, TITLES, Row, unit_label, unit_of
 
 LIMIT: Final = 40
 """Maximum number of rows to print."""
@@ -17,7 +17,7 @@ _PAIRS: Final = 8
 
 def show(answer: Answer) -> None:
     """Prints an answer: at most `LIMIT` rows, then notes and warnings."""
-    unit = "" if answer.question == "next-eval" else " (in %)"
+    unit = "" if answer.question == "next-eval" else unit_label(answer.rows)
     table = Table(title=TITLES[answer.question] + unit)
     columns = COLUMNS[answer.question]
     for column in columns:
@@ -62,7 +62,11 @@ def _show_explanation(answer: Answer, console: Console) -> None:
         parts = [
             f"reference runs {_names(row, 'compared_with') or 'none'}",
             *([f"left out {left_out}"] if left_out else []),
-            ", ".join(f"{name} {points(v, 0.0)}" for name, v in row["baselines"].items() if v),
+            ", ".join(
+                f"{name} {score(v, 0.0, unit_of(row))}"
+                for name, v in row["baselines"].items()
+                if v is not None
+            ),
         ]
         console.print(f"- {row['run']}, {row['task']}: {'; '.join(parts)}")
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.storage import Folder
+from neuneu.data.scales import PERCENT
 from neuneu.data.schemas import TRAJECTORY_KEY
 from neuneu.data.trajectories import Trajectory
 from neuneu.evaluation.table import EvaluationTable, read_evaluation
@@ -62,13 +63,14 @@ def write_figures(
     horizon = {name: entry["by_horizon"] for name, entry in forecasters.items()}
     figures = {
         "trajectories": partial(plot_trajectories, panels),
-        "horizon": partial(plot_horizon, horizon),
+        "horizon": partial(plot_horizon, horizon, unit=summary.get("unit", PERCENT)),
     }
     if intervals:
         figures["coverage"] = partial(plot_coverage, intervals)
     if losses is not None and (found := loss_curves(losses)) is not None:
         figures["losses"] = partial(plot_losses, found[1], name=found[0])
-    if tasks := task_panels(trajectories):
+    accuracies = [t for t in trajectories if t.scale.unit == PERCENT]
+    if tasks := task_panels(accuracies):
         figures["above_chance"] = partial(plot_above_chance, tasks)
     written = []
     for name, draw in figures.items():
@@ -142,6 +144,7 @@ def _forecast_panel(table: EvaluationTable, index: int, trajectory: Trajectory) 
             if not np.isnan(quantiles[part]).any()
         },
         chance=trajectory.chance,
+        unit=trajectory.scale.unit,
     )
 
 

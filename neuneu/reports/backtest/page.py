@@ -1,10 +1,13 @@
 """The page of a backtest: who forecast best, by how much, and what to know before relying on it."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from markupsafe import Markup
 
+from neuneu.core.formatting import with_unit
+from neuneu.data.scales import PERCENT
 from neuneu.reports.backtest.figures import leading_forecaster
 from neuneu.reports.pages import render_page
 
@@ -31,7 +34,12 @@ def backtest_page(
     """
     return render_page(
         "report.html.j2",
-        filters={"points": points, "percent": percent, "interval": interval},
+        filters={
+            "points": partial(points, unit=unit_of(summary)),
+            "percent": percent,
+            "interval": partial(interval, unit=unit_of(summary)),
+        },
+        unit="points" if unit_of(summary) == PERCENT else unit_of(summary),
         summary=summary,
         lead=leading_forecaster(summary),
         headline=headline(summary),
@@ -42,6 +50,11 @@ def backtest_page(
         has_intervals=any(e["overall"]["coverage_80"] for e in summary["forecasters"].values()),
         config=config,
     )
+
+
+def unit_of(summary: Mapping[str, Any]) -> str:
+    """The unit of the metrics that were scored."""
+    return str(summary.get("unit", PERCENT))
 
 
 def headline(summary: Mapping[str, Any]) -> list[str]:
@@ -58,24 +71,27 @@ def headline(summary: Mapping[str, Any]) -> list[str]:
     if not scores.get(lead):
         return [task, "No trajectory was forecast by all forecasters, so none can be compared."]
     sees = {name: entry["sees"] for name, entry in summary["forecasters"].items()}
-    own = scores[lead]
+    own, unit = scores[lead], unit_of(summary)
+    units = "points" if unit == PERCENT else unit
     sentences = [
         task,
-        f"{lead} has a mean absolute error of {points(own)} points{_between(own)}.",
+        f"{lead} has a mean absolute error of {with_unit(points(own, unit), units)}"
+        f"{_between(own, unit)}.",
     ]
     rivals = [name for name in scores if name != lead and sees[name] != "oracle-loss"]
     if rivals and sees[lead] != "oracle-loss":
         rival = min(rivals, key=lambda name: scores[name]["value"])
         gain = paired["mae_minus"][rival][lead]
         sentences.append(
-            f"That is {points(gain)} points less than {rival}{_between(gain)}: "
+            f"That is {with_unit(points(gain, unit), units)} less than {rival}"
+            f"{_between(gain, unit)}: "
             f"{_verdict(gain, paired['n_run_groups'])}."
         )
     for name in scores:
         if sees[name] == "oracle-loss" and name != lead:
             sentences.append(
                 f"{name}, which sees the true future losses that no user has, reaches "
-                f"{points(scores[name])} points."
+                f"{with_unit(points(scores[name], unit), units)}."
             )
     return sentences
 
@@ -127,10 +143,15 @@ def worst_tasks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def points(estimate: Mapping[str, float | None] | None) -> str:
+def points(estimate: Mapping[str, float | None] | None, unit: str = PERCENT) -> str:
     """A fraction in points, {value: 0.0312} -> `3.12`; a dash where there is none."""
     value = None if estimate is None else estimate["value"]
-    return "–" if value is None else f"{100 * value:.2f}"
+    return "–" if value is None else _digits(value, unit)
+
+
+def _digits(value: float, unit: str) -> str:
+    """Points of accuracy to two decimals, other units to four."""
+    return f"{100 * value:.2f}" if unit == PERCENT else f"{value:.4f}"
 
 
 def percent(estimate: Mapping[str, float | None] | None) -> str:
@@ -139,10 +160,10 @@ def percent(estimate: Mapping[str, float | None] | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def interval(estimate: Mapping[str, float | None] | None) -> str:
+def interval(estimate: Mapping[str, float | None] | None, unit: str = PERCENT) -> str:
     """The 95 % interval in points, `2.90–3.41`; empty where there is none."""
     low, high = (None, None) if estimate is None else (estimate["low"], estimate["high"])
-    return "" if low is None or high is None else f"{100 * low:.2f}–{100 * high:.2f}"
+    return "" if low is None or high is None else f"{_digits(low, unit)}–{_digits(high, unit)}"
 
 
 def _verdict(gain: Mapping[str, float | None], n_run_groups: int) -> str:
@@ -152,11 +173,11 @@ def _verdict(gain: Mapping[str, float | None], n_run_groups: int) -> str:
     return "a clear lead" if low > 0.0 else "not a clear lead"
 
 
-def _between(estimate: Mapping[str, float | None]) -> str:
+def _between(estimate: Mapping[str, float | None], unit: str) -> str:
     low, high = estimate["low"], estimate["high"]
     if low is None or high is None:
         return " (one run: no interval)"
-    return f" (95 % interval {100 * low:.2f} to {100 * high:.2f})"
+    return f" (95 % interval {_digits(low, unit)} to {_digits(high, unit)})"
 
 
 def _runs(n: int) -> str:

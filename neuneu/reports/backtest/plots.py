@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from neuneu.core.formatting import format_count
+from neuneu.data.scales import PERCENT
 from neuneu.data.trajectories import FloatArray
 from neuneu.reports.style import (
     CHANCE,
@@ -29,6 +30,7 @@ from neuneu.reports.style import (
     new_figure,
     panel_grid,
     percent_axis,
+    score_axis,
     shorten,
     size_colors,
     token_axis,
@@ -39,8 +41,8 @@ from neuneu.reports.style import (
 class ForecastPanel:
     """One trajectory with its forecasts: k context points, h targets.
 
-    `forecasts` maps a forecaster to {level: (h,) accuracies}; one with more than the median has
-    intervals.
+    `forecasts` maps a forecaster to {level: (h,) values in `unit`}; one with more than the median
+    has intervals.
     """
 
     title: str
@@ -50,6 +52,7 @@ class ForecastPanel:
     target_values: FloatArray
     forecasts: Mapping[str, Mapping[float, FloatArray]]
     chance: float | None = None
+    unit: str = PERCENT
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,7 +79,11 @@ def plot_trajectories(panels: Sequence[ForecastPanel], *, narrow: bool = False) 
     panels = panels[: 6 if narrow else MAX_PANELS]
     styles = forecaster_styles([name for panel in panels for name in panel.forecasts])
     with figure_style():
-        figure, grid = panel_grid(len(panels), narrow=narrow, columns=3, row_inches=2.15)
+        units = {panel.unit for panel in panels} or {PERCENT}
+        figure, grid = panel_grid(
+            len(panels), narrow=narrow, columns=3, row_inches=2.15,
+            label="accuracy" if units == {PERCENT} else ", ".join(sorted(units)),
+        )  # fmt: skip
         for panel, axes in zip(panels, grid, strict=True):
             _draw_panel(axes, panel, styles)
         handles: list[Any] = [
@@ -95,11 +102,14 @@ def plot_trajectories(panels: Sequence[ForecastPanel], *, narrow: bool = False) 
     return figure
 
 
-def plot_horizon(by_forecaster: Mapping[str, Mapping[str, Any]], *, narrow: bool = False) -> Figure:
+def plot_horizon(
+    by_forecaster: Mapping[str, Mapping[str, Any]], *, unit: str = PERCENT, narrow: bool = False
+) -> Figure:
     """Mean absolute error by target tokens / context tokens, with 95 % intervals.
 
     Args:
         by_forecaster: forecaster -> the `by_horizon` section of its summary.
+        unit: of the metric.
         narrow: the phone layout.
     """
     counts = {
@@ -122,6 +132,8 @@ def plot_horizon(by_forecaster: Mapping[str, Mapping[str, Any]], *, narrow: bool
         axes.set_ylim(bottom=0.0)
         axes.set_xlabel("target tokens / context tokens" + ("" if narrow else " (n trajectories)"))
         percent_axis(axes, "mean absolute error (points)", points=True)
+        if unit != PERCENT:
+            score_axis(axes, unit, f"mean absolute error ({unit})" if unit else None)
         draw_legend(figure, axes.get_legend_handles_labels()[0], narrow=narrow)
     return figure
 
@@ -237,7 +249,7 @@ def _draw_panel(axes: Axes, panel: ForecastPanel, styles: Mapping[str, Mapping[s
     )  # fmt: skip
     axes.set_title("\n".join(shorten(line, 36) for line in panel.title.split("\n")))
     token_axis(axes, log=end < 0.05 * float(tokens[-1]))
-    percent_axis(axes)
+    score_axis(axes, panel.unit)
     low, high = axes.get_ylim()
     if high - low < 0.04:
         low, high = (low + high) / 2 - 0.02, (low + high) / 2 + 0.02

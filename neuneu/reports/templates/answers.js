@@ -9,7 +9,7 @@ function curveOf(record, name, color) {
   const [low, inner1, mid, inner2, high] = record.q;
   return {
     name, color, x: data.grids[record.x], y: record.y, grid: data.grids[record.p], mid, low, high,
-    inner: inner1 && inner2 ? [inner1, inner2] : null, chance: record.c,
+    inner: inner1 && inner2 ? [inner1, inner2] : null, chance: record.c, unit: record.u ?? "%",
   };
 }
 
@@ -44,7 +44,7 @@ function drawTasks(figure) {
   const draw = () => {
     const here = data.curves.filter((record) => record.t === Number(task.value));
     const end = (record) => record.q[2].at(-1);
-    const ranked = [...here].sort((a, b) => end(b) - end(a));
+    const ranked = [...here].sort((a, b) => (a.l ? end(a) - end(b) : end(b) - end(a)));
     const shown = chosen ? here.filter((record) => chosen.includes(record.r)) : ranked.slice(0, FIRST);
     if (!shown.length) shown.push(...ranked.slice(0, FIRST));
     chosen = shown.map((record) => record.r);

@@ -105,7 +105,7 @@ class LineChart {
     for (const y of ticks(low, high, this.small ? 4 : 5)) {
       svg.append(
         drawn("line", { class: "grid", x1: left, x2: width - right, y1: this.Y(y), y2: this.Y(y) }),
-        drawn("text", { x: left - 6, y: this.Y(y) + 4, "text-anchor": "end" }, `${+(100 * y).toFixed(1)} %`),
+        drawn("text", { x: left - 6, y: this.Y(y) + 4, "text-anchor": "end" }, this.tick(y)),
       );
     }
     const room = Math.max(2, Math.floor((width - left - right) / 70));
@@ -121,6 +121,15 @@ class LineChart {
     this.moveTo(this.at);
   }
 
+  // The unit of the values; curves of one chart share it.
+  unit() {
+    return this.share ? "%" : (this.curves[0]?.unit ?? "%");
+  }
+
+  tick(y) {
+    return this.unit() === "%" ? `${+(100 * y).toFixed(1)} %` : `${+y.toPrecision(3)}`;
+  }
+
   range() {
     if (this.share) return [0, 1];
     const values = this.visible().flatMap((curve) => [...curve.y, ...curve.low, ...curve.high]);
@@ -129,7 +138,7 @@ class LineChart {
     low = Math.min(low, ...this.visible().map((curve) => curve.chance ?? null).filter(near));
     const missing = Math.max(0, 0.04 - (high - low));
     const pad = 0.04 * (high - low) + missing / 2;
-    return [Math.max(0, low - pad), Math.min(1, high + pad)];
+    return this.unit() === "%" ? [Math.max(0, low - pad), Math.min(1, high + pad)] : [low - pad, high + pad];
   }
 
   line(curve) {
@@ -222,8 +231,9 @@ class LineChart {
 
   words(found) {
     if (this.share) return percent(found.mid);
-    if (found.seen) return `${points(found.mid, 0)} observed`;
+    const unit = this.unit();
+    if (found.seen) return `${score(found.mid, 0, unit)} observed`;
     const width = found.high - found.low;
-    return `${points(found.mid, width)} (${points(found.low, width)} to ${points(found.high, width)})`;
+    return `${score(found.mid, width, unit)} (${score(found.low, width, unit)} to ${score(found.high, width, unit)})`;
   }
 }

@@ -27,6 +27,13 @@ function points(value, width) {
   return fixed(100 * value, width > WIDE ? 0 : 1);
 }
 
+function score(value, width, unit) {
+  if (unit === "%") return points(value, width);
+  const [size, digits] = width > 0 ? [width, 2] : [Math.abs(value), 4];
+  const known = size === 0 ? 0 : Math.max(0, Math.min(6, digits - 1 - Math.floor(Math.log10(size))));
+  return fixed(value, known);
+}
+
 function percent(probability) {
   if (probability < 0.01) return "<1 %";
   if (probability > 0.99) return ">99 %";

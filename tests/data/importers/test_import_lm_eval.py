@@ -115,8 +115,12 @@ def test_tasks_and_losses_come_with_them(harness: Path) -> None:
     }
     assert imported.losses is not None
     losses = imported.losses.to_pylist()
-    assert {row["metric"] for row in losses} == {"bpb", "nll_per_word"}
-    assert len(losses) == 8
+    of_text = [row for row in losses if row["name"] == "stream"]
+    assert {row["metric"] for row in of_text} == {"bpb", "nll_per_word"}
+    assert len(of_text) == 8
+    of_choices = [row for row in losses if row["name"] == "one"]  # whose samples were saved
+    assert {row["metric"] for row in of_choices} == {"bpb", "p_gold", "margin", "brier"}
+    assert len(of_choices) == 16
     assert all(row["flops"] == 6 * 1e6 * row["tokens"] for row in losses)
     assert {row["family"] for row in imported.accuracies.to_pylist()} == {"tiny"}
 
@@ -169,12 +173,14 @@ def test_a_checkpoint_scored_twice_counts_once_and_the_newest_file_wins(tmp_path
     assert any("the newest counts: 1 older" in note for note in imported.notes)
 
 
-def test_perplexities_are_left_out_and_that_is_said(tmp_path: Path) -> None:
+def test_perplexities_are_kept_among_the_losses(tmp_path: Path) -> None:
     record = results(**{"acc,none": 0.5, "perplexity,none": 12.5, "alias": "piqa"})
     path = write(tmp_path / "step5" / "results.json", record | {"model_name": "m"})
     imported = import_results(path)
     assert imported.accuracies.column("metric").to_pylist() == ["acc"]
-    assert any("perplexity of piqa" in note for note in imported.notes)
+    assert imported.losses is not None
+    (row,) = imported.losses.to_pylist()
+    assert (row["name"], row["metric"], row["value"]) == ("piqa", "perplexity", 12.5)
 
 
 def test_other_filters_are_metrics_of_their_own(tmp_path: Path) -> None:
@@ -254,5 +260,5 @@ def test_numbers_that_are_none_are_said(tmp_path: Path) -> None:
 
 def test_nothing_but_perplexities_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "step1" / "results.json", results(**{"perplexity,none": 9.0}))
-    with pytest.raises(UserError, match=r"found none; not between 0 and 1.*perplexity of piqa"):
+    with pytest.raises(UserError, match="expected accuracies, found none"):
         import_results(path)

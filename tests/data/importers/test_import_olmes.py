@@ -46,7 +46,9 @@ def single_files(folder: Path) -> None:
         out.mkdir(exist_ok=True)
         name = one["task_name"].replace(":", "_")
         (out / f"task-{index:03}-{name}-metrics.json").write_text(json.dumps(one))
-        (out / f"task-{index:03}-{name}-predictions.jsonl").write_text('{"doc_id": 0}\n')
+        (out / f"task-{index:03}-{name}-predictions.jsonl").write_text(
+            '{"doc_id": 0, "model_output": []}\n'
+        )
         (out / "metrics-all.jsonl").write_text("not read, as there are single files")
 
 
