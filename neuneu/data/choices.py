@@ -4,13 +4,13 @@ Accuracies and continuous metrics follow from it without an engine. Shapes: R re
 item and choice, sorted by item, then choice), D items, n checkpoints.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from neuneu.data.trajectories import FloatArray, IntArray
-
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 FloatArray32 = npt.NDArray[np.float32]
 
 
@@ -53,3 +53,20 @@ class Choices:
     tokens: FloatArray
     logprobs: FloatArray32
     unconditional: FloatArray32 | None = None
+
+    def __len__(self) -> int:
+        """The number of checkpoints n."""
+        return len(self.steps)
+
+    def between(self, first: int, last: int) -> "Choices":
+        """Keep the checkpoints of steps `first` to `last`, as views: nothing is read or copied."""
+        start = int(np.searchsorted(self.steps, first))
+        stop = int(np.searchsorted(self.steps, last, side="right"))
+        alone = self.unconditional
+        return replace(
+            self,
+            steps=self.steps[start:stop],
+            tokens=self.tokens[start:stop],
+            logprobs=self.logprobs[start:stop],
+            unconditional=None if alone is None else alone[start:stop],
+        )
