@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,10 @@ FAMILY = "evidence"
 
 
 def read_ladder(work: Path) -> tuple[list[Trajectory], dict[str, Any]]:
-    """Return trajectories of `acc` with their choices, and the record of what was scored.
+    """Return trajectories of `acc` of finished runs with their choices, and what was scored.
 
     Raises:
-        UserError: The ladder is not finished.
+        UserError: Nothing is finished there.
     """
     path = work / "scores.json"
     if not path.exists():
@@ -33,10 +33,7 @@ def read_ladder(work: Path) -> tuple[list[Trajectory], dict[str, Any]]:
     for run, facts in record["runs"].items():
         files = _files(work, run)
         if len(files) < most:
-            raise UserError(
-                f"{work / 'scores' / run}: expected {most} checkpoints, found {len(files)}; run "
-                "benchmarks/evidence/ladder.py again, it resumes."
-            )
+            continue  # not finished
         scored = [np.load(file) for file in files]
         logprobs = np.stack([part["logprobs"] for part in scored])
         losses = np.array([float(part["loss"]) for part in scored])
@@ -53,8 +50,6 @@ def read_ladder(work: Path) -> tuple[list[Trajectory], dict[str, Any]]:
 
 def with_items(trajectory: Trajectory, choices: Choices) -> Trajectory:
     """Return a trajectory with the choices given, and the accuracies that follow from them."""
-    from dataclasses import replace
-
     right = item_margins(choices, trajectory.metric) > 0
     values = right.mean(axis=1, dtype=np.float64)
     return replace(
@@ -67,8 +62,6 @@ def with_items(trajectory: Trajectory, choices: Choices) -> Trajectory:
 
 def some_items(choices: Choices, keep: IntArray) -> Choices:
     """Return the choices of some items, given by their indices."""
-    from dataclasses import replace
-
     items = choices.items
     starts = np.flatnonzero(np.diff(items.docs, prepend=items.docs[0] - 1))
     item = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(items.docs)))

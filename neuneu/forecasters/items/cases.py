@@ -22,7 +22,7 @@ MAX_ITEMS: Final = 250
 MAX_CASES: Final = 400
 """Targets and items of one case, and cases, at most: more of them repeat what these say."""
 
-_ROUNDING: Final = 0.01
+ROUNDING: Final = 0.01
 """Tokens of runs that were saved alike differ by rounding to whole batches."""
 
 
@@ -78,7 +78,7 @@ def make_cases(
 
 def context_length(ln_tokens: FloatArray, share: float) -> int:
     """Return how many checkpoints lie within a share of a run's tokens, at least one."""
-    end = ln_tokens[-1] + np.log(share) + _ROUNDING
+    end = ln_tokens[-1] + np.log(share) + ROUNDING
     return max(int(np.searchsorted(ln_tokens, end, side="right")), 1)
 
 

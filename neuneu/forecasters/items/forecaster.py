@@ -20,8 +20,8 @@ from neuneu.forecasters.protocol import Query, Sees
 FEWEST_RUNS: Final = 3
 """Finished runs from which on a model of their own is fitted, one of them held out in turn."""
 
-_SHARES: Final = np.geomspace(0.02, 0.98, 9)
-"""Shares of a run that are context in cases: the one nearest to the query's is used."""
+MAX_MODELS: Final = 8
+"""Models fitted at most, one for each share of a run that is context; then the nearest is used."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,8 +116,10 @@ class ItemForecaster:
         return [course for run, course in runs.items() if run != query.context.run]
 
     def _model(self, share: float) -> ItemModel:
-        """The model for contexts of about this share of a run."""
-        share = float(_SHARES[np.argmin(np.abs(np.log(_SHARES / share)))])
+        """The model for contexts of this share of a run."""
+        share = round(share, 3)
+        if share not in self._fitted and len(self._fitted) >= MAX_MODELS:
+            share = min(self._fitted, key=lambda fitted: abs(fitted - share))
         if share not in self._fitted:
             cases = make_cases(self._known, share)
             enough = len({case.run for case in cases}) >= FEWEST_RUNS

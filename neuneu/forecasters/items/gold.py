@@ -17,7 +17,7 @@ import numpy as np
 from neuneu.data.choices import FloatArray, FloatArray32
 from neuneu.data.quantiles import FORECAST_LEVELS
 from neuneu.data.trajectories import Trajectory
-from neuneu.forecasters.items.cases import TaskItems, context_length, items_of
+from neuneu.forecasters.items.cases import ROUNDING, TaskItems, context_length, items_of
 from neuneu.forecasters.items.margins import item_starts
 from neuneu.forecasters.protocol import Query, Sees
 
@@ -27,10 +27,14 @@ RIDGE: Final = 0.3
 TREND: Final = 3.0
 """e-folding distance in ln tokens of the weights of the course that is continued."""
 
+MAX_ITEMS: Final = 3000
+"""Items that are read at most, evenly spread: more of them hardly change a mean."""
+
 LEVEL_POINTS: Final = 7
 """Checkpoints of the context whose mean accuracy is the level."""
 
 _SHRINKAGE: Final = 1e-3
+_UNKNOWN: Final = 0.02**2
 _NORMAL: Final = np.array((-1.6449, -1.2816, -0.6745, 0.0, 0.6745, 1.2816, 1.6449))
 
 
@@ -63,6 +67,7 @@ def gold_course(trajectory: Trajectory) -> GoldCourse | None:
         return None
     items = choices.items
     right = item_starts(items) + items.labels
+    right = right[:: -(-len(right) // MAX_ITEMS)]
     return GoldCourse(
         run=trained.run,
         ln_tokens=np.log(trained.tokens),
@@ -83,10 +88,11 @@ class GoldForecaster:
 
     def __init__(self) -> None:
         self._known: dict[TaskItems, list[GoldCourse]] = {}
+        self._variances: dict[tuple[TaskItems, float], tuple[float, float]] = {}
 
     def fit(self, references: Sequence[Trajectory]) -> None:
         """Takes finished runs with choices."""
-        self._known = {}
+        self._known, self._variances = {}, {}
         for trajectory in references:
             course = gold_course(trajectory)
             if course is not None:
@@ -105,8 +111,13 @@ class GoldForecaster:
         if not known:
             return unknown
         ln_targets = np.log(query.target_tokens)
+        distances = ln_targets - context.ln_tokens[-1]
         middle = continued(context, known, ln_targets)
-        spread = _spread(known, ln_targets - context.ln_tokens[-1])
+        key = items_of(query.context), round(float(distances[-1]), 1)
+        if key not in self._variances:
+            self._variances[key] = error_variance(known, float(np.exp(-key[1])))
+        floor, slope = self._variances[key]
+        spread = np.sqrt(floor + slope * distances)
         return np.clip(middle[:, None] + spread[:, None] * _NORMAL, 0.0, 1.0)
 
 
@@ -128,9 +139,9 @@ def read_course(context: GoldCourse, finished: Sequence[GoldCourse]) -> tuple[fl
 
     The differences are read from the right answers alone.
     """
-    share = np.exp(context.ln_tokens[-1])
+    ln_now = float(context.ln_tokens[-1])
     level, inputs = _differences(context, len(context))
-    known = [_differences(run, _length_until(run, float(share))) for run in finished]
+    known = [_differences(run, _length_until(run, ln_now)) for run in finished]
     x = np.concatenate([differences for _, differences in known])
     y = np.concatenate([r.values - mean for r, (mean, _) in zip(finished, known, strict=True)])
     kernel = x @ x.T
@@ -147,16 +158,16 @@ def _differences(course: GoldCourse, end: int) -> tuple[float, FloatArray32]:
     )
 
 
-def _length_until(course: GoldCourse, tokens: float) -> int:
-    return max(int(np.searchsorted(course.ln_tokens, np.log(tokens) + 0.01, side="right")), 1)
+def _length_until(course: GoldCourse, ln_tokens: float) -> int:
+    return max(int(np.searchsorted(course.ln_tokens, ln_tokens + ROUNDING, side="right")), 1)
 
 
-def _spread(finished: Sequence[GoldCourse], distances: FloatArray) -> FloatArray:
-    """Standard deviation (h,) of forecasts of finished runs, each from the others.
+def error_variance(finished: Sequence[GoldCourse], share: float) -> tuple[float, float]:
+    """Return intercept and slope over the distance of the squared error of forecasts.
 
-    It grows with the root of the distance. With one finished run, it is that of its own scatter.
+    Of finished runs from a share of their tokens, each from the others; from itself if there is
+    one only.
     """
-    share = float(np.exp(-distances[-1]))
     squares, steps = [], []
     for index, course in enumerate(finished):
         others = [other for place, other in enumerate(finished) if place != index] or [course]
@@ -167,8 +178,7 @@ def _spread(finished: Sequence[GoldCourse], distances: FloatArray) -> FloatArray
             squares.append(errors**2)
             steps.append(ahead - course.ln_tokens[end - 1])
     if not squares:
-        return np.full(len(distances), 0.02)
+        return _UNKNOWN, 0.0
     square, step = np.concatenate(squares), np.concatenate(steps)
     floor = float(np.mean(square[step <= np.median(step)])) / 2
-    slope = max(float(step @ (square - floor) / (step @ step)), 0.0)
-    return np.sqrt(floor + slope * distances)
+    return floor, max(float(step @ (square - floor) / (step @ step)), 0.0)

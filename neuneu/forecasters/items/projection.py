@@ -15,9 +15,13 @@ from neuneu.forecasters.items.courses import RECENT, Course, recent_weights, slo
 DRIFT: Final = 0.8
 """Share of a slope that goes on: slopes are noisy, and learning slows down."""
 
+DOUBT: Final = 4.0
+"""Of n checkpoints a share n / (n + 4) of the slope is believed: that of a run's first steps says
+nothing of the rest."""
+
 REACH: Final = 2.0
 """e-folding distance in ln tokens of a slope. On the study's ladder anything from 1 to no limit is
-within 0.02 points, as are shares from 0.6 to 1 (benchmarks/evidence)."""
+within 0.02 points of accuracy, as are shares from 0.6 to 1."""
 
 JITTER: Final = 0.75
 """Scatter of an item in units of that between checkpoints, which its trend contributes to."""
@@ -37,7 +41,8 @@ def ahead(distances: FloatArray) -> FloatArray:
 def project(context: Course, distances: FloatArray) -> FloatArray32:
     """Return the log-odds (h, D) that each item is right at distances (h,) in ln tokens."""
     level = recent_weights(context.ln_tokens, RECENT).astype(np.float32) @ context.margins
-    drift = np.float32(DRIFT) * slopes(context.margins, context.ln_tokens)
+    believed = DRIFT * len(context) / (len(context) + DOUBT)
+    drift = np.float32(believed) * slopes(context.margins, context.ln_tokens)
     moved = level + ahead(distances)[:, None].astype(np.float32) * drift
     return (np.float32(_PROBIT) / jitter(context)) * moved
 
