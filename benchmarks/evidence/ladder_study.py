@@ -8,22 +8,25 @@ import numpy as np
 
 from evidence.data import some_items, with_items
 from evidence.scores import entry, errors
-from neuneu.core.progress import stage
 from neuneu.data.splits import Anchored
 from neuneu.data.trajectories import FloatArray, Trajectory
 from neuneu.forecasters.baselines import make_forecaster
-from neuneu.forecasters.items.combination import DEFAULT_WEIGHT, choose_weight, combine
+from neuneu.forecasters.items.combination import DEFAULT_WEIGHT, combine
+from neuneu.forecasters.items.features import OWN, RELATIVES
 from neuneu.forecasters.items.forecaster import ItemForecaster
+from neuneu.forecasters.items.model import ItemModel
 from neuneu.forecasters.protocol import Forecaster
 from neuneu.forecasters.queries import make_queries
 from neuneu.forecasters.registry import load_joint_forecaster
 
-FRACTIONS: Final = (0.2, 0.4, 0.6)
+FRACTIONS: Final = (0.4, 0.2, 0.6)
 RULES: Final = ("persistence", "recent-mean", "power-law")
 BASE: Final = "neuneu"
-COUNTS: Final = (25, 50, 100, 200, 300)
-DRAWS: Final = 2
+COUNTS: Final = (25, 50, 100, 300)
+DRAWS: Final = 1
 CURVE_AT: Final = 0.4
+NEUTRAL: Final = ItemModel(coefficients=np.zeros(len(OWN) + len(RELATIVES)))
+"""The shipped defaults are fitted to this ladder: a prior of them would know the held-out run."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,7 +53,7 @@ class Ladder:
         key = run, references
         if key not in self._kept:
             known = [t for other in sorted(references) for t in self._by_run[other]]
-            items = ItemForecaster()
+            items = ItemForecaster(related=NEUTRAL)
             items.fit(known)
             self._network.fit(known)
             # Others with the same references cost no second fit.
@@ -71,36 +74,13 @@ class Ladder:
         place = forecaster.levels.index(0.5)
         return [answer[:, [place]] for answer in forecaster.predict(queries)]
 
-    def references(self, run: str, *, alone: bool, without: str | None = None) -> frozenset[str]:
-        """Return the finished runs for a run, without another one."""
-        return frozenset() if alone else frozenset(self.runs) - {run, without or run}
-
-    def weight(self, run: str, *, alone: bool) -> float:
-        """Return the weight of the items that the other runs, each held out, ask for."""
-        network, items, truths, runs = [], [], [], []
-        for other in self.runs:
-            if other == run:
-                continue
-            known = self.references(other, alone=alone, without=run)
-            found = self.forecasts(other, known)
-            network += found.network
-            items += found.items
-            truths += found.truths
-            runs += [other] * len(found.truths)
-        return choose_weight(network, items, truths, runs)
+    def references(self, run: str, *, alone: bool) -> frozenset[str]:
+        """Return the finished runs for a run."""
+        return frozenset() if alone else frozenset(self.runs) - {run}
 
 
-def ladder_entry(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Return the scores of all forecasters by fraction, alone and with finished runs."""
-    plain = [replace(t, losses={}) for t in trajectories]
-    cases = {}
-    with stage("ladder", 2 * len(FRACTIONS)) as bar:
-        for fraction in FRACTIONS:
-            without, with_loss = Ladder(plain, fraction), Ladder(trajectories, fraction)
-            for alone in (True, False):
-                name = f"{fraction:g}, {'alone' if alone else 'related'}"
-                cases[name] = _case(without, with_loss, alone=alone)
-                bar.advance(message=name)
+def describe(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    """Return what the ladder is."""
     items = {t.task: len(t.choices.items.labels) for t in trajectories if t.choices is not None}
     return {
         "runs": {t.run: t.params for t in trajectories},
@@ -108,66 +88,51 @@ def ladder_entry(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         "items": sum(items.values()),
         "checkpoints": len(trajectories[0]),
         "trajectories": len(trajectories),
-        "cases": cases,
     }
 
 
-def _case(ladder: Ladder, with_loss: Ladder, *, alone: bool) -> dict[str, Any]:
+def case_entry(
+    trajectories: Sequence[Trajectory], fraction: float, *, alone: bool
+) -> dict[str, Any]:
+    """Return the scores of all forecasters at a fraction, alone or with finished runs."""
+    ladder = Ladder([replace(t, losses={}) for t in trajectories], fraction)
     answers: dict[str, list[FloatArray]] = {}
     truths: list[FloatArray] = []
     runs: list[str] = []
-    weights = {}
     for run in ladder.runs:
-        known = ladder.references(run, alone=alone)
-        found = ladder.forecasts(run, known)
-        weights[run] = ladder.weight(run, alone=alone)
+        found = ladder.forecasts(run, ladder.references(run, alone=alone))
         pairs = list(zip(found.network, found.items, strict=True))
         given = {
             BASE: found.network,
-            "neuneu, corpus loss": with_loss.forecasts(run, known).network,
             "items": found.items,
-            "neuneu + items": [combine(n, i, weights[run]) for n, i in pairs],
-            "neuneu + items, half each": [combine(n, i, DEFAULT_WEIGHT) for n, i in pairs],
+            "neuneu + items": [combine(n, i, DEFAULT_WEIGHT) for n, i in pairs],
         } | {name: ladder.rule(run, make_forecaster(name)) for name in RULES}
         for name, of in given.items():
             answers.setdefault(name, []).extend(of)
         truths += found.truths
         runs += [run] * len(found.truths)
-    return {
-        "forecasters": entry(answers, truths, runs, BASE),
-        "weights": weights,
-        "n": len(truths),
-    }
+    return {"forecasters": entry(answers, truths, runs, BASE), "n": len(truths)}
 
 
-def items_entry(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Return the error by number of items, of accuracies and of margins, against all items."""
+def count_entry(trajectories: Sequence[Trajectory], count: int) -> dict[str, float]:
+    """Return the error of forecasts from `count` items against the accuracy on all items."""
     runs = sorted({t.run for t in trajectories})
     full = {t.key: t for t in trajectories}
-    most = min(len(t.choices.items.labels) for t in trajectories if t.choices is not None)
-    generator = np.random.default_rng(0)
-    table: dict[str, Any] = {}
-    with stage("items", len(COUNTS) * DRAWS) as bar:
-        for count in COUNTS:
-            sums: dict[str, list[FloatArray]] = {}
-            for _ in range(DRAWS if count < most else 1):
-                ladder = Ladder(_drawn(trajectories, count, generator), CURVE_AT)
-                for alone in (True, False):
-                    for run in runs:
-                        known = ladder.references(run, alone=alone)
-                        found = ladder.forecasts(run, known)
-                        own = [t for t in full.values() if t.run == run]
-                        truths = [
-                            t.values[-len(a) :] for t, a in zip(own, found.items, strict=True)
-                        ]
-                        both = zip(found.network, found.items, strict=True)
-                        mixed = [combine(n, i, DEFAULT_WEIGHT) for n, i in both]
-                        for name, answers in ((BASE, found.network), ("neuneu + items", mixed)):
-                            key = f"{'alone' if alone else 'related'}, {name}"
-                            sums.setdefault(key, []).append(errors(answers, truths))
-                bar.advance(message=f"{count} items")
-            table[str(count)] = {key: float(np.mean(of)) for key, of in sums.items()}
-    return {"at": CURVE_AT, "draws": DRAWS, "counts": table}
+    sums: dict[str, list[FloatArray]] = {}
+    for draw in range(DRAWS):
+        drawn = _drawn(trajectories, count, np.random.default_rng([count, draw]))
+        ladder = Ladder(drawn, CURVE_AT)
+        for alone in (True, False):
+            for run in runs:
+                found = ladder.forecasts(run, ladder.references(run, alone=alone))
+                own = [t for t in full.values() if t.run == run]
+                truths = [t.values[-len(a) :] for t, a in zip(own, found.items, strict=True)]
+                both = zip(found.network, found.items, strict=True)
+                mixed = [combine(n, i, DEFAULT_WEIGHT) for n, i in both]
+                for name, answers in ((BASE, found.network), ("neuneu + items", mixed)):
+                    key = f"{'alone' if alone else 'related'}, {name}"
+                    sums.setdefault(key, []).append(errors(answers, truths))
+    return {key: float(np.mean(of)) for key, of in sums.items()}
 
 
 def _drawn(

@@ -14,8 +14,8 @@ from neuneu.forecasters.items.courses import Course, course_of
 from neuneu.forecasters.items.features import features
 from neuneu.forecasters.items.model import Case
 
-TaskItems = tuple[str, str, str, int]
-"""(family, hash of the task's items, metric, number of shots): what makes items the same."""
+TaskItems = tuple[str, str, str, int, int]
+"""(family, hash of the task's items, metric, shots, number of items): what makes items the same."""
 
 MAX_TARGETS: Final = 6
 MAX_ITEMS: Final = 250
@@ -33,8 +33,9 @@ def items_of(trajectory: Trajectory) -> TaskItems:
         AssertionError: A trajectory without choices.
     """
     assert trajectory.choices is not None
-    task_hash = trajectory.choices.items.task_hash
-    return trajectory.family, task_hash, trajectory.metric, trajectory.num_fewshot
+    items = trajectory.choices.items
+    count = len(items.labels)
+    return trajectory.family, items.task_hash, trajectory.metric, trajectory.num_fewshot, count
 
 
 def courses_by_items(

@@ -17,8 +17,8 @@ from neuneu.forecasters.items.model import ItemModel, fit_model
 from neuneu.forecasters.items.projection import project, projected_accuracy, shifted
 from neuneu.forecasters.protocol import Query, Sees
 
-FEWEST_RUNS: Final = 3
-"""Finished runs from which on a model of their own is fitted, one of them held out in turn."""
+FEWEST_RUNS: Final = 2
+"""Finished runs on the same items from which on a model of their own is fitted."""
 
 MAX_MODELS: Final = 8
 """Models fitted at most, one for each share of a run that is context; then the nearest is used."""

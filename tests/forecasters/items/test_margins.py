@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scored import pair_choices, scored_choices
+from scored import pair_choices, scored_choices, scored_trajectory
 
 from neuneu.data.choices import Choices
 from neuneu.forecasters.items.margins import gold_logprobs, has_margins, item_margins
@@ -92,3 +92,13 @@ def test_choices_of_a_slice_are_those_of_its_checkpoints() -> None:
     np.testing.assert_allclose(item_margins(kept, "acc")[:, 0], [2.0, 3.0])
     assert kept.logprobs.base is not None  # a view: nothing is copied
     assert len(choices.between(0, -1)) == 0
+
+
+def test_a_trajectory_is_cut_with_its_choices() -> None:
+    trajectory = scored_trajectory(pair_choices([[1.0], [-1.0], [3.0]], tokens=[1000, 2000, 3000]))
+    kept = trajectory.slice(0, 2).choices
+    assert kept is not None
+    np.testing.assert_array_equal(kept.steps, [1, 2])
+    nothing = trajectory.slice(0, 0).choices
+    assert nothing is not None
+    assert len(nothing) == 0
