@@ -4,7 +4,7 @@ Accuracies and continuous metrics follow from it without an engine. Shapes: R re
 item and choice, sorted by item, then choice), D items, n checkpoints.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,3 +88,20 @@ class Choices:
         }
         arrays = [pa.array(columns[field.name]).cast(field.type) for field in CHOICES]
         return pa.Table.from_arrays(arrays, schema=CHOICES)
+
+    def __len__(self) -> int:
+        """The number of checkpoints n."""
+        return len(self.steps)
+
+    def between(self, first: int, last: int) -> "Choices":
+        """Keep the checkpoints of steps `first` to `last`, as views: nothing is read or copied."""
+        start = int(np.searchsorted(self.steps, first))
+        stop = int(np.searchsorted(self.steps, last, side="right"))
+        alone = self.unconditional
+        return replace(
+            self,
+            steps=self.steps[start:stop],
+            tokens=self.tokens[start:stop],
+            logprobs=self.logprobs[start:stop],
+            unconditional=None if alone is None else alone[start:stop],
+        )

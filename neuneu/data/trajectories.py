@@ -12,12 +12,11 @@ import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
 from neuneu.data.chance import known_chance
+from neuneu.data.choices import Choices, FloatArray, IntArray
 from neuneu.data.runs import RunTable
 from neuneu.data.scales import FRACTION, SCALES, Scale, scale_of
 from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 _ARRAYS: Final = {
     "steps": "step", "tokens": "tokens", "flops": "flops", "values": "value", "stderrs": "stderr",
 }  # fmt: skip
@@ -47,7 +46,8 @@ class Trajectory:
     table; chance is that of a known benchmark otherwise (`data.chance`), None where unknown.
     `signals` maps a continuous metric of the task itself (`SIGNALS`) to (n,) values, NaN where
     unknown. `recipe`, `schedule` and `decay_start` (tokens) come from the table of runs
-    (`data.runs`); "" or None where unknown.
+    (`data.runs`); "" or None where unknown. `choices` are the scored choices behind the
+    accuracies, of some or all of these checkpoints and of no other; None where they were not kept.
     """
 
     family: str
@@ -72,6 +72,7 @@ class Trajectory:
     decay_start: float | None = None
     signals: Mapping[str, FloatArray] = field(default_factory=dict)
     scale: Scale = FRACTION
+    choices: Choices | None = None
 
     def __len__(self) -> int:
         """The number of checkpoints n."""
@@ -97,7 +98,15 @@ class Trajectory:
         arrays: dict[str, Any] = {name: getattr(self, name)[start:stop] for name in _ARRAYS}
         losses = {name: values[start:stop] for name, values in self.losses.items()}
         signals = {name: values[start:stop] for name, values in self.signals.items()}
-        return replace(self, **arrays, losses=losses, signals=signals)
+        return replace(self, **arrays, losses=losses, signals=signals, choices=self._kept(arrays))
+
+    def _kept(self, arrays: Mapping[str, Any]) -> Choices | None:
+        """The choices of the checkpoints that a slice keeps."""
+        if self.choices is None:
+            return None
+        steps = arrays["steps"]
+        first, last = (int(steps[0]), int(steps[-1])) if len(steps) else (0, -1)
+        return self.choices.between(first, last)
 
     def on_unit_scale(self) -> "Trajectory":
         """Map the values into [0, 1], higher is better (`data.scales`); accuracies stay."""
