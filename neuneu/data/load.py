@@ -12,6 +12,7 @@ import pyarrow as pa
 from neuneu.core.errors import DataError, UserError
 from neuneu.data.cells import listed, quoted
 from neuneu.data.defaults import fill_defaults
+from neuneu.data.evidence import read_evidence, with_choices
 from neuneu.data.fingerprints import data_digest
 from neuneu.data.runs import RunFacts, RunTable, check_decay, read_runs, take_facts
 from neuneu.data.schemas import ACCURACIES, LOSSES, TASKS, validate
@@ -87,6 +88,8 @@ def load_dataset(
     reference: Table | None = None,
     reference_losses: Table | None = None,
     token_losses: str | Path | None = None,
+    choices: str | Path | None = None,
+    reference_choices: str | Path | None = None,
     metric: str | None = None,
     log_notes: bool = True,
 ) -> Dataset:
@@ -100,6 +103,10 @@ def load_dataset(
         reference: accuracies of further finished runs.
         reference_losses: validation losses of the reference runs.
         token_losses: a store with losses per word; by default that of `accuracies`.
+        choices: scored choices of these runs, for forecasts item by item: a file that `neuneu
+            import` wrote, or a store.
+        reference_choices: those of the reference runs; by default they are looked for in
+            `choices`, too.
         metric: one that is to be forecast; where only a loss table has it, its rows become
             trajectories (`data.task_metrics`).
         log_notes: whether to log the notes as warnings.
@@ -124,9 +131,30 @@ def load_dataset(
         data = replace(data, token_loss_store=Store(token_losses))
         if data.token_losses is None:
             raise UserError(f"{token_losses}: expected a store with token losses, found none.")
+    if choices is not None:
+        data = _with_choices(data, choices, reference_choices)
+    elif reference_choices is not None:
+        raise UserError("reference_choices: expected choices beside them, found none.")
     for note in data.notes if log_notes else ():
         _log.warning(note)
     return data
+
+
+def _with_choices(
+    data: Dataset, choices: str | Path, reference_choices: str | Path | None
+) -> Dataset:
+    everyone = [*data.trajectories, *data.references]
+    found = read_evidence(choices, everyone if reference_choices is None else data.trajectories)
+    trajectories, note = with_choices(data.trajectories, found, name=str(choices))
+    others = data.reference
+    if others is not None and reference_choices is not None:
+        found = read_evidence(reference_choices, others.trajectories)
+        joined, _ = with_choices(others.trajectories, found, name=str(reference_choices))
+        others = replace(others, trajectories=joined)
+    elif others is not None and {of.run for of in found} & {t.run for t in others.trajectories}:
+        joined, _ = with_choices(others.trajectories, found, name=str(choices))
+        others = replace(others, trajectories=joined)
+    return replace(data, trajectories=trajectories, reference=others, notes=(*data.notes, note))
 
 
 def _mismatch_note(data: Dataset) -> list[str]:

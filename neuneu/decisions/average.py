@@ -11,7 +11,12 @@ from neuneu.data.cells import listed
 from neuneu.data.scales import Scale
 from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import Answer, plain, plain_tokens
-from neuneu.decisions.explanation import calibration_fields, explanation_fields, forecast_notes
+from neuneu.decisions.explanation import (
+    calibration_fields,
+    evidence_fields,
+    explanation_fields,
+    forecast_notes,
+)
 from neuneu.decisions.futures import RunFuture, group_by_run, sample_runs
 from neuneu.decisions.options import plain_settings, read_options, task_names
 from neuneu.decisions.plans import planned_runs, unanswered_note
@@ -26,6 +31,7 @@ from neuneu.decisions.selection import (
     task_key,
 )
 from neuneu.decisions.self_calibration import self_calibrate, unfinished
+from neuneu.forecasters.items.combined import with_items
 from neuneu.forecasters.protocol import JointForecaster
 
 if TYPE_CHECKING:
@@ -87,7 +93,7 @@ class AverageForecast:
         runs = group_by_run(pool, self.selection.keys)
         references = self.horizon.references(self.dataset.trajectories, self.dataset.references)
         self.self_calibration = self_calibrate(
-            forecaster,
+            with_items(forecaster, self.dataset.trajectories),
             [t for t in references if t.scale == self.scale],
             unfinished([t for members in runs.values() for t in members], self.horizon),
             enabled=options.get("self_calibrate", True),
@@ -143,6 +149,7 @@ class AverageForecast:
         }  # fmt: skip
         if self.options.get("explain"):
             row |= explanation_fields(self.forecaster, future.queries)
+            row |= evidence_fields(self.forecaster, future.queries)
         return row
 
     def answer(self, question: str, rows: list[dict[str, Any]], **settings: Any) -> Answer:

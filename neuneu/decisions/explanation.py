@@ -14,7 +14,9 @@ from neuneu.data.fingerprints import runs_trained_on
 from neuneu.data.trajectories import NEAR_CHANCE, Trajectory
 from neuneu.decisions.answers import merged, plain
 from neuneu.forecasters.baselines import make_forecaster
+from neuneu.forecasters.items.combined import FLIPS, WithItems
 from neuneu.forecasters.protocol import JointForecaster, Query
+from neuneu.forecasters.self_calibration.forecaster import SelfCalibrated
 from neuneu.forecasters.warnings import Warning
 
 FEW_POINTS: Final = 3
@@ -89,6 +91,41 @@ def explanation_fields(forecaster: JointForecaster, queries: Sequence[Query]) ->
         "left_out": [name for name, _ in left_out.most_common(NAMED)],
         "n_left_out": len(left_out),
         "baselines": baselines,
+    }
+
+
+def evidence_fields(forecaster: JointForecaster, queries: Sequence[Query]) -> dict[str, Any]:
+    """`evidence`: what the items behind the accuracies say at the horizon; {} without choices.
+
+    `items` and `without` are mean medians of the items and of the forecaster without them, over
+    the `n_tasks` whose choices are known; `weight` is that of the items. `flips` lists (task, item,
+    probability of being right at the horizon) of items that will most likely change.
+
+    Args:
+        forecaster: fitted on its references.
+        queries: of one row.
+    """
+    while isinstance(forecaster, SelfCalibrated):
+        forecaster = forecaster.forecaster
+    if not isinstance(forecaster, WithItems):
+        return {}
+    found = [
+        (query.context.task, one)
+        for query, one in zip(queries, forecaster.evidence(queries), strict=True)
+        if one is not None
+    ]
+    if not found:
+        return {}
+    flips = [(task, doc, chance) for task, one in found for doc, chance in one.flips]
+    flips.sort(key=lambda flip: -abs(flip[2] - 0.5))
+    return {
+        "evidence": {
+            "n_tasks": len(found),
+            "items": plain(float(np.mean([one.items for _, one in found]))),
+            "without": plain(float(np.mean([one.without for _, one in found]))),
+            "weight": plain(found[0][1].weight),
+            "flips": [[task, doc, plain(chance)] for task, doc, chance in flips[:FLIPS]],
+        }
     }
 
 

@@ -17,6 +17,7 @@ from neuneu.decisions.answers import plain, plain_tokens
 from neuneu.decisions.explanation import calibration_fields
 from neuneu.decisions.plans import Plan, planned_runs, without_unanswered
 from neuneu.decisions.self_calibration import SelfCalibration, self_calibrate
+from neuneu.forecasters.items.combined import with_items
 from neuneu.forecasters.protocol import JointForecaster, Query
 from neuneu.forecasters.queries import (
     Horizon,
@@ -87,6 +88,7 @@ def make_forecasts(
         nothing = _nothing_to_forecast(len(dataset.trajectories), finished)
         raise UserError("; ".join([nothing.rstrip("."), *planned.notes]) + ".")
     references = horizon.references(dataset.trajectories, dataset.references)
+    forecaster = with_items(forecaster, dataset.trajectories)
     found = self_calibrate(forecaster, references, queries, enabled=calibrate)
     forecaster = found.forecaster
     forecaster.fit(references)

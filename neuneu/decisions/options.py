@@ -52,6 +52,13 @@ class DataOptions(TypedDict, total=False):
     reference_losses: Annotated[
         "Table | None", _path("Validation losses of the runs in --reference.")
     ]
+    choices: Annotated[
+        str | Path | None,
+        _path("Scored choices (choices.parquet of an import, or a store): forecast by item, too."),
+    ]
+    reference_choices: Annotated[
+        str | Path | None, _path("Scored choices of the runs in --reference.")
+    ]
     token_losses: Annotated[
         str | Path | None, _path("Store with token losses, for forecasters that read them.")
     ]

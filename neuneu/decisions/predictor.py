@@ -15,6 +15,7 @@ from neuneu.decisions.average import INTERVAL, AverageForecast
 from neuneu.decisions.check import Check
 from neuneu.decisions.evaluations import Evaluation, pending_evaluations, sample_evaluations
 from neuneu.decisions.explanation import (
+    evidence_fields,
     explanation_fields,
     forecast_notes,
     take_off_warning,
@@ -81,8 +82,9 @@ class Predictor:
             calibrate=options.get("self_calibrate", True),
         )  # fmt: skip
         if options.get("explain"):
+            used = found.self_calibration.forecaster
             for row, query in zip(found.rows, found.queries, strict=True):
-                row.update(explanation_fields(self.forecaster, [query]))
+                row.update(explanation_fields(used, [query]) | evidence_fields(used, [query]))
         given = options.get("token_losses") is not None
         notes = forecast_notes(self.forecaster, found.queries, token_losses=given)
         return Answer(

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from neuneu.core.formatting import change, percent, score, tokens, with_unit
+from neuneu.core.formatting import change, percent, points, score, tokens, with_unit
 from neuneu.data.scales import PERCENT
 from neuneu.decisions.answers import Answer, row_warnings
 from neuneu.forecasters.cross_run.groups import HORIZONS, SEVERAL
@@ -47,7 +47,10 @@ def explanation(rows: Sequence[Row]) -> list[str]:
     """Sentences on reference runs, baselines and calibration of one run's rows."""
     if rows[0].get("finished"):
         return ["It has reached its end; its score there is final."]
-    return [_references(rows), *_left_out(rows), *_baselines(rows), *_calibration(rows)]
+    return [
+        _references(rows), *_left_out(rows), *_baselines(rows), *_evidence(rows),
+        *_calibration(rows),
+    ]  # fmt: skip
 
 
 def warning_sentence(rows: Mapping[str, Sequence[Row]]) -> str:
@@ -128,6 +131,20 @@ def _baselines(rows: Sequence[Row]) -> list[str]:
     forecast = with_unit(score(_mean(row["q0.5"] for row in known), width, unit), unit)
     over = f", averaged over its {len(known)} trajectories" if len(known) > 1 else ""
     return [f"It is forecast to end at {forecast}{over}; baselines say {_series(rules)}."]
+
+
+def _evidence(rows: Sequence[Row]) -> list[str]:
+    """What the items behind the accuracies say, where choices were kept: means over the rows."""
+    known = [row["evidence"] for row in rows if row.get("evidence")]
+    if not known:
+        return []
+    said, without = (points(_mean(of[key] for of in known), 0.0) for key in ("items", "without"))
+    weight = percent(_mean(of["weight"] for of in known))
+    tasks = _plural(sum(of["n_tasks"] for of in known), "task")
+    return [
+        f"The items of {tasks} were scored choice by choice: they say {said} % and count {weight}; "
+        f"without them the forecast would be {without} %."
+    ]
 
 
 def _calibration(rows: Sequence[Row]) -> list[str]:

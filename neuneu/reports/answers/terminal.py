@@ -1,11 +1,12 @@
 """Answers in the terminal: a table, notes and warnings."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
-from neuneu.core.formatting import percent, score
+from neuneu.core.formatting import percent, points, score
 from neuneu.decisions.answers import Answer
 from neuneu.reports.answers.tables import COLUMNS, TITLES, Row, unit_label, unit_of
 
@@ -68,7 +69,19 @@ def _show_explanation(answer: Answer, console: Console) -> None:
                 if v is not None
             ),
         ]
+        if evidence := row.get("evidence"):
+            parts.append(_evidence(evidence))
         console.print(f"- {row['run']}, {row['task']}: {'; '.join(parts)}")
+
+
+def _evidence(evidence: Mapping[str, Any]) -> str:
+    """What the items behind the accuracies say, and which of them will most likely change."""
+    said, without = (points(evidence[name], 0.0) for name in ("items", "without"))
+    text = f"items say {said}, weight {percent(evidence['weight'])}; without them {without}"
+    flips = [
+        f"{task} {doc} (right with {percent(chance)})" for task, doc, chance in evidence["flips"]
+    ]
+    return f"{text}; items likely to change: {', '.join(flips)}" if flips else text
 
 
 def _names(row: Row, column: str) -> str:

@@ -1,0 +1,147 @@
+"""A forecaster together with the items behind the accuracies, for runs whose choices were kept."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from neuneu.data.quantiles import FORECAST_LEVELS, MEDIAN
+from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.forecasters.calibration import Calibration
+from neuneu.forecasters.items.combination import DEFAULT_WEIGHT, combine
+from neuneu.forecasters.items.forecaster import ItemForecaster
+from neuneu.forecasters.items.gold import GoldForecaster
+from neuneu.forecasters.items.margins import has_margins
+from neuneu.forecasters.protocol import JointForecaster, Query, ReferenceRuns, Sees
+
+FLIPS: Final = 5
+"""Maximum number of items to name that will most likely change."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the items say of one query at its last target, beside the forecaster without them.
+
+    `flips` are (item, probability of being right then) of items that will most likely change from
+    right to wrong or back, the surest first.
+    """
+
+    without: float
+    items: float
+    weight: float
+    flips: tuple[tuple[int, float], ...]
+
+
+class WithItems:
+    """Forecasts of a `JointForecaster`, combined with those from items where there are choices.
+
+    All else, joint futures included, is the forecaster's. Where an answer without items exists,
+    both are combined level by level (`combination`); before a run's start, and without choices,
+    the forecaster answers alone.
+    """
+
+    def __init__(self, forecaster: JointForecaster, *, weight: float = DEFAULT_WEIGHT) -> None:
+        """Wraps a forecaster of all `FORECAST_LEVELS`.
+
+        Args:
+            forecaster: any.
+            weight: of the items, 0 to 1.
+        """
+        self.forecaster, self._weight = forecaster, weight
+        self._items = ItemForecaster(sees="own" if forecaster.sees == "own" else "reference")
+        self._gold = GoldForecaster()
+
+    @property
+    def name(self) -> str:
+        """Its name in tables."""
+        return self.forecaster.name
+
+    @property
+    def sees(self) -> Sees:
+        """What it reads."""
+        return self.forecaster.sees
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Its quantile levels."""
+        return self.forecaster.levels
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The forecaster's; intervals of combined answers are means of two."""
+        return self.forecaster.calibration
+
+    def fit(self, references: Sequence[Trajectory]) -> None:
+        """Takes finished runs as references, and as relatives of items where they have choices."""
+        self.forecaster.fit(references)
+        scored = [t for t in references if t.choices is not None]
+        self._items.fit(scored)
+        self._gold.fit(scored)
+
+    def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
+        """Combined quantiles (h, Q) of each query."""
+        answers = self.forecaster.predict(queries)
+        return [
+            answer if (own := self._own(query)) is None else combine(answer, own, self._weight)
+            for query, answer in zip(queries, answers, strict=True)
+        ]
+
+    def evidence(self, queries: Sequence[Query]) -> list[Evidence | None]:
+        """What the items say of each query; None where they say nothing."""
+        middle = FORECAST_LEVELS.index(MEDIAN)
+        found: list[Evidence | None] = []
+        for query, answer in zip(queries, self.forecaster.predict(queries), strict=True):
+            own = self._own(query)
+            if own is None or np.isnan(answer).any():
+                found.append(None)
+                continue
+            forecast = self._items.forecast(query)
+            flips = () if forecast is None else tuple(forecast.likely_flips(FLIPS))
+            found.append(
+                Evidence(
+                    without=float(answer[-1, middle]), items=float(own[-1, middle]),
+                    weight=self._weight, flips=flips,
+                )
+            )  # fmt: skip
+        return found
+
+    def draw(
+        self, queries: Sequence[Query], answers: Sequence[FloatArray], *, count: int, seed: int
+    ) -> list[FloatArray]:
+        """(count, h) futures of each query, from the answers of `predict`."""
+        return self.forecaster.draw(queries, answers, count=count, seed=seed)
+
+    def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
+        """The calibration group of every target of every query."""
+        return self.forecaster.calibration_groups(queries)
+
+    def reference_runs(self, queries: Sequence[Query]) -> list[ReferenceRuns]:
+        """The references of each query."""
+        return self.forecaster.reference_runs(queries)
+
+    def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
+        """The share of `trajectories` that the forecaster was trained on."""
+        return self.forecaster.seen_share(trajectories)
+
+    def _own(self, query: Query) -> FloatArray | None:
+        """Quantiles (h, Q) from the items; None where they say nothing."""
+        context = query.context
+        if context.choices is None or not len(context) or not context.scale.is_unit:
+            return None
+        source = self._items if has_margins(context.choices, context.metric) else self._gold
+        (answer,) = source.predict([query])
+        return None if np.isnan(answer).any() else answer
+
+
+def with_items(forecaster: JointForecaster, trajectories: Sequence[Trajectory]) -> JointForecaster:
+    """The forecaster combined with items, if any trajectory has choices and the levels are alike.
+
+    Args:
+        forecaster: any.
+        trajectories: of a question, without its reference runs.
+    """
+    usable = forecaster.levels == FORECAST_LEVELS and any(
+        t.choices is not None for t in trajectories
+    )
+    return WithItems(forecaster) if usable else forecaster
