@@ -68,8 +68,8 @@ def with_choices(
         there = sorted({f"{run} on {task}" for _, run, task, _ in known})
         wanted = sorted({f"{t.run} on {t.task}" for t in trajectories})
         raise UserError(
-            f"{name}: expected choices of the evaluated runs and tasks ({listed(wanted, 3)}), found "
-            f"{listed(there, 3)}; import them together with the accuracies."
+            f"{name}: expected choices of the evaluated runs and tasks ({listed(wanted, 3)}), "
+            f"found {listed(there, 3)}; import them together with the accuracies."
         )
     return joined, f"scored choices of {count} of {len(joined)} trajectories are read"
 

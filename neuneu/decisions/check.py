@@ -22,6 +22,7 @@ from neuneu.decisions.self_calibration import (
 )
 from neuneu.evaluation.aggregation import Estimate
 from neuneu.forecasters.baselines import make_forecaster
+from neuneu.forecasters.items.combined import with_items
 from neuneu.forecasters.protocol import JointForecaster, Query
 from neuneu.forecasters.queries import Horizon
 from neuneu.forecasters.self_calibration.cases import case_of, largest_sizes
@@ -80,6 +81,7 @@ class Check:
         trajectories, self._endless = _with_ends(dataset.trajectories, horizon)
         finished = horizon.references(trajectories, dataset.references)
         keys = _keys([*trajectories, *dataset.references], tasks)
+        forecaster = with_items(forecaster, dataset.trajectories)
         self.checks: list[CaseCheck] = []
         self._unusable, self._waiting = 0, False
         waiting = unfinished(trajectories, horizon)

@@ -107,7 +107,7 @@ def evidence_fields(forecaster: JointForecaster, queries: Sequence[Query]) -> di
     """
     while isinstance(forecaster, SelfCalibrated):
         forecaster = forecaster.forecaster
-    if not isinstance(forecaster, WithItems):
+    if not queries or not isinstance(forecaster, WithItems):
         return {}
     found = [
         (query.context.task, one)

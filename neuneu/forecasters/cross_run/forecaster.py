@@ -146,6 +146,8 @@ class CrossRunForecaster:
         Raises:
             DataError: tokens that are not positive, or a value that is not a number.
         """
+        if not queries:
+            return []
         given, queries = queries, [on_unit_scale(query) for query in queries]
         answers = [np.full((len(q.target_steps), len(self.levels)), np.nan) for q in queries]
         for pieces in make_batches(
