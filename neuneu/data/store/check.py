@@ -99,9 +99,15 @@ def check(store: Store) -> StoreReport:
     report.files = len(names)
     report.files_compacted = sum(map(is_compacted, names))
     try:
-        report.rows["tasks"] = store.tasks().num_rows
+        store.old_tasks()
     except StoreError as error:
-        report.damaged["tasks"] = str(error)
+        report.damaged["tasks.parquet"] = str(error)
+    try:
+        store.records()
+    except StoreError as error:
+        report.damaged[PARTS] = str(error)
+    if not report.damaged:
+        report.rows["tasks"] = store.tasks().num_rows
     tables: dict[str, pa.Table] = {}
     with stage("check files", len(names)) as bar, ThreadPoolExecutor(THREADS) as pool:
         results = pool.map(lambda name: _read(store, name), names)

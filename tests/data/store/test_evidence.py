@@ -184,7 +184,8 @@ def test_choices_of_one_task_skip_row_groups_of_others(tmp_path: Path, s3: S3Ser
     (a,) = store.choices(tasks=["a"])
     moved = s3.bytes_sent - before
     assert a.logprobs.shape == (3, 800_000)
-    assert 9e6 < moved < 14e6  # 9.6 MB of values of task a, none of task b, and its items
+    # Compressed values of task a (8 MB), none of task b, and items.
+    assert 6e6 < moved < 10e6
 
 
 def test_choices_as_a_tidy_table(store: Store) -> None:

@@ -53,7 +53,9 @@ def test_check_counts_what_is_there(store: Store) -> None:
     report = check(store)
     assert report.fingerprint == {"corpus": "abc"}
     assert report.checkpoints == {"done": 4, "quarantined": 3}
-    assert report.rows == {"tasks": 0, "accuracies": 4, "losses": 4, "token_losses": 4}
+    assert report.rows == {
+        "tasks": 0, "accuracies": 4, "losses": 4, "token_losses": 4, "choices": 0,
+    }  # fmt: skip
     assert (report.runs, report.files, report.files_compacted, report.duplicates) == (2, 8, 0, 1)
     assert (report.damaged, report.foreign) == ({}, [])
     compact(store)

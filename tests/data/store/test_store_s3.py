@@ -47,7 +47,7 @@ def test_store_on_s3_reads_as_on_disk(store: Store, tmp_path: Path) -> None:
         assert store.has(("s", "r", 40)) == "quarantined"
         assert store.has(("s", "r", 50)) is None
         compact(store)
-    assert len(store.folder.files(".parquet")) == 3
+    assert len(store.folder.files(".parquet")) == 2
     report = check(store)
     assert report.checkpoints == {"done": 6, "quarantined": 1}
     assert (report.damaged, report.foreign, report.duplicates) == ({}, [], 0)
