@@ -55,7 +55,7 @@ Source = tuple[list[Trajectory], TokenLossTable | None]
 
 
 def read_source(config: "TrainConfig") -> Source:
-    """Read trajectories (step 0 included) and word losses from a store or tables.
+    """Read trajectories (step 0 included, on the unit scale) and word losses.
 
     Raises:
         UserError: no source or two of them, or files that break the data contract.
@@ -69,10 +69,11 @@ def read_source(config: "TrainConfig") -> Source:
         data = load_dataset(
             config.accuracies, losses=config.losses, tasks=config.tasks, run_table=config.run_table
         )
-        return data.trajectories, None
+        return [t.on_unit_scale() for t in data.trajectories], None
     data = load_dataset(Store(config.store))
     needs_words = READS[config.model.encoder.kind] == "words"
-    return data.trajectories, data.token_losses if needs_words else None
+    mapped = [t.on_unit_scale() for t in data.trajectories]
+    return mapped, data.token_losses if needs_words else None
 
 
 def prepare(

@@ -208,10 +208,13 @@ def test_numbers_of_the_page_are_those_of_python(page: Browser) -> None:
     said = page.evaluate(
         f"{{ const v = {values}, c = {counts}; ({{ wide: v.map(x => points(x, 0.2)),"
         "narrow: v.map(x => points(x, 0.02)), percent: v.map(percent),"
+        "bits: v.map(x => score(x, 0.02, 'bits per byte')), seen: v.map(x => score(x, 0, '')),"
         "tokens: c.map(tokens), count: c.map(formatCount) }) }"
     )
     assert said["wide"] == [formatting.points(value, 0.2) for value in values]
     assert said["narrow"] == [formatting.points(value, 0.02) for value in values]
+    assert said["bits"] == [formatting.score(value, 0.02, "bits per byte") for value in values]
+    assert said["seen"] == [formatting.score(value, 0.0, "") for value in values]
     assert said["percent"] == [formatting.percent(value) for value in values]
     assert said["tokens"] == [formatting.tokens(value) for value in counts]
     assert said["count"] == [format_count(value) for value in counts]

@@ -110,7 +110,7 @@ class CrossRunForecaster:
 
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
         """The share of `trajectories` (of one run, say) that it was trained on, by content."""
-        return share_trained_on(trajectories, self._marks)
+        return share_trained_on([t.on_unit_scale() for t in trajectories], self._marks)
 
     def fit(self, references: Sequence[Trajectory]) -> None:
         """Takes finished runs as references; the networks stay as they are."""

@@ -70,7 +70,7 @@ class NeuralForecaster:
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
         """The share of `trajectories` (of one run, say) that it was trained on, by content."""
         marks = frozenset(m for run in self.provenance.training_runs.values() for m in run)
-        return share_trained_on(trajectories, marks)
+        return share_trained_on([t.on_unit_scale() for t in trajectories], marks)
 
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """Quantiles (h, Q) of the metric for each query.

@@ -85,7 +85,10 @@ def plot_forecast(rows: Sequence[Row], curves: Mapping[Any, Curve]) -> Figure:
     height = 3.2 if len(chosen) == 1 else 2.15
     any_crowded = any(len(members.keys() & colors.keys()) > CROWDED for members in chosen.values())
     with figure_style():
-        figure, grid = panel_grid(len(chosen), narrow=False, columns=3, row_inches=height)
+        figure, grid = panel_grid(
+            len(chosen), narrow=False, columns=3, row_inches=height,
+            label=_score_label([row for members in chosen.values() for row in members.values()]),
+        )  # fmt: skip
         for (task, members), axes in zip(chosen.items(), grid, strict=True):
             shown = {run: curves[row_key(row)] for run, row in members.items() if run in colors}
             for run, curve in shown.items():
@@ -146,18 +149,27 @@ def plot_ranking(rows: Sequence[Row]) -> Figure:
         axes.set_yticks(positions, [shorten(row["run"], 40) for row in rows])
         axes.grid(visible=True, axis="x")
         unit = unit_of(rows[0])
+        what = _score_label(rows)
         factor, mark = (100, " %") if unit == PERCENT else (1, "")
         axes.xaxis.set_major_formatter(lambda value, _: f"{factor * value:.3g}{mark}")
-        what = "accuracy" if unit == PERCENT else unit or str(rows[0].get("metric", "score"))
         axes.set_xlabel(f"{what} on {shorten(task_name(rows[0]), 50)}")
         draw_legend(figure, axes.get_legend_handles_labels()[0], narrow=False)
     return figure
 
 
+def _score_label(rows: Sequence[Row]) -> str:
+    """What an axis shows: accuracy, or the units of other metrics, else their names."""
+    found = {(unit_of(row), str(row.get("metric", "score"))) for row in rows}
+    return ", ".join(sorted({
+        "accuracy" if unit == PERCENT else unit or metric for unit, metric in found
+    }))  # fmt: skip
+
+
 def _highest(panels: Any) -> list[str]:
-    """Runs, those on most tasks first, then those that are expected to end highest."""
+    """Runs, those on most tasks first, then those that are expected to end best."""
     ends: dict[str, list[float]] = {}
     for members in panels:
         for run, row in members.items():
-            ends.setdefault(run, []).append(row["q0.5"])
+            better = -1.0 if row.get("higher_is_better") is False else 1.0
+            ends.setdefault(run, []).append(better * row["q0.5"])
     return sorted(ends, key=lambda run: (-len(ends[run]), -float(np.mean(ends[run])), run))

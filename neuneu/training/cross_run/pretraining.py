@@ -148,7 +148,7 @@ def pretrain(config: PretrainConfig, *, address: str | None = None) -> dict[str,
 
 
 def read_tables(tables: Sequence[Tables]) -> list[Trajectory]:
-    """Read the trajectories of several tables.
+    """Read the trajectories of several tables, on the unit scale, where networks work.
 
     Raises:
         UserError: tables that cannot be read, or one trajectory in two of them.
@@ -166,7 +166,7 @@ def read_tables(tables: Sequence[Tables]) -> list[Trajectory]:
                     f"{quoted(trajectory.task)} is in another table already; expected each "
                     "trajectory once. Drop one."
                 )
-            found[key] = trajectory
+            found[key] = trajectory.on_unit_scale()
     return list(found.values())
 
 
