@@ -13,7 +13,6 @@ R requests of all tasks, and WORK/scores.json the tasks and what was spent.
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
@@ -78,7 +77,7 @@ def write_items(workload: Workload, path: Path) -> None:
     """Write what the requests of all tasks are, in the order of the scores."""
     requests = [request for task in workload.tasks for request in task.requests]
     encoded = [request for task in workload.requests for request in task]
-    columns: dict[str, Any] = {
+    columns = {
         "docs": [request.doc for request in requests],
         "choices": [request.choice for request in requests],
         "labels": [request.label for request in requests],
@@ -87,7 +86,8 @@ def write_items(workload: Workload, path: Path) -> None:
         "n_bytes": [len(request.measured.encode()) for request in requests],
     }
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **{name: np.array(values, np.int32) for name, values in columns.items()})
+        arrays: dict[str, Any] = {n: np.array(v, np.int32) for n, v in columns.items()}
+        np.savez(file, **arrays)
 
 
 def score(scorer: HfScorer, workload: Workload, path: Path) -> None:
@@ -169,4 +169,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -19,7 +19,7 @@ from neuneu.forecasters.protocol import Forecaster
 from neuneu.forecasters.queries import make_queries
 from neuneu.forecasters.registry import load_joint_forecaster
 
-FRACTIONS: Final = (0.4, 0.2, 0.6)
+FRACTIONS: Final = (0.2, 0.4, 0.6)
 RULES: Final = ("persistence", "recent-mean", "power-law")
 BASE: Final = "neuneu"
 COUNTS: Final = (25, 50, 100, 300)
