@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from neuneu.core.files import atomic_path, write_text_atomic
+from neuneu.forecasters.items.margins import item_starts
 from neuneu.ladder.config import SizeConfig, SuiteConfig
 from neuneu.ladder.folders import SuiteFolder
 from neuneu.ladder.runs import RunPlan, plan_runs
@@ -32,8 +33,8 @@ from neuneu.scoring.engines.engine import EngineConfig
 from neuneu.scoring.engines.hf_scorer import HfScorer
 from neuneu.scoring.evaluation import Workload, make_workload
 from neuneu.scoring.multiple_choice import Task
-from neuneu.scoring.prompts import continuation_logprobs
 from neuneu.scoring.tasks import load_tasks
+from neuneu.scoring.wanted import Wanted
 
 SIZES: Final = {
     "xxs": SizeConfig(width=48, layers=2, heads=2, tokens=1_000_000, batch_tokens=2_048,
@@ -75,31 +76,25 @@ def study_tasks(shared: Path, text: Path) -> list[Task]:
 
 def write_items(workload: Workload, path: Path) -> None:
     """Write what the requests of all tasks are, in the order of the scores."""
-    requests = [request for task in workload.tasks for request in task.requests]
-    encoded = [request for task in workload.requests for request in task]
-    columns = {
-        "docs": [request.doc for request in requests],
-        "choices": [request.choice for request in requests],
-        "labels": [request.label for request in requests],
-        "n_tokens": [request.n_continuation for request in encoded],
-        "n_chars": [len(request.measured) for request in requests],
-        "n_bytes": [len(request.measured.encode()) for request in requests],
+    items = [task.items for task in workload.tasks]
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(of, name) for of in items]).astype(np.int32)
+        for name in ("docs", "choices", "n_tokens", "n_chars", "n_bytes")
     }
+    labels = [np.repeat(of.labels, np.diff(item_starts(of), append=len(of.docs))) for of in items]
+    columns["labels"] = np.concatenate(labels).astype(np.int32)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        arrays: dict[str, Any] = {n: np.array(v, np.int32) for n, v in columns.items()}
-        np.savez(file, **arrays)
+        np.savez(file, **columns)
 
 
 def score(scorer: HfScorer, workload: Workload, path: Path) -> None:
     """Score the weights that the scorer holds and write `path`."""
     logprobs = scorer.score(workload.prompts, workload.last)
-    sums = [
-        continuation_logprobs(encoded, [logprobs[index] for index in rows])
-        for encoded, rows in zip(workload.requests, workload.request_rows, strict=True)
-    ]
-    losses = workload.corpus.losses([logprobs[index] for index in workload.corpus_rows])
+    sums = [task.choices.sums(logprobs) for task in workload.tasks]
+    (text,) = workload.texts
+    losses = text.corpus.losses([logprobs[row] for row in text.rows])
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, logprobs=np.concatenate(sums).astype(np.float32), loss=losses.nats_per_token)
+        np.savez(file, logprobs=np.concatenate(sums), loss=losses.nats_per_token)
 
 
 def train(plan: RunPlan) -> float:
@@ -127,10 +122,9 @@ def main() -> None:
             tokenize_recipe(text.train(recipe), folder.tokenizer, folder.tokens(recipe))
     tasks = study_tasks(shared, text.tasks)
     engine = EngineConfig(kind="hf", dtype="float32", max_num_batched_tokens=BATCH_TOKENS)
-    workload = make_workload(
-        tasks, load_corpus(text.validation, max_words=CORPUS_WORDS),
-        load_tokenizer(folder.tokenizer), max_tokens=config.context_length - 1,
-    )  # fmt: skip
+    wanted = Wanted(tasks=tasks, corpora=[load_corpus(text.validation, max_words=CORPUS_WORDS)])
+    tokenizer = load_tokenizer(folder.tokenizer)
+    workload = make_workload(wanted, tokenizer, max_tokens=config.context_length - 1)
     write_items(workload, work / "items.npz")
     record_path = work / "scores.json"
     spent = {"train": 0.0, "score": 0.0}

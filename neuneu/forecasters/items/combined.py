@@ -15,6 +15,9 @@ from neuneu.forecasters.items.gold import GoldForecaster
 from neuneu.forecasters.items.margins import has_margins
 from neuneu.forecasters.protocol import JointForecaster, Query, ReferenceRuns, Sees
 
+GOLD_WEIGHT: Final = 0.3
+"""Weight of right answers alone, where other choices were not scored (chosen on Gemstones)."""
+
 FLIPS: Final = 5
 """Maximum number of items to name that will most likely change."""
 
@@ -83,7 +86,9 @@ class WithItems:
         """Combined quantiles (h, Q) of each query."""
         answers = self.forecaster.predict(queries)
         return [
-            answer if (own := self._own(query)) is None else combine(answer, own, self._weight)
+            answer
+            if (own := self._own(query)) is None
+            else combine(answer, own, self._weight_of(query))
             for query, answer in zip(queries, answers, strict=True)
         ]
 
@@ -101,7 +106,7 @@ class WithItems:
             found.append(
                 Evidence(
                     without=float(answer[-1, middle]), items=float(own[-1, middle]),
-                    weight=self._weight, flips=flips,
+                    weight=self._weight_of(query), flips=flips,
                 )
             )  # fmt: skip
         return found
@@ -123,6 +128,10 @@ class WithItems:
     def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
         """The share of `trajectories` that the forecaster was trained on."""
         return self.forecaster.seen_share(trajectories)
+
+    def _weight_of(self, query: Query) -> float:
+        is_scored = has_margins(query.context.choices, query.context.metric)
+        return self._weight if is_scored else GOLD_WEIGHT
 
     def _own(self, query: Query) -> FloatArray | None:
         """Quantiles (h, Q) from the items; None where they say nothing."""
