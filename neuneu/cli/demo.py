@@ -1,4 +1,4 @@
-"""The whole system on one machine: a ladder, its extraction, a forecaster, its backtest.
+"""The whole system on one machine: a ladder, its extraction, a forecaster, its backtest, answers.
 
 Every stage resumes where it was interrupted, and so does the demo.
 """
@@ -14,14 +14,17 @@ from typing import Any, Final, TypeVar
 
 from rich.table import Table
 
+from neuneu.cli.demo_comparison import ask_questions, compare_forecasters
 from neuneu.core.config import build_config, config_dataclass, save_config
 from neuneu.core.errors import UserError
+from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import console
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.evaluation.backtest import BacktestConfig
 from neuneu.forecasters.window.config import merge_settings
 from neuneu.ladder.config import SuiteConfig
 from neuneu.ladder.ladder import train_suite
+from neuneu.reports.answers.terminal import show
 from neuneu.reports.backtest.run import backtest
 from neuneu.scoring.config import ExtractConfig
 from neuneu.scoring.pipeline import extract
@@ -33,6 +36,7 @@ Section = dict[str, Any]
 Runs = tuple[str, ...]
 T = TypeVar("T")
 
+COMPARISON: Final = "comparison.json"
 
 EXTRACT: Final[Section] = {"tasks": ["generated"], "limit": 60, "corpus_words": 3_000}
 TRAIN: Final[Section] = {
@@ -163,7 +167,10 @@ def run_demo(config: DemoConfig, *, address: str | None = None) -> DemoResult:
     console.print(f"[bold]4/4[/bold] backtest on {', '.join(held_out)} -> {root}")
     with _timed("backtest", seconds):
         backtest(stages.backtest(held_out))
-    summary = json.loads((root / "summary.json").read_text(encoding="utf-8"))
+    with _timed("answers", seconds):
+        comparison = compare_forecasters(root / "store")
+        answers, outcome = ask_questions(root / "store", held_out)
+    write_text_atomic(root / COMPARISON, json.dumps(comparison, indent=1) + "\n")
 
     result = DemoResult(
         output=root,
@@ -175,7 +182,10 @@ def run_demo(config: DemoConfig, *, address: str | None = None) -> DemoResult:
         quarantined=extracted.quarantined + extracted.skipped_quarantined,
         seconds=seconds,
     )
-    _print_closing(result, extracted, summary)
+    _print_closing(result, extracted, comparison)
+    for answer in answers:
+        show(answer)
+    console.print(outcome)
     return result
 
 
@@ -219,8 +229,13 @@ def split_runs(
 
 
 def _print_closing(result: DemoResult, extracted: ExtractSummary, summary: dict[str, Any]) -> None:
-    """Prints the scores of each forecaster on the held-out runs, and the outputs."""
-    table = Table(title="Forecasts of the held-out runs", title_justify="left")
+    """Prints the scores of each forecaster on all runs, each held out, and the outputs."""
+    counts = summary["counts"]
+    table = Table(
+        title=f"{counts['run_groups']} runs, each forecast from its first fifth beside the others "
+        f"({counts['trajectories']} trajectories)",
+        title_justify="left",
+    )
     table.add_column("forecaster")
     table.add_column("sees")
     for heading in ("MAE", "95 % interval", "80 % coverage"):

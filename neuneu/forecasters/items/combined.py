@@ -44,21 +44,25 @@ class WithItems:
     the forecaster answers alone.
     """
 
-    def __init__(self, forecaster: JointForecaster, *, weight: float = DEFAULT_WEIGHT) -> None:
+    def __init__(
+        self, forecaster: JointForecaster, *, weight: float = DEFAULT_WEIGHT, name: str = ""
+    ) -> None:
         """Wraps a forecaster of all `FORECAST_LEVELS`.
 
         Args:
             forecaster: any.
             weight: of the items, 0 to 1.
+            name: in tables; by default that of the forecaster.
         """
         self.forecaster, self._weight = forecaster, weight
+        self._name = name or forecaster.name
         self._items = ItemForecaster(sees="own" if forecaster.sees == "own" else "reference")
         self._gold = GoldForecaster()
 
     @property
     def name(self) -> str:
         """Its name in tables."""
-        return self.forecaster.name
+        return self._name
 
     @property
     def sees(self) -> Sees:
