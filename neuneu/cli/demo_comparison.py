@@ -79,7 +79,7 @@ def ask_questions(store: Path, held_out: Sequence[str]) -> tuple[list[Answer], s
     predictor = Predictor(load_joint_forecaster(None, name="neuneu"))
     known = table.filter(is_known)
     ranking = predictor.rank(known, **options)
-    goal = max(row["q0.5"] for row in ranking.rows if row["run"] != run)
+    goal = round(max(row["q0.5"] for row in ranking.rows if row["run"] != run), 3)
     when = predictor.when(known, goal, **options | {"runs": [run]})
     return [ranking, when], _outcome(data, [run, *rivals], ranking.settings["tasks"])
 
