@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_checkpoints import (
     VOCAB_SIZE,
+    WINDOW,
     change_config,
     extract_config,
     rewrite_weights,
@@ -24,10 +25,14 @@ from neuneu.core.config import save_config
 from neuneu.core.errors import StoreError, UserError
 from neuneu.core.ray_session import ray_session
 from neuneu.data.checkpoints import list_local
+from neuneu.data.store.recomputation import recompute
 from neuneu.data.store.store import Store
 from neuneu.scoring import pipeline
+from neuneu.scoring.engines.engine import read_tokenizer
+from neuneu.scoring.evaluation import make_workload
 from neuneu.scoring.pipeline import extract
 from neuneu.scoring.plan import extraction_status
+from neuneu.scoring.wanted import load_wanted
 
 pytest.importorskip("transformers")
 pytest.importorskip("ray")
@@ -55,9 +60,9 @@ def test_extract_scores_all_and_a_rerun_starts_nothing(
     assert summary.swaps == 2
     assert summary.tokens > 4 * 400
     store = Store(config.store)
-    # 2 tasks x 3 metrics and 3 corpus metrics a checkpoint.
+    # 2 tasks x 3 accuracies and 4 continuous metrics, and 3 corpus metrics a checkpoint.
     assert store.accuracies().num_rows == 24
-    assert store.losses().num_rows == 12
+    assert store.losses().num_rows == 4 * (2 * 4 + 3)
     assert store.token_losses().column("count").to_pylist() == [400] * 4
     assert store.tasks().num_rows == 6
     losses = store.losses().to_pylist()
@@ -78,6 +83,28 @@ def test_extract_scores_all_and_a_rerun_starts_nothing(
     assert history[0]["config"]["engine"]["kind"] == "hf"
     assert history[0]["config"]["engine"]["dtype"] == "float32"
     assert history[0]["proofs"] == {"model loaded anew": 4}
+
+
+def test_extract_a_further_task_scores_only_that_task(root: Path) -> None:
+    pairs = root / "pairs.parquet"
+    first = extract(extract_config(root, tasks=(f"blimp/blimp_first:{pairs}",)))
+    store = Store(root / "store")
+    before = store.accuracies().to_pylist()
+    both = extract_config(root)
+    assert extraction_status(both).left == 4
+    second = extract(both)
+    assert (second.done, second.skipped_done, second.done_elsewhere) == (4, 0, 0)
+    wanted = load_wanted(both)
+    tokenizer = read_tokenizer(root / "checkpoints/a/step-1")
+    only = wanted.only([part for part in wanted.parts if part.name == "blimp_second"])
+    one = make_workload(only, tokenizer, max_tokens=WINDOW - 1).n_tokens
+    assert second.computed_tokens == 4 * one
+    assert first.computed_tokens > second.computed_tokens
+    after = store.accuracies().to_pylist()
+    assert [row for row in after if row["task"] == "blimp_first"] == before
+    assert store.checkpoints().column("attempts").to_pylist() == [2] * 4
+    assert recompute(store).differing == 0
+    assert extract(both).skipped_done == 4
 
 
 def test_extract_bad_checkpoints_are_quarantined_and_can_be_retried(root: Path) -> None:
@@ -192,8 +219,8 @@ def test_extract_killed_driver_loses_only_what_was_in_flight(root: Path) -> None
 
 
 def test_extract_other_setting_is_refused_before_scoring(root: Path) -> None:
-    Store(root / "store").bind({"corpus_words": 100})
-    with pytest.raises(StoreError, match="corpus_words: store has 100, this run 400"):
+    Store(root / "store").bind({"max_model_len": 100})
+    with pytest.raises(StoreError, match="max_model_len: store has 100, this run 128"):
         extract(extract_config(root))
 
 

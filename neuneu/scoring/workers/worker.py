@@ -4,13 +4,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from neuneu.core import logs
 from neuneu.core.errors import CheckpointError, EngineError, TransientError
+from neuneu.data.choices import ItemSet
 from neuneu.data.store.attempts import ATTEMPTS, AttemptLedger
 from neuneu.data.store.parts import Part, Progress
 from neuneu.data.store.store import CheckpointRows, Store
@@ -196,12 +197,13 @@ class Worker:
         earlier = max(pending.earlier_attempts, progress.attempts)
         pending = replace(pending, earlier_attempts=earlier)
         try:
-            rows = self._rows(pending, missing, outcome)
+            rows, items = self._rows(pending, missing, outcome)
         except (TransientError, _NotScoredError) as failure:
             self._ledger.end(ref)
             outcome.status, outcome.error = "left", str(failure)
             return outcome
         with outcome.timed("write"):
+            self._write_items(rows.checkpoint["tokenizer_hash"], items)
             self._store.commit(rows)
         self._ledger.end(ref)
         outcome.status = rows.checkpoint["status"]
@@ -216,8 +218,11 @@ class Worker:
 
     def _rows(
         self, pending: Pending, missing: tuple[Part, ...], outcome: Outcome
-    ) -> CheckpointRows:
-        """The rows to commit: missing parts scored, or quarantined with the reason."""
+    ) -> tuple[CheckpointRows, Sequence[ItemSet]]:
+        """The rows to commit, and the items behind their log-probabilities.
+
+        Missing parts are scored, or the checkpoint is quarantined with the reason.
+        """
         checked = None
         ticket = self._order.take()
         attempts = pending.earlier_attempts + 1
@@ -238,16 +243,18 @@ class Worker:
                     )
                 self._order.wait_for(ticket)
                 ready = _Ready(pending, checked, staged.folder, key, workload)
-                return self._score(ready, outcome)
+                rows = self._score(ready, outcome)
+                done = rows.checkpoint["status"] == "done"
+                return rows, [task.items for task in workload.tasks if done]
         except (TransientError, _NotScoredError):
             raise
         except CheckpointError as failure:
-            return quarantined(pending.ref, str(failure), attempts=attempts, checked=checked)
+            error = str(failure)
         except Exception as failure:  # noqa: BLE001
             # No failure of a single checkpoint may end the job.
             _log.exception("unexpected failure")
             error = f"it could not be scored ({first_line(failure)}; see the worker's log)."
-            return quarantined(pending.ref, error, attempts=attempts, checked=checked)
+        return quarantined(pending.ref, error, attempts=attempts, checked=checked), ()
 
     def _checked(self, pending: Pending, folder: Path) -> Preflight:
         limit = self._limit(self._config.inspect_timeout_s, pending)
@@ -307,19 +314,18 @@ class Worker:
                 self._ledger.fail(ref, attempt.number, error)
                 continue
             self._breaker.worked(checked.config_hash)
-            self._write_items(ready)
             outcome.computed_tokens = scored.computed_tokens
             outcome.ties = scored.rows.checkpoint["ties"]
             outcome.proof = scored.rows.checkpoint["proof"]
             outcome.rss_mb = scored.rss_mb
             return scored.rows
 
-    def _write_items(self, ready: _Ready) -> None:
+    def _write_items(self, tokenizer_hash: str, items: Sequence[ItemSet]) -> None:
         """Write the items behind the log-probabilities, once for each task and tokenizer."""
-        for task in ready.workload.tasks:
-            key = (task.part.hash, ready.checked.tokenizer_hash)
+        for one in items:
+            key = (one.task_hash, tokenizer_hash)
             if key not in self._items_written:
-                self._store.write_items(task.items, ready.checked.tokenizer_hash)
+                self._store.write_items(one, tokenizer_hash)
                 self._items_written.add(key)
 
     def _attempt(self, ready: _Ready, number: int, outcome: Outcome) -> Scored:
