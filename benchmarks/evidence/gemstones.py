@@ -77,6 +77,17 @@ def gemstones_entry(shared: Path, unseen: Path) -> dict[str, Any]:
     return {"runs": len({t.run for t in trajectories}), "cases": cases}
 
 
+def scatter_entry(shared: Path) -> float:
+    """Return by how much accuracies scatter around a smooth course, as a mean absolute error.
+
+    From second differences, whose mean absolute value is sqrt(6) times that of independent errors.
+    """
+    trajectories = load_families(shared, ["gemstones"])["gemstones"]
+    values = [t.without_step_zero().values for t in trajectories]
+    late = [np.diff(of[int(FRACTIONS[0] * len(of)) + 1 :], 2) for of in values]
+    return float(np.mean([np.abs(of).mean() for of in late]) / np.sqrt(6))
+
+
 class Study:
     """Forecasts of the runs of a size from those of other sizes, at one fraction."""
 

@@ -1,6 +1,6 @@
 """A small ladder on real text, every choice of every item of which is scored and kept.
 
-    nice -n 19 .venv/bin/python benchmarks/evidence/ladder.py ../shared WORK
+    .venv/bin/python benchmarks/evidence/ladder.py ../shared WORK
 
 Eight Llama-shaped runs (four sizes, two mixes of English text) with 15 checkpoints each, scored on
 17 of BLiMP's tasks and on the generated tasks, 300 items each, with transformers on one core. An

@@ -1,6 +1,6 @@
 """What the items of a task add to forecasts of its accuracy.
 
-    nice -n 19 .venv/bin/python benchmarks/evidence/ladder.py ../shared runs/evidence
+    .venv/bin/python benchmarks/evidence/ladder.py ../shared runs/evidence
     .venv/bin/python benchmarks/evidence/run.py ../shared runs/evidence --unseen FOLDER
     .venv/bin/python benchmarks/page.py evidence
 
@@ -22,7 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
 
 from evidence.data import read_ladder
-from evidence.gemstones import gemstones_entry
+from evidence.gemstones import gemstones_entry, scatter_entry
 from evidence.ladder_study import COUNTS, FRACTIONS, case_entry, count_entry, describe
 from neuneu.core.errors import UserError
 from neuneu.core.files import write_text_atomic
@@ -55,6 +55,7 @@ def main() -> None:
                 keep("cases", name, partial(case_entry, ladder, fraction, alone=alone))
         for count in COUNTS:
             keep("counts", str(count), partial(count_entry, ladder, count))
+        keep("gemstones", "scatter", partial(scatter_entry, arguments.shared))
         if arguments.unseen is not None:
             study = partial(gemstones_entry, arguments.shared, arguments.unseen)
             keep("gemstones", "study", study)

@@ -42,7 +42,6 @@ def entry(
         table[name] = {
             "mae": vars(value),
             "minus_base": vars(difference),
-            "ratio": float(mae[name].mean() / mae[base].mean()),
             "coverage": _coverage(given, truths),
             "width": _width(given),
         }
