@@ -12,6 +12,7 @@ import pytest
 from old_store import write, write_task_table
 from tiny_checkpoints import WINDOW, extract_config, save_checkpoint, write_inputs
 
+from neuneu.core.config import load_config
 from neuneu.core.errors import StoreError, UserError
 from neuneu.core.storage import Folder
 from neuneu.data.checkpoints import list_local
@@ -240,6 +241,15 @@ def test_tasks_of_an_upgraded_store_are_done_once_recognised(
     assert len(list(Store(old).choices())) == 2
     assert Store(old).accuracies() == new.accuracies()
     assert score(replace(there, missing_evidence=True)).tokens == 0
+
+
+def test_corpus_is_a_path_or_several_by_name(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "checkpoints: a\nstore: b\ncorpus:\n  code: c.parquet\n  web: s3://b/w.parquet\n"
+    )
+    named = load_config(ExtractConfig, tmp_path / "c.yaml", ["corpus.prose=p.txt"])
+    assert named.corpus == {"code": "c.parquet", "web": "s3://b/w.parquet", "prose": "p.txt"}
+    assert load_config(ExtractConfig, tmp_path / "c.yaml", ["corpus=x.txt"]).corpus == "x.txt"
 
 
 def test_a_text_named_like_a_task_is_refused(

@@ -6,8 +6,7 @@ tidy tables of `neuneu.data.schemas`, and the log-probabilities of choices as `d
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -18,41 +17,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from neuneu.core.errors import StorageError, StoreError
+from neuneu.core.errors import StoreError
 from neuneu.core.files import one_line
-from neuneu.core.storage import THREADS, Folder
+from neuneu.core.storage import Folder
 from neuneu.data.choices import Choices, ItemSet
 from neuneu.data.schemas import CHECKPOINTS, TASKS, conform, validate_accuracies
 from neuneu.data.store.checkpoint_files import (
-    FOLDER,
     KEYS,
     LISTS,
     STORE_VERSION,
     Key,
-    decode,
     encode,
     file_name,
-    is_checkpoint_file,
-    is_compacted,
     run_folder,
     winners,
 )
 from neuneu.data.store.checkpoint_rows import CheckpointRows, Rows, TaskEvidence
 from neuneu.data.store.evidence import choices_of_run
 from neuneu.data.store.items import read_items, write_items
+from neuneu.data.store.meta import META, encode_meta, read_meta
 from neuneu.data.store.names import safe_name
 from neuneu.data.store.parts import Part, PartRecord, Progress, Slot, claim, read_records
+from neuneu.data.store.reading import Keep, list_names, read_files
 
 __all__ = ["META", "CheckpointRows", "Part", "PartRecord", "Rows", "Store", "TaskEvidence"]
 
-META: Final = "store.json"
-OLD_PARTS: Final = ("corpus", "corpus_hash", "corpus_words", "tasks_hash")
-"""What fingerprints of version 1 said of the store's one text and its tasks."""
-
 _TASKS: Final = "tasks.parquet"
-# A reader starts again when a compaction replaces files it has listed, once for each run.
-_MAX_LISTINGS: Final = 50
-_Keep = Callable[[pa.Table], npt.NDArray[np.bool_]]
 
 
 class Store:
@@ -145,26 +135,7 @@ class Store:
         Raises:
             StoreError: not a store, or written by another schema version.
         """
-        try:
-            content = self.folder.read(META)
-        except FileNotFoundError as error:
-            raise StoreError(
-                f"{self.folder}: expected a trajectory store ({META}), found none; "
-                "make one with `neuneu extract` or `neuneu import`."
-            ) from error
-        try:
-            meta: dict[str, Any] = dict(json.loads(content))
-            version, _ = meta["schema_version"], dict(meta["fingerprint"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(
-                f"{self.folder}/{META}: not readable as a store's record. Delete it and rerun the "
-                "extraction that made this store: it writes the record and resumes."
-            ) from error
-        if version not in {"1", STORE_VERSION}:
-            raise StoreError(
-                f"{self.folder}: schema version {version}, this neuneu reads 1 and {STORE_VERSION}."
-            )
-        return meta
+        return read_meta(self.folder)
 
     def tasks(self) -> pa.Table:
         """Return the task table (`schemas.TASKS`), empty if no task was claimed.
@@ -246,9 +217,9 @@ class Store:
                 not given.
         """
         if key is None:
-            tables = self._read([])
+            tables = read_files(self.folder, [])
         else:
-            tables = self._read([], below=run_folder(key[0], key[1]), step=key[2])
+            tables = read_files(self.folder, [], below=run_folder(key[0], key[1]), step=key[2])
         hashes = self.meanings() if meanings is None else meanings
         found: dict[Key, Progress] = {}
         parts: dict[Part, int] = {}
@@ -279,7 +250,7 @@ class Store:
         pieces = [CHECKPOINTS.empty_table()]
         ties: dict[Key, int] = {}
         seen: set[Key] = set()
-        for piece in winners(self._read(["ties", "checkpoint"])):
+        for piece in winners(read_files(self.folder, ["ties", "checkpoint"])):
             counted = piece.filter(pc.field("ties").is_valid())
             for at, count in zip(_keys(counted), counted.column("ties").to_pylist(), strict=True):
                 ties[at] = ties.get(at, 0) + count
@@ -299,7 +270,7 @@ class Store:
     def errors(self) -> dict[Key, str]:
         """Return why the last attempt at a checkpoint failed, also if it is done in part."""
         found: dict[Key, str] = {}
-        for piece in winners(self._read(["checkpoint"])):
+        for piece in winners(read_files(self.folder, ["checkpoint"])):
             rows = piece.filter(pc.field("kind") == "quarantined")
             errors = pc.struct_field(rows.column("checkpoint"), "error").to_pylist()
             found |= dict(zip(_keys(rows), errors, strict=True))
@@ -356,7 +327,7 @@ class Store:
             StoreError: a damaged file, or log-probabilities without their items.
         """
         self.meta()
-        folders = {name.rpartition("/")[0] for name in self._list(FOLDER, None)}
+        folders = {name.rpartition("/")[0] for name in list_names(self.folder)}
         if runs is not None:
             wanted = {safe_name(run) for run in runs}
             folders = {folder for folder in folders if folder.rpartition("/")[2] in wanted}
@@ -369,74 +340,17 @@ class Store:
 
         columns = ["checkpoint", "logprobs", "unconditional"]
         for folder in sorted(folders):
-            tables = self._read(columns, below=folder, keep=keep)
+            tables = read_files(self.folder, columns, below=folder, keep=keep)
             yield from choices_of_run(winners(tables), partial(read_items, self.folder))
 
-    def _rows(self, name: str, schema: pa.Schema, *, keep: _Keep | None = None) -> pa.Table:
+    def _rows(self, name: str, schema: pa.Schema, *, keep: Keep | None = None) -> pa.Table:
         """Return a column of `FILE_SCHEMA` as a tidy table, ordered by (suite, run, step)."""
         self.meta()
         pieces = [schema.empty_table()]
-        for piece in winners(self._read([name], keep=keep)):
+        for piece in winners(read_files(self.folder, [name], keep=keep)):
             structs = piece.column(name).combine_chunks().flatten()
             pieces.append(pa.Table.from_arrays(structs.flatten(), schema=schema))
         return pa.concat_tables(pieces)
-
-    def _read(
-        self,
-        columns: Iterable[str],
-        *,
-        below: str = FOLDER,
-        step: int | None = None,
-        keep: _Keep | None = None,
-    ) -> dict[str, pa.Table]:
-        """Return columns of all checkpoint files in a folder, or of those that may hold one step.
-
-        A compaction writes its file before it deletes those it replaces. So nothing was missed
-        once every file that was read still exists and no compacted file is new.
-
-        Raises:
-            StoreError: a damaged file.
-            StorageError: files kept changing.
-        """
-        tables: dict[str, pa.Table] = {}
-        listed = self._list(below, step)
-        with ThreadPoolExecutor(THREADS) as pool:
-            for _ in range(_MAX_LISTINGS):
-                new = sorted(listed - tables.keys())
-                read = list(pool.map(partial(self._file, list(columns), keep), new))
-                tables |= {n: t for n, t in zip(new, read, strict=True) if t is not None}
-                listed = self._list(below, step)
-                missed = any(is_compacted(name) for name in listed - tables.keys())
-                if not missed and tables.keys() <= listed:
-                    return tables
-                tables = {name: table for name, table in tables.items() if name in listed}
-        raise StorageError(
-            f"{self.folder}: files of {below} were replaced {_MAX_LISTINGS} times while being "
-            "read; wait until the other jobs on this store have ended."
-        )
-
-    def _list(self, below: str, step: int | None) -> set[str]:
-        start = f"{below}/" if step is None else f"{below}/{step:012d}"
-        names = (f"{below}/{name}" for name in (self.folder / below).files(".parquet"))
-        return {
-            name
-            for name in names
-            if is_checkpoint_file(name)
-            and (is_compacted(name) or step is None or name.removeprefix(start)[:1] in {".", "-"})
-        }
-
-    def _file(self, columns: Iterable[str], keep: _Keep | None, name: str) -> pa.Table | None:
-        """Return rows of one file, or None if it was deleted since the listing."""
-        try:
-            with self.folder.open(name) as file:
-                return decode(file, columns, name=f"{self.folder}/{name}", keep=keep)
-        except FileNotFoundError:
-            return None
-
-
-def encode_meta(meta: Mapping[str, Any]) -> bytes:
-    """Return the content of `store.json`."""
-    return (json.dumps(meta, indent=1) + "\n").encode()
 
 
 def _keys(table: pa.Table) -> list[Key]:

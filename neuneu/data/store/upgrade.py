@@ -15,8 +15,9 @@ from neuneu.core.progress import stage
 from neuneu.core.storage import THREADS, Folder
 from neuneu.data.store.checkpoint_files import FOLDER, STORE_VERSION, is_version_1
 from neuneu.data.store.compaction import compact_run, list_files
+from neuneu.data.store.meta import META, OLD_PARTS, encode_meta
 from neuneu.data.store.parts import Part, PartRecord
-from neuneu.data.store.store import META, OLD_PARTS, Store, encode_meta
+from neuneu.data.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
