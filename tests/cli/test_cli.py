@@ -152,7 +152,7 @@ def test_job_script_user_error_is_exit_code_two(job: str, tmp_path: Path) -> Non
     ("words", "cword", "expected"),
     [
         ("neuneu fore", 1, {"forecast"}),
-        ("neuneu store ", 2, {"status", "check", "compact"}),
+        ("neuneu store ", 2, {"status", "check", "compact", "metrics", "upgrade"}),
         ("neuneu backtest --forec", 2, {"--forecasters"}),
     ],
 )
