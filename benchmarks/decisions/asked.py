@@ -121,7 +121,7 @@ def _rows(t: Trajectory, rows: IntArray) -> Trajectory:
     columns: dict[str, Any] = {
         name: getattr(t, name)[rows] for name in ("steps", "tokens", "flops", "values", "stderrs")
     }
-    further = {
+    further: dict[str, Any] = {
         name: {key: values[rows] for key, values in getattr(t, name).items()}
         for name in ("losses", "signals")
     }

@@ -233,7 +233,7 @@ def _with_point(query: Query, truth: Trajectory, spot: int) -> Query:
     columns: dict[str, Any] = {
         name: joined(name) for name in ("steps", "tokens", "flops", "values", "stderrs")
     }
-    further = {
+    further: dict[str, Any] = {
         kind: {
             name: np.append(values, getattr(truth, kind)[name][spot])
             for name, values in getattr(context, kind).items()

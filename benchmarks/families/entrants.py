@@ -22,7 +22,7 @@ from neuneu.decisions.self_calibration import self_calibrate
 from neuneu.evaluation.backtest import RemembersTraining
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.protocol import Forecaster, JointForecaster, Query, Sees
-from neuneu.forecasters.registry import load_forecaster
+from neuneu.forecasters.registry import load_joint_forecaster
 from neuneu.forecasters.window.export import CONFIG, WEIGHTS
 
 OWN_PAST: Final = ("persistence", "recent-mean", "power-law")
@@ -191,7 +191,7 @@ class Trained:
         folder = self.folder if single else self.folder / family
         if not (folder / CONFIG).exists():
             return []
-        if _seen(load_forecaster(folder, name=self.name), trajectories):
+        if _seen(load_joint_forecaster(folder, name=self.name), trajectories):
             if single:
                 return []
             raise UserError(
@@ -202,7 +202,7 @@ class Trained:
         mark = hashlib.sha256(content).hexdigest()[:12]
 
         def load() -> JointForecaster:
-            return load_forecaster(folder, name=self.name)
+            return load_joint_forecaster(folder, name=self.name)
 
         return [
             Entrant(name=self.name, make=load, mark=mark, trained=True),

@@ -115,8 +115,8 @@ class Benchmark:
                 "families": {s.asked.family: family_entry(s) for s in found},
                 "pooled": pooled_entry(found),
             }
-            if entry := finished_entry(found):
-                finished[case.name] = entry
+            if beside := finished_entry(found):
+                finished[case.name] = beside
             if case.name in RANKED:
                 ranking[case.name] = ranking_entry(found)
             if case.name in SHOWN:
