@@ -100,6 +100,7 @@ def head() -> Iterator[Head]:
             [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "2",
              "--node-ip-address", "127.0.0.1", "--port", str(free_port()),
              "--dashboard-host", "127.0.0.1", "--dashboard-port", str(port),
+             "--dashboard-agent-listen-port", str(free_port()),
              "--ray-client-server-port", str(free_port()), "--temp-dir", folder,
              "--object-store-memory", str(300 * 2**20), "--disable-usage-stats"],
             env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
