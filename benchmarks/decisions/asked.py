@@ -1,4 +1,4 @@
-"""What decisions are asked about: runs of one size of an unseen family, forecast together.
+"""The questions of the study: runs of one size of an unseen family, forecast together.
 
 Shapes: S samples, H targets.
 """
@@ -14,8 +14,9 @@ from families.cases import EQUAL, SMALLER, sample
 from families.data import load_families
 
 from neuneu.core.progress import stage
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.splits import Anchored
-from neuneu.data.trajectories import FloatArray, IntArray, RunGroup, Trajectory
+from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.decisions.peers import align_peers
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.protocol import Query

@@ -32,8 +32,9 @@ from decisions.asked import Asked, Unseen, ask, averages, cells, queries_of
 from neuneu.core.config import config_to_dict
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
+from neuneu.data.arrays import FloatArray
 from neuneu.data.fingerprints import data_digest
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.statistics import first_passage, reached_at, running_mean, weigh
 from neuneu.forecasters.protocol import Query
 

@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from neuneu.core.errors import UserError
-from neuneu.data.choices import Choices, FloatArray32, IntArray, ItemSet
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray, FloatArray32, IntArray
+from neuneu.data.choices import Choices, ItemSet
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.margins import item_margins
 
 FAMILY = "evidence"

@@ -11,9 +11,10 @@ from families.data import load_families
 from evidence.data import GoldLosses, read_gold_losses
 from evidence.scores import entry, errors
 from neuneu.core.progress import stage
+from neuneu.data.arrays import FloatArray
 from neuneu.data.choices import Choices, ItemSet
 from neuneu.data.splits import Anchored
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.items.combination import choose_weight, combine
 from neuneu.forecasters.items.gold import GoldForecaster

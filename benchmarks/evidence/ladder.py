@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from neuneu.core.files import atomic_path, write_text_atomic
-from neuneu.forecasters.items.margins import item_starts
+from neuneu.data.choice_metrics import item_starts
 from neuneu.ladder.config import SizeConfig, SuiteConfig
 from neuneu.ladder.folders import SuiteFolder
 from neuneu.ladder.runs import RunPlan, plan_runs
@@ -81,7 +81,9 @@ def write_items(workload: Workload, path: Path) -> None:
         name: np.concatenate([getattr(of, name) for of in items]).astype(np.int32)
         for name in ("docs", "choices", "n_tokens", "n_chars", "n_bytes")
     }
-    labels = [np.repeat(of.labels, np.diff(item_starts(of), append=len(of.docs))) for of in items]
+    labels = [
+        np.repeat(of.labels, np.diff(item_starts(of.docs), append=len(of.docs))) for of in items
+    ]
     columns["labels"] = np.concatenate(labels).astype(np.int32)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **columns)

@@ -8,8 +8,9 @@ import numpy as np
 
 from evidence.data import some_items, with_items
 from evidence.scores import entry, errors
+from neuneu.data.arrays import FloatArray
 from neuneu.data.splits import Anchored
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.items.combination import DEFAULT_WEIGHT, combine
 from neuneu.forecasters.items.features import OWN, RELATIVES

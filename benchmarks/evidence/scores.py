@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.quantiles import FORECAST_LEVELS, MEDIAN, inside_80
-from neuneu.data.trajectories import FloatArray
 from neuneu.evaluation.aggregation import RunBootstrap
 
 Answers = Sequence[FloatArray]

@@ -14,7 +14,7 @@ from families.cases import Asked
 from families.entrants import Entrant
 from neuneu.core.files import atomic_path
 from neuneu.core.progress import Bar
-from neuneu.data.trajectories import FloatArray
+from neuneu.data.arrays import FloatArray
 from neuneu.forecasters.protocol import Forecaster
 from neuneu.forecasters.table import check_answers
 

@@ -12,9 +12,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.ranking import FINAL_CHECKPOINTS
 from neuneu.data.splits import MIN_CHECKPOINTS
-from neuneu.data.trajectories import FloatArray, IntArray, RunGroup, Trajectory
+from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.protocol import Query
 from neuneu.forecasters.queries import with_siblings
 

@@ -15,8 +15,9 @@ import numpy as np
 
 from families.cases import RANKED, Case
 from neuneu.core.errors import UserError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.fingerprints import SEEN_SHARE
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.peers import align_peers
 from neuneu.decisions.self_calibration import self_calibrate
 from neuneu.evaluation.backtest import RemembersTraining

@@ -27,8 +27,9 @@ from families.scores import (
     total_of,
     weights,
 )
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.ranking import FINAL_CHECKPOINTS
-from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 
 EQUAL_PARAMS: Final = 1.05
 EQUAL_TOKENS: Final = 1.1

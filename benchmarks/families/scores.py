@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from families.answers import Answers
 from families.cases import Asked
-from neuneu.data.trajectories import FloatArray, IntArray
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.evaluation import metrics
 from neuneu.evaluation.aggregation import INTERVAL, RunBootstrap, trajectory_means
 

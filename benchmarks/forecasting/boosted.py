@@ -11,8 +11,9 @@ from typing import Any, Final
 import numpy as np
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.quantiles import FORECAST_LEVELS
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.cross_run.batching import make_batches
 from neuneu.forecasters.cross_run.curves import Codes, Float32Array, build_curves
 from neuneu.forecasters.cross_run.features import Features, make_features

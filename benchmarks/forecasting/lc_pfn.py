@@ -15,7 +15,8 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.window.config import ModelConfig
 from neuneu.forecasters.window.export import Provenance
 from neuneu.forecasters.window.forecaster import NeuralForecaster

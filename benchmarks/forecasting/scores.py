@@ -8,9 +8,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.ranking import comparable_pairs, finals, pair_scores, value_noise
 from neuneu.data.schemas import TRAJECTORY_KEY
-from neuneu.data.trajectories import NEAR_CHANCE, FloatArray, Trajectory
+from neuneu.data.trajectories import NEAR_CHANCE, Trajectory
 from neuneu.evaluation import metrics
 from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
 from neuneu.evaluation.table import EvaluationTable

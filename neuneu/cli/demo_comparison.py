@@ -1,7 +1,7 @@
 """How the demo ends: every run of the ladder forecast from its first fifth beside the others.
 
-The package's forecaster, with and without the items behind the accuracies, stands beside simple
-rules and an oracle. Then two questions are asked about a held-out run as if it were still running.
+The package's forecaster, with and without the items behind the accuracies, is compared with simple
+rules and an oracle. Then `rank` and `when` answer for a held-out run as if it were still running.
 """
 
 from collections.abc import Iterable, Sequence

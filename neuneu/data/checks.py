@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.cells import as_floats, quoted, row_name
-from neuneu.data.scales import FloatArray, scale_of
+from neuneu.data.scales import scale_of
 
 LARGEST: Final = 1e30
 """No run has so many tokens, FLOPs or steps: the largest so far took 1e26 FLOPs."""

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from neuneu.core.errors import DataError
 from neuneu.core.files import atomic_path
-from neuneu.data.choices import Choices, ItemSet
-from neuneu.data.defaults import FLOPS_PER_PARAMETER_TOKEN
+from neuneu.data.choices import LENGTHS, Choices, ItemSet
 from neuneu.data.schemas import CHOICES, check_version, conform
 
 ROWS: Final = 1 << 18
@@ -26,7 +25,6 @@ FORMATS: Final = b"neuneu_task_formats"
 """Metadata of the file: the format of each task, which rows do not say."""
 
 _TASK: Final = ("family", "suite", "run", "task", "task_hash", "num_fewshot")
-_LENGTHS: Final = ("n_tokens", "n_chars", "n_bytes")
 
 
 def write_choices(parts: Sequence[Choices], path: Path) -> None:
@@ -41,7 +39,7 @@ def write_choices(parts: Sequence[Choices], path: Path) -> None:
         for part in sorted(parts, key=_order):
             most = max(1, ROWS // max(1, len(part.items.docs)))
             for start in range(0, len(part.steps), most):
-                rows = _rows(part, slice(start, start + most))
+                rows = part.at(slice(start, start + most)).table()
                 writer.write_table(rows.cast(schema), row_group_size=max(rows.num_rows, 1))
 
 
@@ -71,45 +69,6 @@ def _order(part: Choices) -> tuple:
     return (part.family, part.suite, part.run, part.items.task, part.items.num_fewshot)
 
 
-def _rows(part: Choices, chosen: slice) -> pa.Table:
-    """The rows of some checkpoints of a run on one task."""
-    items, steps, tokens = part.items, part.steps[chosen], part.tokens[chosen]
-    n, requests = len(steps), len(items.docs)
-    _, per_item = np.unique(items.docs, return_counts=True)
-
-    def each(values: Any) -> Any:
-        return np.repeat(values, requests)
-
-    def every(values: Any) -> Any:
-        return np.tile(values, n)
-
-    alone = part.unconditional
-    columns = {
-        **{name: pa.repeat(getattr(part, name), n * requests) for name in _TASK[:3]},
-        "params": pa.repeat(float(part.params), n * requests),
-        "num_fewshot": pa.repeat(items.num_fewshot, n * requests),
-        "step": each(steps),
-        "tokens": each(tokens),
-        "flops": each(FLOPS_PER_PARAMETER_TOKEN * part.params * tokens),
-        "task": pa.repeat(items.task, n * requests),
-        "task_hash": pa.repeat(items.task_hash, n * requests),
-        "doc": every(items.docs),
-        "choice": every(items.choices),
-        "label": every(np.repeat(items.labels, per_item)),
-        "logprob": part.logprobs[chosen].reshape(-1),
-        "unconditional_logprob": pa.nulls(n * requests, pa.float32())
-        if alone is None
-        else alone[chosen].reshape(-1),
-        **{name: _known(every(getattr(items, name))) for name in _LENGTHS},
-    }
-    arrays = [pa.array(columns[field.name], from_pandas=True).cast(field.type) for field in CHOICES]
-    return pa.Table.from_arrays(arrays, schema=CHOICES)
-
-
-def _known(counts: Any) -> pa.Array:
-    return pa.array(counts, mask=counts == 0)
-
-
 def _checkpoints(
     file: pq.ParquetFile, formats: dict[str, str], name: str
 ) -> Iterator[tuple[tuple, Choices]]:
@@ -126,7 +85,7 @@ def _checkpoints(
             column: table.column(column).to_numpy()
             for column in (
                 "doc", "choice", "label", "logprob", "unconditional_logprob", "tokens", "params",
-                *_LENGTHS,
+                *LENGTHS,
             )
         }  # fmt: skip
         for start, stop in zip(starts, np.append(starts[1:], table.num_rows), strict=True):
@@ -153,7 +112,7 @@ def _checkpoint(
             docs=own["doc"].astype(np.int64),
             choices=own["choice"].astype(np.int64),
             labels=own["label"][first].astype(np.int64),
-            **{name: np.nan_to_num(own[name]).astype(np.int64) for name in _LENGTHS},
+            **{name: np.nan_to_num(own[name]).astype(np.int64) for name in LENGTHS},
         ),
         steps=np.array([step], dtype=np.int64),
         tokens=own["tokens"][:1].astype(np.float64),

@@ -28,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import DataError
-from neuneu.data.choices import Choices, FloatArray, IntArray, ItemSet
+from neuneu.data.arrays import FloatArray, IntArray
+from neuneu.data.choices import Choices, ItemSet
 
 METRICS: Final = ("acc", "acc_norm", "acc_bytes")
 """The accuracies that an extraction stores for every task."""

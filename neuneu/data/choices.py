@@ -5,17 +5,17 @@ item and choice, sorted by item, then choice), D items, n checkpoints.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from neuneu.data.arrays import FloatArray, FloatArray32, IntArray
+from neuneu.data.defaults import FLOPS_PER_PARAMETER_TOKEN
 from neuneu.data.schemas import CHOICES
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-FloatArray32 = npt.NDArray[np.float32]
+LENGTHS: Final = ("n_tokens", "n_chars", "n_bytes")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,26 +61,28 @@ class Choices:
     def table(self) -> pa.Table:
         """Return them as a tidy table (`schemas.CHOICES`), by checkpoint, item and choice.
 
-        FLOPs are null. It is some fifty times larger in memory than the arrays.
+        FLOPs follow from parameters and tokens; lengths that are unknown are null. It is some fifty
+        times larger in memory than the arrays.
         """
         items, n = self.items, len(self.steps)
         n_requests = len(items.docs)
-        per_item = np.diff(np.flatnonzero(np.diff(items.docs, prepend=items.docs[:1] - 1)),
-                           append=n_requests)  # fmt: skip
+        _, per_item = np.unique(items.docs, return_counts=True)
         of_requests = {
             "doc": items.docs, "choice": items.choices, "label": np.repeat(items.labels, per_item),
-            "n_tokens": items.n_tokens, "n_chars": items.n_chars, "n_bytes": items.n_bytes,
         }  # fmt: skip
+        lengths = {name: np.tile(getattr(items, name), n) for name in LENGTHS}
         same = {
-            "family": self.family, "suite": self.suite, "run": self.run, "params": self.params,
-            "num_fewshot": items.num_fewshot, "task": items.task, "task_hash": items.task_hash,
+            "family": self.family, "suite": self.suite, "run": self.run,
+            "params": float(self.params), "num_fewshot": items.num_fewshot, "task": items.task,
+            "task_hash": items.task_hash,
         }  # fmt: skip
         columns: dict[str, Any] = {name: np.tile(v, n) for name, v in of_requests.items()}
+        columns |= {name: pa.array(v, mask=v == 0) for name, v in lengths.items()}
         columns |= {name: pa.repeat(value, n * n_requests) for name, value in same.items()}
         columns |= {
             "step": np.repeat(self.steps, n_requests),
             "tokens": np.repeat(self.tokens, n_requests),
-            "flops": pa.nulls(n * n_requests),
+            "flops": np.repeat(FLOPS_PER_PARAMETER_TOKEN * self.params * self.tokens, n_requests),
             "logprob": self.logprobs.reshape(-1),
             "unconditional_logprob": pa.nulls(n * n_requests)
             if self.unconditional is None
@@ -96,12 +98,15 @@ class Choices:
     def between(self, first: int, last: int) -> "Choices":
         """Keep the checkpoints of steps `first` to `last`, as views: nothing is read or copied."""
         start = int(np.searchsorted(self.steps, first))
-        stop = int(np.searchsorted(self.steps, last, side="right"))
+        return self.at(slice(start, int(np.searchsorted(self.steps, last, side="right"))))
+
+    def at(self, rows: slice | npt.NDArray[np.bool_]) -> "Choices":
+        """Keep some checkpoints: views of a slice, copies of a mask (n,)."""
         alone = self.unconditional
         return replace(
             self,
-            steps=self.steps[start:stop],
-            tokens=self.tokens[start:stop],
-            logprobs=self.logprobs[start:stop],
-            unconditional=None if alone is None else alone[start:stop],
+            steps=self.steps[rows],
+            tokens=self.tokens[rows],
+            logprobs=self.logprobs[rows],
+            unconditional=None if alone is None else alone[rows],
         )

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.cells import as_floats, listed
 from neuneu.data.checks import check_count, check_present
 from neuneu.data.schemas import ACCURACIES, conform
 from neuneu.data.sizes import read_sizes
-from neuneu.data.trajectories import FloatArray, IntArray
 
 FLOPS_PER_PARAMETER_TOKEN: Final = 6.0
 """Training FLOPs are 6 x parameters x tokens (Kaplan et al. 2020, arXiv 2001.08361)."""

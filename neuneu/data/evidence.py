@@ -83,13 +83,4 @@ def _joined(t: Trajectory, several: Sequence[Choices]) -> Trajectory:
 def _at_steps(choices: Choices, t: Trajectory) -> Choices:
     """The choices of checkpoints that the trajectory has."""
     own = np.isin(choices.steps, t.steps)
-    if own.all():
-        return choices
-    alone = choices.unconditional
-    return replace(
-        choices,
-        steps=choices.steps[own],
-        tokens=choices.tokens[own],
-        logprobs=choices.logprobs[own],
-        unconditional=None if alone is None else alone[own],
-    )
+    return choices if own.all() else choices.at(own)

@@ -14,7 +14,8 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
+from neuneu.data.arrays import FloatArray, IntArray
+from neuneu.data.trajectories import Trajectory
 
 FINAL_CHECKPOINTS: Final = 3
 NOISE_MULTIPLE: Final = 2.0

@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from neuneu.data.arrays import FloatArray
 
 EDGE: Final = 1e-4
 """Open ends of a range are mapped no nearer than this to 0 or 1: 13 bits per byte."""

@@ -11,14 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.chance import known_chance
 from neuneu.data.choices import Choices
 from neuneu.data.runs import RunTable
 from neuneu.data.scales import FRACTION, SCALES, Scale, scale_of
 from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 _ARRAYS: Final = {
     "steps": "step", "tokens": "tokens", "flops": "flops", "values": "value", "stderrs": "stderr",
 }  # fmt: skip

@@ -9,9 +9,10 @@ import numpy as np
 
 from neuneu.core.errors import UserError
 from neuneu.core.formatting import percent
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.cells import listed
 from neuneu.data.load import Dataset
-from neuneu.data.trajectories import FloatArray, IntArray, RunGroup, Trajectory
+from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.decisions.answers import plain
 from neuneu.decisions.self_calibration import (
     CaseCheck,

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.cells import as_type, listed, row_name
 from neuneu.data.load import Table, read_table
-from neuneu.data.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
+from neuneu.data.trajectories import TokenLossTable, Trajectory
 from neuneu.decisions.futures import SAMPLES, RunFuture
 from neuneu.decisions.peers import align_peers
 from neuneu.decisions.selection import RunName, TaskKey, find_runs, task_key

@@ -10,8 +10,9 @@ from typing import Final
 
 import numpy as np
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.scales import FRACTION, Scale
-from neuneu.data.trajectories import FloatArray, TokenLossTable, Trajectory
+from neuneu.data.trajectories import TokenLossTable, Trajectory
 from neuneu.decisions.peers import align_peers
 from neuneu.decisions.selection import RunName, TaskKey, run_name, task_key
 from neuneu.forecasters.protocol import JointForecaster, Query

@@ -18,8 +18,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.quantiles import MEDIAN
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.selection import RunName, TaskKey, run_name, task_key
 from neuneu.forecasters.cross_run.trends import local_line
 from neuneu.forecasters.protocol import JointForecaster, Query

@@ -13,12 +13,13 @@ from typing import Any, Final
 import numpy as np
 
 from neuneu.core.errors import UserError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.cells import listed, quoted
 from neuneu.data.checks import LARGEST
 from neuneu.data.load import Dataset
 from neuneu.data.runs import RunFacts, make_facts
 from neuneu.data.schemas import RUNS, plain_name
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.selection import task_key
 from neuneu.forecasters.protocol import Query
 from neuneu.forecasters.queries import Horizon

@@ -7,9 +7,9 @@ from typing import Any, Final, Unpack
 import numpy as np
 
 from neuneu.core.errors import UserError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.load import Table
 from neuneu.data.scales import PERCENT
-from neuneu.data.trajectories import FloatArray
 from neuneu.decisions.answers import Answer, plain, plain_tokens
 from neuneu.decisions.average import INTERVAL, AverageForecast
 from neuneu.decisions.check import Check

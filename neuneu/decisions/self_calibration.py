@@ -7,8 +7,9 @@ from typing import Any, Final
 import numpy as np
 
 from neuneu.core.formatting import percent, with_unit
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.scales import PERCENT
-from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.answers import plain
 from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
 from neuneu.evaluation.metrics import INTERVALS, absolute_error, inside_interval

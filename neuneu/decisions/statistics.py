@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, IntArray
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.decisions.options import THRESHOLD
 
 Advice = Literal["stop", "go on", "cannot tell"]

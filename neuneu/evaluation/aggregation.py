@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, IntArray
+from neuneu.data.arrays import FloatArray, IntArray
 
 INTERVAL: Final = (2.5, 97.5)
 """Percentiles that bound a 95 % interval."""

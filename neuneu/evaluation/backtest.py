@@ -26,12 +26,7 @@ from neuneu.data.load import Dataset, load_dataset
 from neuneu.data.ranking import value_noise
 from neuneu.data.scales import PERCENT
 from neuneu.data.splits import MIN_CHECKPOINTS, PROTOCOLS, SplitRule, deal_folds, hold_out
-from neuneu.data.trajectories import (
-    RunGroup,
-    TokenLossTable,
-    Trajectory,
-    merge_token_losses,
-)
+from neuneu.data.trajectories import RunGroup, TokenLossTable, Trajectory, merge_token_losses
 from neuneu.evaluation.aggregation import RunBootstrap
 from neuneu.evaluation.summary import RunMetadata, summarise
 from neuneu.forecasters.baselines import BASELINES, DEFAULT_BASELINES, NEEDS_SCIPY, make_forecaster

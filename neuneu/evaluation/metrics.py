@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.quantiles import MEDIAN, pinball
-from neuneu.data.trajectories import FloatArray
 
 INTERVALS: Final = {50: (0.25, 0.75), 80: (0.1, 0.9), 90: (0.05, 0.95)}
 """Nominal coverage in per cent -> quantile levels that bound the central interval."""

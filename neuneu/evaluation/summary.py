@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 
 from neuneu.core.formatting import format_count
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.quantiles import MEDIAN
 from neuneu.data.ranking import comparable_pairs, finals, pair_scores
 from neuneu.data.schemas import TRAJECTORY_KEY
-from neuneu.data.trajectories import FloatArray, IntArray, RunGroup
+from neuneu.data.trajectories import RunGroup
 from neuneu.evaluation import metrics
 from neuneu.evaluation.aggregation import Estimate, RunBootstrap, trajectory_means
 from neuneu.evaluation.table import EvaluationTable, read_evaluation

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.quantiles import FORECAST_LEVELS, column
 from neuneu.data.schemas import FORECASTS, TRAJECTORY_KEY, conform
-from neuneu.data.trajectories import FloatArray, IntArray
 
 _IDENTITY = ("family", *TRAJECTORY_KEY)
 

@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.quantiles import MEDIAN, pinball
-from neuneu.data.trajectories import FloatArray, IntArray
 from neuneu.forecasters.warnings import Warning
 from neuneu.forecasters.widening import Widening, fit_widening, widen
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import DataError
-from neuneu.data.trajectories import FloatArray, IntArray
+from neuneu.data.arrays import FloatArray, IntArray
 
 LARGEST_SCORE: Final = 2.6
 """Bound of scores: an outcome outside its forecast distribution would score infinity, and a few of

@@ -10,7 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.protocol import Query
 
 RECENT: Final = 12

@@ -7,7 +7,8 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
+from neuneu.data.arrays import FloatArray, IntArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.calibration import Calibration
 
 Sees = Literal["own", "reference", "oracle-loss"]

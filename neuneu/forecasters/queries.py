@@ -12,10 +12,11 @@ from pydantic import Field
 
 from neuneu.core.config import config_dataclass
 from neuneu.core.errors import UserError
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.checks import LARGEST
 from neuneu.data.defaults import FLOPS_PER_PARAMETER_TOKEN, derived_steps
 from neuneu.data.splits import SplitRule
-from neuneu.data.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
+from neuneu.data.trajectories import TokenLossTable, Trajectory
 from neuneu.forecasters.protocol import Query
 
 REACHED: Final = 0.999

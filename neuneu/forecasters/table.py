@@ -7,9 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.quantiles import FORECAST_LEVELS, MEDIAN, column
 from neuneu.data.schemas import FORECASTS
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.protocol import Forecaster, Query
 
 

@@ -6,7 +6,8 @@ Networks and laws made for accuracies forecast any metric this way. Shapes: h ta
 from collections.abc import Sequence
 from dataclasses import replace
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.protocol import Forecaster, Query, Sees
 
 

@@ -14,8 +14,8 @@ from typing import Final
 
 import numpy as np
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.quantiles import MEDIAN, pinball
-from neuneu.data.trajectories import FloatArray
 
 SCALES: Final = np.geomspace(0.2, 1.3, 12)
 SHARES: Final = np.concatenate([[0.0], np.geomspace(0.4, 3.0, 10)])

@@ -19,8 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from neuneu.core.errors import UserError
 from neuneu.core.files import atomic_path
 from neuneu.core.formatting import format_count
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.scales import PERCENT
-from neuneu.data.trajectories import FloatArray, IntArray
 
 INK: Final = "#222222"
 MUTED: Final = "#666666"

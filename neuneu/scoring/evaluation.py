@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import CheckpointError, EngineError
+from neuneu.data.arrays import FloatArray32
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.choice_metrics import CONTINUOUS_METRICS, METRICS, count_ties, task_metrics
-from neuneu.data.choices import FloatArray32, ItemSet
+from neuneu.data.choices import ItemSet
 from neuneu.data.store.store import CheckpointRows, Part, Rows, TaskEvidence
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.corpus import EncodedCorpus, encode_corpus, prefix_token

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import DataError, UserError
+from neuneu.data.arrays import IntArray
 from neuneu.data.fingerprints import fingerprints
 from neuneu.data.load import load_dataset
 from neuneu.data.splits import hold_out
 from neuneu.data.store.store import Store
-from neuneu.data.trajectories import IntArray, TokenLossTable, Trajectory
+from neuneu.data.trajectories import TokenLossTable, Trajectory
 from neuneu.forecasters.window.config import EncoderConfig, ModelConfig
 from neuneu.forecasters.window.encoders import READS
 from neuneu.forecasters.window.windows import (

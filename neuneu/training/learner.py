@@ -14,7 +14,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from neuneu.data.trajectories import IntArray
+from neuneu.data.arrays import IntArray
 
 
 @dataclass

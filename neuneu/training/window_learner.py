@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from neuneu.data.arrays import IntArray
 from neuneu.data.quantiles import MEDIAN, common_levels, inside_80, pinball_torch
-from neuneu.data.trajectories import IntArray
 from neuneu.forecasters.window.batching import (
     Batch,
     drop_inner,

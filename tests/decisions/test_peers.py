@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import neuneu
+from neuneu.data.arrays import FloatArray
 from neuneu.data.load import load_dataset
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.decisions.peers import align_peers
 from neuneu.decisions.selection import run_name, task_key
 from neuneu.forecasters.protocol import JointForecaster, Query

@@ -1,4 +1,4 @@
-"""Runs that have not started: how they are given, asked about and ranked."""
+"""Runs that have not started: how they are given, forecast and ranked."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -10,7 +10,8 @@ from curves import ladder, write_table
 
 import neuneu
 from neuneu.core.errors import DataError
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.protocol import JointForecaster, Query, ReferenceRuns, Sees
 from neuneu.forecasters.registry import KINDS, load_forecaster
 

@@ -7,7 +7,8 @@ from statistics import NormalDist
 import numpy as np
 from curves import trajectory
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.copula import Joint, sample_futures
 from neuneu.forecasters.protocol import Query, ReferenceRuns, Sees

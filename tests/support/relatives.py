@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.protocol import Query, ReferenceRuns, Sees
 
 ENDS = {"web": (0.40, 0.60), "books": (0.38, 0.70)}

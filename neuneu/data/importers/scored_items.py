@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray, FloatArray32
 from neuneu.data.choice_metrics import item_scores
-from neuneu.data.choices import FloatArray32, ItemSet
+from neuneu.data.choices import ItemSet
 from neuneu.data.importers.checkpoint_names import CheckpointName
-from neuneu.data.trajectories import FloatArray
 
 ROUNDED: Final = 1e-9
 """Means of ones and zeros that differ by less are equal."""

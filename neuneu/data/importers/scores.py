@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from neuneu.core.errors import UserError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.base_tasks import base_task_of, group_of, split_name
 from neuneu.data.importers.checkpoint_names import CheckpointName
 from neuneu.data.importers.protocol import Imported, ImportOptions
 from neuneu.data.importers.scored_items import ScoredTask
 from neuneu.data.scales import PERCENT, scale_of
 from neuneu.data.schemas import TASKS
-from neuneu.data.trajectories import FloatArray
 
 _EXAMPLES: Final = 5
 

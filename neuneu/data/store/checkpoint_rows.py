@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from neuneu.core.errors import DataError
-from neuneu.data.choices import FloatArray32
+from neuneu.data.arrays import FloatArray32
 from neuneu.data.schemas import ACCURACIES, validate_accuracies
 from neuneu.data.store.checkpoint_files import FILE_SCHEMA, LISTS
 from neuneu.data.store.parts import Part

@@ -7,7 +7,8 @@ import numpy as np
 import pyarrow as pa
 
 from neuneu.core.errors import StoreError
-from neuneu.data.choices import Choices, FloatArray32, ItemSet
+from neuneu.data.arrays import FloatArray32
+from neuneu.data.choices import Choices, ItemSet
 from neuneu.data.store.checkpoint_files import KEYS
 
 _Slot = tuple[str, int, str, str]

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines.own_past import LAST
 from neuneu.forecasters.cross_run.curves import Codes, Curves, at, build_curves
 from neuneu.forecasters.cross_run.references import (

@@ -26,7 +26,8 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines.ladder_fits import Points, fit_one_step, fit_two_steps
 from neuneu.forecasters.baselines.own_past import LAST
 from neuneu.forecasters.protocol import Query, Sees

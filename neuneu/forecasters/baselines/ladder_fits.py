@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray
+from neuneu.data.arrays import FloatArray
 
 NOISE: Final = 0.01
 """Where squares become absolute values: accuracy, or loss as a share of its median."""

@@ -19,7 +19,8 @@ from typing import Final, Literal
 import numpy as np
 
 from neuneu.core.config import config_dataclass
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines.loss_law import fit_loss_law, loss_law
 from neuneu.forecasters.baselines.own_past import LAST
 from neuneu.forecasters.baselines.power_law import MIN_POINTS as MIN_POWER_LAW

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray
+from neuneu.data.arrays import FloatArray
 
 MIN_POINTS: Final = 10
 HUBER: Final = 1e-3

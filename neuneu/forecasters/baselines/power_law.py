@@ -14,8 +14,9 @@ from typing import Final
 
 import numpy as np
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.scales import Scale
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.protocol import Query, Sees
 
 MIN_POINTS: Final = 4

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from neuneu.data.trajectories import FloatArray, IntArray
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.forecasters.cross_run.curves import Codes, Curves, Float32Array, build_curves
 from neuneu.forecasters.cross_run.references import (
     NONE,

@@ -12,8 +12,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from neuneu.data.arrays import IntArray
 from neuneu.data.runs import SCHEDULES
-from neuneu.data.trajectories import IntArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.window.windows import log_tokens
 
 Float32Array = npt.NDArray[np.float32]

@@ -11,9 +11,10 @@ import torch
 
 from neuneu.core.config import build_config
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.fingerprints import share_trained_on
 from neuneu.data.quantiles import MEDIAN
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines.power_law import MIN_POINTS, PowerLaw
 from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.copula import Joint, sample_futures

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from neuneu.data.trajectories import IntArray
+from neuneu.data.arrays import IntArray
 from neuneu.forecasters.cross_run.curves import NO_RECIPE, Curves
 
 NONE: Final = -1

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from neuneu.data.arrays import IntArray
 from neuneu.data.runs import SCHEDULES, WSD_DECAY
-from neuneu.data.trajectories import IntArray
 from neuneu.forecasters.cross_run.curves import Float32Array
 
 UNKNOWN: Final = len(SCHEDULES)

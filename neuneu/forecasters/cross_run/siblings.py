@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from neuneu.data.trajectories import IntArray
+from neuneu.data.arrays import IntArray
 from neuneu.forecasters.cross_run.curves import Curves, Float32Array, at
 from neuneu.forecasters.queries import MAX_SIBLINGS
 

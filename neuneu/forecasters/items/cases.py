@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.choices import FloatArray, IntArray
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.courses import Course, course_of
 from neuneu.forecasters.items.features import features

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.choices import FloatArray
+from neuneu.data.arrays import FloatArray
 from neuneu.data.quantiles import FORECAST_LEVELS, MEDIAN
 
 DEFAULT_WEIGHT: Final = 0.5

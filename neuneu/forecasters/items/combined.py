@@ -6,14 +6,15 @@ from typing import Final
 
 import numpy as np
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.quantiles import FORECAST_LEVELS, MEDIAN
-from neuneu.data.trajectories import FloatArray, Trajectory
-from neuneu.forecasters.calibration import Calibration
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.combination import DEFAULT_WEIGHT, combine
 from neuneu.forecasters.items.forecaster import ItemForecaster
 from neuneu.forecasters.items.gold import GoldForecaster
 from neuneu.forecasters.items.margins import has_margins
-from neuneu.forecasters.protocol import JointForecaster, Query, ReferenceRuns, Sees
+from neuneu.forecasters.protocol import JointForecaster, Query
+from neuneu.forecasters.wrapper import ForecasterWrapper
 
 GOLD_WEIGHT: Final = 0.3
 """Weight of right answers alone, where other choices were not scored (chosen on Gemstones)."""
@@ -36,7 +37,7 @@ class Evidence:
     flips: tuple[tuple[int, float], ...]
 
 
-class WithItems:
+class WithItems(ForecasterWrapper):
     """Forecasts of a `JointForecaster`, combined with those from items where there are choices.
 
     All else, joint futures included, is the forecaster's. Where an answer without items exists,
@@ -54,7 +55,8 @@ class WithItems:
             weight: of the items, 0 to 1.
             name: in tables; by default that of the forecaster.
         """
-        self.forecaster, self._weight = forecaster, weight
+        super().__init__(forecaster)
+        self._weight = weight
         self._name = name or forecaster.name
         self._items = ItemForecaster(sees="own" if forecaster.sees == "own" else "reference")
         self._gold = GoldForecaster()
@@ -63,21 +65,6 @@ class WithItems:
     def name(self) -> str:
         """Its name in tables."""
         return self._name
-
-    @property
-    def sees(self) -> Sees:
-        """What it reads."""
-        return self.forecaster.sees
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """Its quantile levels."""
-        return self.forecaster.levels
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """The forecaster's; intervals of combined answers are means of two."""
-        return self.forecaster.calibration
 
     def fit(self, references: Sequence[Trajectory]) -> None:
         """Takes finished runs as references, and as relatives of items where they have choices."""
@@ -101,49 +88,35 @@ class WithItems:
         middle = FORECAST_LEVELS.index(MEDIAN)
         found: list[Evidence | None] = []
         for query, answer in zip(queries, self.forecaster.predict(queries), strict=True):
-            own = self._own(query)
+            forecast = self._items.forecast(query) if self._is_usable(query) else None
+            own = self._own(query) if forecast is None else forecast.quantiles
             if own is None or np.isnan(answer).any():
                 found.append(None)
                 continue
-            forecast = self._items.forecast(query)
-            flips = () if forecast is None else tuple(forecast.likely_flips(FLIPS))
             found.append(
                 Evidence(
                     without=float(answer[-1, middle]), items=float(own[-1, middle]),
-                    weight=self._weight_of(query), flips=flips,
+                    weight=self._weight_of(query),
+                    flips=() if forecast is None else tuple(forecast.likely_flips(FLIPS)),
                 )
             )  # fmt: skip
         return found
-
-    def draw(
-        self, queries: Sequence[Query], answers: Sequence[FloatArray], *, count: int, seed: int
-    ) -> list[FloatArray]:
-        """(count, h) futures of each query, from the answers of `predict`."""
-        return self.forecaster.draw(queries, answers, count=count, seed=seed)
-
-    def calibration_groups(self, queries: Sequence[Query]) -> list[list[str]] | None:
-        """The calibration group of every target of every query."""
-        return self.forecaster.calibration_groups(queries)
-
-    def reference_runs(self, queries: Sequence[Query]) -> list[ReferenceRuns]:
-        """The references of each query."""
-        return self.forecaster.reference_runs(queries)
-
-    def seen_share(self, trajectories: Sequence[Trajectory]) -> float:
-        """The share of `trajectories` that the forecaster was trained on."""
-        return self.forecaster.seen_share(trajectories)
 
     def _weight_of(self, query: Query) -> float:
         is_scored = has_margins(query.context.choices, query.context.metric)
         return self._weight if is_scored else GOLD_WEIGHT
 
+    @staticmethod
+    def _is_usable(query: Query) -> bool:
+        context = query.context
+        return context.choices is not None and bool(len(context)) and context.scale.is_unit
+
     def _own(self, query: Query) -> FloatArray | None:
         """Quantiles (h, Q) from the items; None where they say nothing."""
-        context = query.context
-        if context.choices is None or not len(context) or not context.scale.is_unit:
+        if not self._is_usable(query):
             return None
-        source = self._items if has_margins(context.choices, context.metric) else self._gold
-        (answer,) = source.predict([query])
+        is_scored = has_margins(query.context.choices, query.context.metric)
+        (answer,) = (self._items if is_scored else self._gold).predict([query])
         return None if np.isnan(answer).any() else answer
 
 

@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.choices import Choices, FloatArray, FloatArray32, IntArray
+from neuneu.data.arrays import FloatArray, FloatArray32, IntArray
+from neuneu.data.choices import Choices
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.margins import gold_logprobs, has_margins, item_margins
 

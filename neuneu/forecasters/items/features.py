@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from neuneu.data.choices import FloatArray, FloatArray32
+from neuneu.data.arrays import FloatArray, FloatArray32
 from neuneu.forecasters.items.courses import RECENT, Course, at, recent_weights, slopes
 from neuneu.forecasters.items.projection import project, projected_accuracy
 

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.choices import FloatArray, FloatArray32, IntArray
+from neuneu.data.arrays import FloatArray, FloatArray32, IntArray
 from neuneu.data.quantiles import FORECAST_LEVELS
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.cases import TaskItems, courses_by_items, items_of, make_cases

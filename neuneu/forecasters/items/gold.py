@@ -14,11 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.choices import FloatArray, FloatArray32
+from neuneu.data.arrays import FloatArray, FloatArray32
+from neuneu.data.choice_metrics import item_starts
 from neuneu.data.quantiles import FORECAST_LEVELS
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.cases import ROUNDING, TaskItems, context_length, items_of
-from neuneu.forecasters.items.margins import item_starts
 from neuneu.forecasters.protocol import Query, Sees
 
 RIDGE: Final = 0.3
@@ -66,7 +66,7 @@ def gold_course(trajectory: Trajectory) -> GoldCourse | None:
     if choices is None or not len(trained) or not np.array_equal(choices.steps, trained.steps):
         return None
     items = choices.items
-    right = item_starts(items) + items.labels
+    right = item_starts(items.docs) + items.labels
     right = right[:: -(-len(right) // MAX_ITEMS)]
     return GoldCourse(
         run=trained.run,

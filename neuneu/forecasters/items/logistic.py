@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from neuneu.data.choices import FloatArray, FloatArray32
+from neuneu.data.arrays import FloatArray, FloatArray32
 
 ITERATIONS: Final = 12
 CONVERGED: Final = 1e-4

@@ -7,9 +7,16 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.choices import Choices, FloatArray32, IntArray, ItemSet
+from neuneu.data.arrays import FloatArray32
+from neuneu.data.choice_metrics import item_starts
+from neuneu.data.choices import Choices
 
-METRICS: Final = {"acc": "", "acc_norm": "n_chars", "acc_bytes": "n_bytes", "acc_token": "n_tokens"}
+METRICS: Final = {
+    "acc": "",
+    "acc_norm": "n_chars",
+    "acc_bytes": "n_bytes",
+    "acc_per_token": "n_tokens",
+}
 """Accuracies that margins exist for, and the length that each divides log-probabilities by."""
 
 _MINIMAL_PAIR: Final = "minimal_pair"
@@ -40,7 +47,7 @@ def item_margins(choices: Choices, metric: str) -> FloatArray32:
     if not has_margins(choices, metric):
         raise ValueError(f"{choices.items.task}: no margins of {metric!r}; known: {list(METRICS)}.")
     items = choices.items
-    starts = item_starts(items)
+    starts = item_starts(items.docs)
     values = _densities(choices, metric)
     right = starts + items.labels
     gold = values[:, right]
@@ -58,14 +65,9 @@ def item_margins(choices: Choices, metric: str) -> FloatArray32:
 def gold_logprobs(choices: Choices) -> FloatArray32:
     """Return log-probabilities (n, D) of the right choices in nats, per token where it is known."""
     items = choices.items
-    right = item_starts(items) + items.labels
+    right = item_starts(items.docs) + items.labels
     lengths = np.maximum(items.n_tokens[right], 1).astype(np.float32)
     return np.asarray(choices.logprobs[:, right], np.float32) / lengths
-
-
-def item_starts(items: ItemSet) -> IntArray:
-    """Return the index of the first request of each item, (D,)."""
-    return np.flatnonzero(np.diff(items.docs, prepend=items.docs[0] - 1))
 
 
 def _densities(choices: Choices, metric: str) -> FloatArray32:

@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.choices import FloatArray, FloatArray32
+from neuneu.data.arrays import FloatArray, FloatArray32
 from neuneu.data.quantiles import FORECAST_LEVELS
 from neuneu.forecasters.items.logistic import Rows, fit_logistic, probabilities
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.choices import FloatArray, FloatArray32
+from neuneu.data.arrays import FloatArray, FloatArray32
 from neuneu.forecasters.items.courses import RECENT, Course, recent_weights, slopes
 
 DRIFT: Final = 0.8
-"""Share of a slope that goes on: slopes are noisy, and learning slows down."""
+"""Share of a slope that continues: slopes are noisy, and learning slows down."""
 
 DOUBT: Final = 4.0
 """Of n checkpoints a share n / (n + 4) of the slope is believed: that of a run's first steps says

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.splits import SplitRule
-from neuneu.data.trajectories import FloatArray, RunGroup, Trajectory
+from neuneu.data.trajectories import RunGroup, Trajectory
 
 LEAVE_ONE_OUT: Final = 12
 """Up to this many runs, each is held out alone."""

@@ -28,9 +28,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.quantiles import MEDIAN
 from neuneu.data.scales import scale_of
-from neuneu.data.trajectories import FloatArray, IntArray
 from neuneu.forecasters.calibration import SMALLEST_WIDTH, conformal_quantile, run_weights
 
 PRIOR_RUNS: Final = 4

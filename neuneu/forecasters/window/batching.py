@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from neuneu.data.trajectories import IntArray
+from neuneu.data.arrays import IntArray
 from neuneu.forecasters.window.windows import Samples, Series
 
 

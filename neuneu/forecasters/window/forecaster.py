@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.fingerprints import share_trained_on
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.protocol import Query, Sees
 from neuneu.forecasters.unit_scale import in_units, on_unit_scale
 from neuneu.forecasters.window.batching import make_batch

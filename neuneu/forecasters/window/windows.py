@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import DataError
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.ranking import value_noise
-from neuneu.data.trajectories import FloatArray, IntArray, TokenLossTable, Trajectory
+from neuneu.data.trajectories import TokenLossTable, Trajectory
 
 NO_LOSS = -1
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.schemas import TRAJECTORY_KEY, trajectory_starts
-from neuneu.data.trajectories import FloatArray
 from neuneu.reports.style import kept_points
 
 Key = tuple[str, str, int, str, str]

@@ -12,8 +12,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from neuneu.core.formatting import format_count
+from neuneu.data.arrays import FloatArray
 from neuneu.data.scales import PERCENT
-from neuneu.data.trajectories import FloatArray
 from neuneu.reports.style import (
     CHANCE,
     FAINT,

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.quantiles import MEDIAN
-from neuneu.data.trajectories import FloatArray, IntArray, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.calibration import Calibration, CalibrationSet, calibrate
 from neuneu.forecasters.copula import Joint, Scored, fit_joint, scores
 from neuneu.forecasters.cross_run.curves import Codes

@@ -100,10 +100,10 @@ class Pretrained:
         calibration = together.calibrate(by_family=self.by_family)
         return calibration, together.joint(calibration)
 
-    def unseen(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Family -> `OutOfFold.measure` of its forecasts, calibrated on the other families."""
+    def unseen(self) -> dict[str, tuple[Calibration, Joint]]:
+        """Family -> what its forecasts are adjusted by: the calibration on the other families."""
         return {
-            fold[0][0]: self.collected[place].measure(self.calibrated(place)[0])
+            fold[0][0]: self.calibrated(place)
             for place, fold in enumerate(self.folds)
             if self.by_family
         }
@@ -131,16 +131,21 @@ def pretrain(config: PretrainConfig, *, address: str | None = None) -> dict[str,
         folder=output / TRAININGS, address=address,
     )  # fmt: skip
     runs = fingerprints(trajectories)
+    unseen = trained.unseen()
+    measured = {
+        family: collected.measure(adjusted[0])
+        for (family, adjusted), collected in zip(unseen.items(), trained.collected, strict=False)
+    }
     _write(
         output, config.fit, trained.networks, trained.calibrated(),
-        trajectories=trajectories, unseen=trained.unseen(),
+        trajectories=trajectories, unseen=measured,
     )  # fmt: skip
-    if config.unseen is not None and trained.by_family:
-        for place, fold in enumerate(trained.folds):
-            family = fold[0][0]
+    if config.unseen is not None:
+        for (family, adjusted), networks in zip(
+            unseen.items(), trained.fold_networks, strict=False
+        ):
             _write(
-                Folder(config.unseen) / family, config.fit, trained.fold_networks[place],
-                trained.calibrated(place),
+                Folder(config.unseen) / family, config.fit, networks, adjusted,
                 trajectories=[t for t in trajectories if t.family != family],
             )  # fmt: skip
     _delete(output / TRAININGS)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from neuneu.core.config import config_dataclass
-from neuneu.data.trajectories import IntArray
+from neuneu.data.arrays import IntArray
 from neuneu.forecasters.cross_run.batching import MAX_OBSERVED, QueryBatch, begins
 from neuneu.forecasters.cross_run.curves import NO_RECIPE, Curves
 from neuneu.forecasters.cross_run.references import (

@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 
 SYNTHETIC: Final = "synthetic"
 """The family of synthetic runs."""

@@ -9,7 +9,8 @@ from curves import ask
 from forecasts import trajectory
 
 from neuneu.core.errors import UserError
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines import BASELINES, LogisticLawConfig, make_forecaster
 from neuneu.forecasters.baselines.logistic import LogisticLaw, fit_logistic, logistic
 from neuneu.forecasters.baselines.power_law import PowerLaw, fit_power_laws

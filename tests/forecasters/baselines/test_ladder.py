@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from curves import ask, trajectory
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.protocol import Query
 

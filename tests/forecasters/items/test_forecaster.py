@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scored import pair_choices, scored_trajectory
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.combination import DEFAULT_WEIGHT, choose_weight, combine
 from neuneu.forecasters.items.forecaster import ItemForecaster
 from neuneu.forecasters.protocol import Forecaster, Query

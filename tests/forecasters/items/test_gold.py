@@ -3,7 +3,8 @@
 import numpy as np
 from scored import scored_choices
 
-from neuneu.data.trajectories import FloatArray, Trajectory
+from neuneu.data.arrays import FloatArray
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.gold import GoldForecaster, gold_course, read_course
 from neuneu.forecasters.items.margins import has_margins
 from neuneu.forecasters.queries import query_at

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from planted import LEVELS, NOISE
 
-from neuneu.data.trajectories import FloatArray
+from neuneu.data.arrays import FloatArray
 from neuneu.forecasters.self_calibration.correction import (
     LARGEST_SCALE,
     NARROWING,
