@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from neuneu.core.errors import UserError
+from neuneu.data.arrays import FloatArray
 from neuneu.data.cells import listed
 from neuneu.data.choice_files import read_choices
+from neuneu.data.choice_metrics import available_metrics, choice_metrics
 from neuneu.data.choices import Choices
 from neuneu.data.store.store import Store
 from neuneu.data.table_files import check_store, is_folder
-from neuneu.data.trajectories import Trajectory
+from neuneu.data.trajectories import SIGNALS, Trajectory, as_signal
 
 _Key = tuple[str, str, str, int]
 
@@ -44,7 +46,7 @@ def with_choices(
     """Join choices with the trajectories of their suite, run, task and number of shots.
 
     Checkpoints without an accuracy are left out. Of choices of several item sets, as of two
-    tokenizers, those with most checkpoints count.
+    tokenizers, those with most checkpoints count. Signals that a table lacks follow from choices.
 
     Args:
         trajectories: all that were read.
@@ -77,7 +79,19 @@ def with_choices(
 def _joined(t: Trajectory, several: Sequence[Choices]) -> Trajectory:
     kept = [_at_steps(of, t) for of in several]
     best = max((of for of in kept if len(of)), key=len, default=None)
-    return t if best is None else replace(t, choices=best)
+    return t if best is None else replace(t, choices=best, signals=_signals(best, t))
+
+
+def _signals(choices: Choices, t: Trajectory) -> dict[str, FloatArray]:
+    """The signals of a trajectory, and those that its choices give where it has none of them."""
+    there = available_metrics(choices.items, unconditional=False)
+    missing = [m for m in SIGNALS if m in there and m not in t.signals and m != t.metric]
+    found = dict(t.signals)
+    place = np.searchsorted(t.steps, choices.steps)
+    for metric, series in choice_metrics(choices, metrics=missing).items():
+        found[metric] = np.full(len(t), np.nan)
+        found[metric][place] = as_signal(metric, series.values)
+    return {metric: found[metric] for metric in SIGNALS if metric in found}
 
 
 def _at_steps(choices: Choices, t: Trajectory) -> Choices:

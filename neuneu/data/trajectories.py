@@ -28,9 +28,11 @@ RunGroup = tuple[str, str]
 """(family, run): all trajectories of one training run; the unit of splits and of calibration."""
 
 _LOSS: Final = "cross_entropy_loss"
-SIGNALS: Final = {"bpb": "_bpb", "nll_gold": "_gold"}
-"""Continuous metrics of a task that fall as a model gets better (bits per byte and mean loss of
-the right answer), and how the names of their rows may end."""
+SIGNALS: Final = {"bpb": "_bpb", "nll_gold": "_gold", "soft_log": "", "p_gold": "", "soft": ""}
+"""Continuous metrics of a task that inform its accuracy, best first, and how the names of their
+rows in a loss table may end: bits per byte and mean loss of the right answer, and its probability
+among the choices (`soft_log`: mean log-probability)."""
+_PROBABILITIES: Final = ("p_gold", "soft")
 
 NEAR_CHANCE: Final = 0.03
 """An accuracy at most three points above chance is near chance."""
@@ -45,10 +47,11 @@ class Trajectory:
     validation set's name to (n,) float64 mean losses in nats per token, NaN where a checkpoint has
     none. `chance` and `base_task` come from the task
     table; chance is that of a known benchmark otherwise (`data.chance`), None where unknown.
-    `signals` maps a continuous metric of the task itself (`SIGNALS`) to (n,) values, NaN where
-    unknown. `recipe`, `schedule` and `decay_start` (tokens) come from the table of runs
-    (`data.runs`); "" or None where unknown. `choices` are the scored choices behind the
-    accuracies, of some or all of these checkpoints and of no other; None where they were not kept.
+    `signals` maps a continuous metric of the task itself (`SIGNALS`, best first) to (n,) values
+    that fall as a model gets better (probabilities as negative logarithms), NaN where unknown.
+    `recipe`, `schedule` and `decay_start` (tokens) come from the table of runs (`data.runs`); ""
+    or None where unknown. `choices` are the scored choices behind the accuracies, of some or all
+    of these checkpoints and of no other; None where they were not kept.
     """
 
     family: str
@@ -91,8 +94,8 @@ class Trajectory:
 
     @property
     def task_loss(self) -> FloatArray | None:
-        """(n,) the first of the signals, NaN where unknown; None without one."""
-        return next((values for _, values in sorted(self.signals.items())), None)
+        """(n,) the best of the signals, NaN where unknown; None without one."""
+        return next(iter(self.signals.values()), None)
 
     def slice(self, start: int, stop: int) -> "Trajectory":
         """Keep the checkpoints start .. stop - 1 and everything else."""
@@ -144,7 +147,7 @@ def build_trajectories(
         losses: `schemas.LOSSES`; rows of metric `cross_entropy_loss` join on (suite, run, step),
             whatever their num_fewshot. A name logged for the same shots wins over another's. Rows
             of the metrics `SIGNALS` whose name is the task's (or ends in `_bpb`, `_gold` beside
-            it) are signals of that task.
+            it) are signals of that task, as are accuracies' rows of these metrics.
         tasks: `schemas.TASKS`, for chance, base task and group. Where it gives no chance, that of
             a well-known benchmark is assumed (`data.chance`).
         runs: facts about the runs.
@@ -154,7 +157,7 @@ def build_trajectories(
     arrays = {field: accuracies.column(name).to_numpy() for field, name in _ARRAYS.items()}
     params, planned = (accuracies.column(c).to_numpy() for c in ("params", "planned_tokens"))
     identity = accuracies.take(pa.array(starts)).select(["family", *TRAJECTORY_KEY]).to_pylist()
-    loss_index = _index_losses(losses)
+    loss_index = _index_losses(losses, accuracies)
     task_index = {} if tasks is None else {(t["task"], t["metric"]): t for t in tasks.to_pylist()}
     task_names = {task: row for (task, _), row in task_index.items()}
     normalised = {_without_metric(who) for who in identity if who["metric"] == "acc_norm"}
@@ -204,16 +207,18 @@ def _without_metric(who: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(value for key, value in who.items() if key != "metric")
 
 
-def _index_losses(losses: pa.Table | None) -> dict[tuple[str, str], _Losses]:
+def _index_losses(losses: pa.Table | None, accuracies: pa.Table) -> dict[tuple[str, str], _Losses]:
     """(suite, run) -> metric -> name -> (num_fewshot, step, value)."""
     index: dict[tuple[str, str], _Losses] = defaultdict(
         lambda: {metric: defaultdict(list) for metric in (_LOSS, *SIGNALS)}
     )
-    if losses is not None:
+    for table, named in ((accuracies, "task"), (losses, "name")):
+        if table is None:
+            continue
         is_read = pc.field("metric").isin([_LOSS, *SIGNALS])
-        read = losses.filter(is_read & pc.field("value").is_valid())
-        names = ("metric", "suite", "run", "name", "num_fewshot", "step", "value")
-        cells = (read.column(name).to_pylist() for name in names)
+        read = table.filter(is_read & pc.field("value").is_valid())
+        names = ("metric", "suite", "run", named, "num_fewshot", "step", "value")
+        cells = (read.column(column).to_pylist() for column in names)
         for metric, suite, run, name, num_fewshot, step, value in zip(*cells, strict=True):
             index[suite, run][metric][name].append((num_fewshot or 0, step, value))
     return index
@@ -239,7 +244,14 @@ def _signals(index: _Losses, who: Mapping[str, Any], steps: IntArray) -> dict[st
         rows = [*names.get(who["task"], ()), *names.get(who["task"] + ending, ())]
         if metric != who["metric"]:  # no metric is a signal of itself
             found[metric] = [row for row in rows if row[0] == who["num_fewshot"]]
-    return _at_steps(found, steps)
+    return {metric: as_signal(metric, values) for metric, values in _at_steps(found, steps).items()}
+
+
+def as_signal(metric: str, values: FloatArray) -> FloatArray:
+    """Values of a metric of `SIGNALS` as they are kept: they fall as a model gets better."""
+    if metric in _PROBABILITIES:
+        return -np.log(np.where(values > 0, values, np.nan))
+    return -values if metric == "soft_log" else values
 
 
 def _at_steps(rows: Mapping[str, _Rows], steps: IntArray) -> dict[str, FloatArray]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -11,9 +11,11 @@ from neuneu.core.extras import is_installed
 from neuneu.core.formatting import tokens
 from neuneu.data.cells import listed, quoted
 from neuneu.data.fingerprints import runs_trained_on
+from neuneu.data.quantiles import MEDIAN
 from neuneu.data.trajectories import NEAR_CHANCE, Trajectory
 from neuneu.decisions.answers import merged, plain
 from neuneu.forecasters.baselines import make_forecaster
+from neuneu.forecasters.cross_run.curves import pick_loss
 from neuneu.forecasters.items.combined import FLIPS, WithItems
 from neuneu.forecasters.protocol import JointForecaster, Query
 from neuneu.forecasters.self_calibration.forecaster import SelfCalibrated
@@ -95,11 +97,7 @@ def explanation_fields(forecaster: JointForecaster, queries: Sequence[Query]) ->
 
 
 def evidence_fields(forecaster: JointForecaster, queries: Sequence[Query]) -> dict[str, Any]:
-    """`evidence`: what the items behind the accuracies say at the horizon; {} without choices.
-
-    `items` and `without` are mean medians of the items and of the forecaster without them, over
-    the `n_tasks` whose choices are known; `weight` is that of the items. `flips` lists (task, item,
-    probability of being right at the horizon) of items that will most likely change.
+    """`evidence` and `loss`: what items and losses say beside the accuracies; {} without any.
 
     Args:
         forecaster: fitted on its references.
@@ -107,8 +105,20 @@ def evidence_fields(forecaster: JointForecaster, queries: Sequence[Query]) -> di
     """
     while isinstance(forecaster, SelfCalibrated):
         forecaster = forecaster.forecaster
-    if not queries or not isinstance(forecaster, WithItems):
+    if not queries:
         return {}
+    if isinstance(forecaster, WithItems):
+        return _items(forecaster, queries) | _loss(forecaster.forecaster, queries)
+    return _loss(forecaster, queries)
+
+
+def _items(forecaster: WithItems, queries: Sequence[Query]) -> dict[str, Any]:
+    """`evidence`: what the items behind the accuracies say at the horizon; {} without choices.
+
+    `items` and `without` are mean medians of the items and of the forecaster without them, over
+    the `n_tasks` whose choices are known; `weight` is that of the items. `flips` lists (task, item,
+    probability of being right at the horizon) of items that will most likely change.
+    """
     found = [
         (query.context.task, one)
         for query, one in zip(queries, forecaster.evidence(queries), strict=True)
@@ -127,6 +137,26 @@ def evidence_fields(forecaster: JointForecaster, queries: Sequence[Query]) -> di
             "flips": [[task, doc, plain(chance)] for task, doc, chance in flips[:FLIPS]],
         }
     }
+
+
+def _loss(forecaster: JointForecaster, queries: Sequence[Query]) -> dict[str, Any]:
+    """`loss`: what the losses beside the accuracies change at the horizon; {} without any.
+
+    `name` is the loss that is read, the task's own (`bpb of the task`) or that of a text; `with`
+    and `without` are mean medians over the `n_tasks` that have one.
+    """
+    read = [(name, q) for q in queries if (name := pick_loss(q.context)[0]) is not None]
+    if not read:
+        return {}
+    known = [query for _, query in read]
+    bare = [replace(q, context=replace(q.context, losses={}, signals={})) for q in known]
+    middle = forecaster.levels.index(MEDIAN)
+    with_loss, without = (
+        plain(float(np.mean([answer[-1, middle] for answer in forecaster.predict(of)])))
+        for of in (known, bare)
+    )
+    name = Counter(name for name, _ in read).most_common(1)[0][0]
+    return {"loss": {"name": name, "n_tasks": len(read), "with": with_loss, "without": without}}
 
 
 def forecast_notes(

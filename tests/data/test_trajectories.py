@@ -89,6 +89,24 @@ def test_build_trajectories_own_loss_of_a_task_joins_by_name_and_shots() -> None
     np.testing.assert_array_equal(five.slice(1, 2).task_loss, [1.1])
 
 
+def test_signals_fall_as_a_model_gets_better_and_the_best_comes_first() -> None:
+    rows = [accuracy(step=10), accuracy(step=10, metric="p_gold", value=0.5)]
+    losses = pa.Table.from_pylist(
+        [
+            loss(step=10, name="t", metric="soft", value=0.0),
+            loss(step=10, name="t", metric="soft_log", value=-1.5),
+            loss(step=10, name="t", metric="bpb", value=0.9),
+        ],
+        schema=LOSSES,
+    )
+    built = {t.metric: t.signals for t in build_trajectories(accuracies(*rows), losses)}
+    assert list(built["acc"]) == ["bpb", "soft_log", "p_gold", "soft"]
+    assert built["acc"]["soft_log"] == [1.5]
+    assert built["acc"]["p_gold"] == [pytest.approx(np.log(2))]
+    assert np.isnan(built["acc"]["soft"]).all()  # a probability of zero has no logarithm
+    assert list(built["p_gold"]) == ["bpb", "soft_log", "soft"]  # no metric is a signal of itself
+
+
 def test_build_trajectories_task_table_gives_chance_and_base_task() -> None:
     tasks = pa.Table.from_pylist(
         [{"task": "t", "metric": "acc", "base_task": "b", "chance": 0.25, "group": "g"}],

@@ -62,14 +62,19 @@ def test_forecast_is_the_mean_of_network_and_items(rows: list[dict], path: Path)
     options: dict[str, Any] = {"explain": True, "self_calibrate": False}
     without = neuneu.load().forecast(rows, **options)
     found = neuneu.load().forecast(rows, choices=path, **options)
+    assert any(row["loss"]["with"] != row["loss"]["without"] for row in found.rows)
     assert "scored choices of 10 of 10 trajectories are read" in found.notes
-    assert all("evidence" not in row for row in without.rows)
+    assert all("evidence" not in row and "loss" not in row for row in without.rows)
     for row, other in zip(found.rows, without.rows, strict=True):
         evidence = row["evidence"]
         assert evidence["weight"] == DEFAULT_WEIGHT
-        assert evidence["without"] == pytest.approx(other["q0.5"], abs=1e-4)
+        # The network reads the bits per byte of the right answers, which choices give, too.
+        loss = row["loss"]
+        assert (loss["name"], loss["n_tasks"]) == ("bpb of the task", 1)
+        assert loss["with"] == evidence["without"]
+        assert loss["without"] == pytest.approx(other["q0.5"], abs=1e-4)
         assert row["q0.5"] == pytest.approx(
-            DEFAULT_WEIGHT * evidence["items"] + (1 - DEFAULT_WEIGHT) * other["q0.5"], abs=2e-4
+            DEFAULT_WEIGHT * (evidence["items"] + evidence["without"]), abs=2e-4
         )
         assert evidence["items"] != pytest.approx(other["q0.5"], abs=1e-4)
         for task, doc, chance in evidence["flips"]:

@@ -128,7 +128,7 @@ def build_curves(trajectories: Sequence[Trajectory], codes: Codes) -> Curves:
     """
     trained = [trajectory.without_step_zero() for trajectory in trajectories]
     xs = [log_tokens(t.tokens, t) for t in trained]
-    picked = [_pick_loss(t) for t in trained]
+    picked = [pick_loss(t) for t in trained]
     grid, noise = _on_grid(xs, [t.values for t in trained])
     loss_grid, _ = _on_grid(xs, [values for _, values in picked])
     stderr = np.array([_mean_known(t.stderrs) for t in trained])
@@ -206,8 +206,12 @@ def first_below(grid_TG: Float32Array, rows: IntArray, level: npt.NDArray) -> Fl
     return np.where(found, x, np.nan).astype(np.float32)
 
 
-def _pick_loss(trajectory: Trajectory) -> tuple[str | None, npt.NDArray[np.float64]]:
-    for name, signal in sorted(trajectory.signals.items()):
+def pick_loss(trajectory: Trajectory) -> tuple[str | None, npt.NDArray[np.float64]]:
+    """Name and values (n,) of the loss that is read, NaN where unknown; None without one.
+
+    It is the best of the task's own (`Trajectory.signals`), else that of a validation set.
+    """
+    for name, signal in trajectory.signals.items():
         if np.isfinite(signal).any():
             return f"{name} of the task", signal
     for name in (*LOSS_PREFERENCE, *sorted(trajectory.losses)):

@@ -48,8 +48,8 @@ def explanation(rows: Sequence[Row]) -> list[str]:
     if rows[0].get("finished"):
         return ["It has reached its end; its score there is final."]
     return [
-        _references(rows), *_left_out(rows), *_baselines(rows), *_evidence(rows),
-        *_calibration(rows),
+        _references(rows), *_left_out(rows), *_baselines(rows), *_losses(rows),
+        *_evidence(rows), *_calibration(rows),
     ]  # fmt: skip
 
 
@@ -131,6 +131,25 @@ def _baselines(rows: Sequence[Row]) -> list[str]:
     forecast = with_unit(score(_mean(row["q0.5"] for row in known), width, unit), unit)
     over = f", averaged over its {len(known)} trajectories" if len(known) > 1 else ""
     return [f"It is forecast to end at {forecast}{over}; baselines say {_series(rules)}."]
+
+
+def _losses(rows: Sequence[Row]) -> list[str]:
+    """What the losses beside the accuracies changed: means over the rows that have any."""
+    known = [row for row in rows if row.get("loss")]
+    units = {unit_of(row) for row in known}
+    if len(units) != 1:  # none, or no mean over different units
+        return []
+    unit = units.pop()
+    read, without = (
+        with_unit(score(_mean(row["loss"][key] for row in known), 0.0, unit), unit)
+        for key in ("with", "without")
+    )
+    names = Counter(row["loss"]["name"] for row in known).most_common(2)
+    more = " and others" if len(names) > 1 else ""
+    return [
+        f"Beside the accuracies it reads losses ({names[0][0]}{more}): with them its forecast is "
+        f"{read}, without them {without}."
+    ]
 
 
 def _evidence(rows: Sequence[Row]) -> list[str]:

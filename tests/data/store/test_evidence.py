@@ -277,7 +277,7 @@ def test_metrics_are_recomputed_from_evidence(store: Store, tmp_path: Path) -> N
         one = found[row["task"], row["metric"]]
         at = one.steps.tolist().index(row["step"])
         assert (one.values[at], one.stderrs[at]) == (row["value"], row["stderr"])
-    assert set(found["a", "acc"].signals) == {"bpb"}
+    assert set(found["a", "acc"].signals) == {"bpb", "p_gold"}
     edited = scored(10, "a", attempts=9)
     edited.accuracies[0]["value"] = 0.123
     store.commit(edited)
