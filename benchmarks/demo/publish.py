@@ -45,6 +45,7 @@ def main() -> None:
             shutil.copyfile(source, images / source.name)
             figures[title] = f"{images.name}/{source.name}"
     extraction = arguments.folder / "store" / "extraction.json"
+    comparison = arguments.folder / "comparison.json"
     text = render(
         "demo",
         title=arguments.title,
@@ -54,6 +55,7 @@ def main() -> None:
         caveats=caveats(summary),
         summary=summary,
         figures=figures,
+        comparison=json.loads(comparison.read_text("utf-8")) if comparison.exists() else None,
         extractions=json.loads(extraction.read_text("utf-8")) if extraction.exists() else None,
         cpus=os.cpu_count(),
         machine=platform.machine(),

@@ -1,10 +1,12 @@
 """How the demo ends: every run of the ladder forecast from its first fifth beside the others.
 
-The package's forecaster, with and without the items behind the accuracies, is compared with simple
-rules and an oracle. Then `rank` and `when` answer for a held-out run as if it were still running.
+The package's forecaster, with and without the evidence behind the accuracies (the log-probability
+of every choice), is compared with simple rules and an oracle. Then `rank` and `when` answer for a
+held-out run as if it were still running.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from neuneu.data.arrays import FloatArray
 from neuneu.data.load import Dataset, load_dataset
 from neuneu.data.splits import Anchored
 from neuneu.data.store.store import Store
@@ -22,12 +25,25 @@ from neuneu.evaluation.backtest import run_backtest
 from neuneu.evaluation.summary import summarise
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.items.combined import WithItems
-from neuneu.forecasters.protocol import Forecaster
+from neuneu.forecasters.protocol import Forecaster, Query
 from neuneu.forecasters.registry import load_joint_forecaster
+from neuneu.forecasters.wrapper import ForecasterWrapper
 
 RULES: Final = ("persistence", "power-law", "logistic-law")
 METRIC: Final = "acc"
-ITEMS: Final = "neuneu + items"
+EVIDENCE: Final = "neuneu + evidence"
+
+
+class AccuraciesAlone(ForecasterWrapper):
+    """A forecaster that is shown accuracies only: no losses, no scored choices."""
+
+    def fit(self, references: Sequence[Trajectory]) -> None:
+        """Takes the accuracies of finished runs as references."""
+        super().fit([t.accuracies_alone() for t in references])
+
+    def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
+        """Quantiles (h, Q) of each query, from the accuracies of its context."""
+        return super().predict([replace(q, context=q.context.accuracies_alone()) for q in queries])
 
 
 def compare_forecasters(store: Path) -> dict[str, Any]:
@@ -41,8 +57,8 @@ def compare_forecasters(store: Path) -> dict[str, Any]:
     """
     data = load_dataset(Store(store), choices=store, log_notes=False).of_metric(METRIC)
     forecasters: list[Forecaster] = [
-        load_joint_forecaster(None, name="neuneu"),
-        WithItems(load_joint_forecaster(None, name="neuneu"), name=ITEMS),
+        AccuraciesAlone(load_joint_forecaster(None, name="neuneu")),
+        WithItems(load_joint_forecaster(None, name="neuneu"), name=EVIDENCE),
         *(make_forecaster(name) for name in RULES),
     ]
     tables = []

@@ -126,6 +126,10 @@ class Trajectory:
             scale=FRACTION,
         )
 
+    def accuracies_alone(self) -> "Trajectory":
+        """Drop losses, signals and scored choices."""
+        return replace(self, losses={}, signals={}, choices=None)
+
     def without_step_zero(self) -> "Trajectory":
         """Drop the untrained checkpoint, which no protocol uses."""
         return self.slice(1, len(self)) if len(self) and self.steps[0] == 0 else self

@@ -149,7 +149,7 @@ def _loss(forecaster: JointForecaster, queries: Sequence[Query]) -> dict[str, An
     if not read:
         return {}
     known = [query for _, query in read]
-    bare = [replace(q, context=replace(q.context, losses={}, signals={})) for q in known]
+    bare = [replace(q, context=q.context.accuracies_alone()) for q in known]
     middle = forecaster.levels.index(MEDIAN)
     with_loss, without = (
         plain(float(np.mean([answer[-1, middle] for answer in forecaster.predict(of)])))
