@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import in_process
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,29 +24,13 @@ from neuneu.scoring.checkpoints.grouping import group
 from neuneu.scoring.config import ExtractConfig
 from neuneu.scoring.engines.engine import read_tokenizer
 from neuneu.scoring.evaluation import make_workload
-from neuneu.scoring.pipeline import fingerprint
 from neuneu.scoring.plan import extraction_status, plan_extraction
 from neuneu.scoring.tasks import tasks_hash
-from neuneu.scoring.wanted import load_wanted, old_meanings
+from neuneu.scoring.wanted import load_wanted
 from neuneu.scoring.workers.worker import Outcome, Worker
 
 pytest.importorskip("transformers")
 KEY = ("tiny", "a", 1)
-
-
-class InProcess:
-    """A host in this process."""
-
-    def __init__(self, make: Callable[..., Any], *args: Any) -> None:
-        self.target = make(*args)
-
-    def call(self, method: str, *args: Any, timeout_s: float) -> Any:
-        return getattr(self.target, method)(*args)
-
-    def close(self) -> None:
-        self.target.close()
-
-    kill = close
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +54,7 @@ def config(suite: Path, tmp_path: Path) -> Callable[..., ExtractConfig]:
 
 def score(config: ExtractConfig) -> Outcome:
     """Score the checkpoint as an extraction does, without Ray."""
-    wanted, store = load_wanted(config), Store(config.store)
-    store.bind(fingerprint(config, engine="test"), corpus=wanted.corpora[0].name)
-    old_meanings(store, wanted)
-    store.claim(wanted.records())
-    staging = Path(config.store).parent / "staging"
-    worker = Worker(replace(config, staging=staging, staging_gb=1), wanted, host=InProcess)
-    (pending,) = group(list_local(config.checkpoints)).pending
-    outcome = worker.run(pending)
-    worker.close()
-    assert outcome.status == "done", outcome.error
+    (outcome,) = in_process.score(config)
     return outcome
 
 
@@ -195,7 +171,7 @@ def test_other_weights_of_a_scored_checkpoint_are_refused(
     Store(setting.store).claim(wanted.records())
     worker = Worker(
         replace(setting, staging=Path(setting.store).parent / "s", staging_gb=1), wanted,
-        host=InProcess,
+        host=in_process.InProcess,
     )  # fmt: skip
     (pending,) = group(list_local(setting.checkpoints)).pending
     outcome = worker.run(replace(pending, weights_hash="other", earlier_attempts=1))
