@@ -105,7 +105,11 @@ TOKEN_LOSSES: Final = _schema(
     _fields(_INT64, "start", "count"),
     _fields(pa.list_(pa.float16()), "losses"),
 )
-"""Losses in nats of `count` units (`token` or `word`) of a corpus, from unit `start` on."""
+"""Losses in nats of `count` units (`token` or `word`) of a corpus, from unit `start` on.
+
+Rounded to nearest by `data.token_losses.stored_losses`: off by at most x / 2048 or 2^-25 nats,
+whichever is more; none is negative or above 65,504 nats.
+"""
 
 FORECASTS: Final = _schema(
     _RUN,

@@ -13,6 +13,7 @@ from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.choice_metrics import CONTINUOUS_METRICS, METRICS, count_ties, task_metrics
 from neuneu.data.choices import ItemSet
 from neuneu.data.store.store import CheckpointRows, Part, Rows, TaskEvidence
+from neuneu.data.token_losses import stored_losses
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.corpus import EncodedCorpus, encode_corpus, prefix_token
 from neuneu.scoring.engines.engine import Scorer, TokenIds
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _POSITION: Final = ("family", "suite", "run", "params", "step", "tokens", "flops")
-_MAX_FLOAT16: Final = float(np.finfo(np.float16).max)
 Rows64 = npt.NDArray[np.int64]
 
 
@@ -281,7 +281,7 @@ def _text_rows(
         "nll_per_word": losses.nats_per_word,
         "bpb": losses.bits_per_byte,
     }
-    words = losses.word_losses.clip(0, _MAX_FLOAT16).astype(np.float16)
+    words = stored_losses(losses.word_losses)
     return {
         "losses": [
             _position(ref, num_fewshot=0)

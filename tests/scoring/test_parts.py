@@ -27,6 +27,7 @@ from neuneu.scoring.evaluation import make_workload
 from neuneu.scoring.plan import extraction_status, plan_extraction
 from neuneu.scoring.tasks import tasks_hash
 from neuneu.scoring.wanted import load_wanted
+from neuneu.scoring.workers.engine import make_scorer
 from neuneu.scoring.workers.worker import Outcome, Worker
 
 pytest.importorskip("transformers")
@@ -128,6 +129,24 @@ def test_scores_follow_from_what_the_store_keeps(
     assert first.items.n_tokens.tolist() == n_tokens
     assert first.items.n_chars.tolist() == [len(r.continuation) for r in task.requests]
     assert np.isfinite(first.logprobs).all()
+
+
+def test_word_losses_of_a_real_model_are_stored_within_the_bound(
+    suite: Path, config: Callable[..., ExtractConfig]
+) -> None:
+    setting = config("blimp_first")
+    score(setting)
+    (kept,) = Store(setting.store).token_losses().column("losses").to_pylist()
+    folder = suite / "checkpoints/a/step-1"
+    wanted = load_wanted(setting)
+    workload = make_workload(wanted, read_tokenizer(folder), max_tokens=WINDOW - 1)
+    logprobs = make_scorer(setting.engine, folder).score(workload.prompts, workload.last)
+    (text,) = workload.texts
+    losses = text.corpus.losses([logprobs[i] for i in text.rows]).word_losses.astype(float)
+    assert len(losses) == 60
+    error = np.abs(np.array(kept, float) - losses)
+    assert (error > 0).any()
+    assert (error <= np.maximum(losses / 2048, 2.0**-25)).all()
 
 
 def test_choices_without_their_questions_are_scored_where_a_task_asks(

@@ -11,6 +11,7 @@ from neuneu.data.arrays import FloatArray32
 from neuneu.data.schemas import ACCURACIES, validate_accuracies
 from neuneu.data.store.checkpoint_files import FILE_SCHEMA, LISTS
 from neuneu.data.store.parts import Part
+from neuneu.data.token_losses import check_stored
 
 Rows = list[dict[str, Any]]
 
@@ -48,7 +49,8 @@ class CheckpointRows:
         """Return rows of `FILE_SCHEMA`: the checkpoint, then its parts.
 
         Raises:
-            DataError: rows that do not fit their schemas, or belong to another checkpoint.
+            DataError: rows that do not fit their schemas, or belong to another checkpoint; token
+                losses that float16 does not hold.
         """
         identity = {key: self.checkpoint[key] for key in ("suite", "run", "step")}
         for name in LISTS:
@@ -57,6 +59,8 @@ class CheckpointRows:
         if self.accuracies:
             rows = pa.Table.from_pylist(self.accuracies, schema=ACCURACIES)
             validate_accuracies(rows, name=f"accuracies of {identity}")
+        for row in self.token_losses:
+            check_stored(row["losses"], name=f"token losses of {identity}")
         own = identity | {"attempts": self.checkpoint["attempts"] or 0, "n_choices": 0}
         status = self.checkpoint["status"]
         empty: dict[str, Any] = {"name": "", "num_fewshot": 0, "hash": ""}
