@@ -280,10 +280,10 @@ def winners(tables: Mapping[str, pa.Table]) -> list[pa.Table]:
     sizes = [tables[name].num_rows for name in names]
     file = np.repeat(np.arange(len(names)), sizes)
     row = np.concatenate([np.arange(size) for size in sizes])
-    kinds = _codes(keys.column("kind"), _KINDS)
+    kinds = codes(keys.column("kind"), _KINDS)
     attempts = np.asarray(pc.fill_null(keys.column("attempts"), 0))
     step, shots = (np.asarray(keys.column(c)) for c in ("step", "num_fewshot"))
-    suite, run, name = (_codes(keys.column(c)) for c in ("suite", "run", "name"))
+    suite, run, name = (codes(keys.column(c)) for c in ("suite", "run", "name"))
     slot = (suite, run, step, kinds, name, shots)
     order = np.lexsort((row, file, attempts, *reversed(slot)))
     sorted_slot = [values[order] for values in slot]
@@ -300,7 +300,7 @@ def winners(tables: Mapping[str, pa.Table]) -> list[pa.Table]:
     return [tables[names[file[piece[0]]]].take(pa.array(row[piece])) for piece in pieces]
 
 
-def _codes(column: pa.ChunkedArray, order: Sequence[str] = ()) -> npt.NDArray[np.int64]:
+def codes(column: pa.ChunkedArray, order: Sequence[str] = ()) -> npt.NDArray[np.int64]:
     """Numbers for texts, in alphabetical order or in the given one."""
     encoded = pa.chunked_array([column.combine_chunks()]).dictionary_encode().unify_dictionaries()
     texts = encoded.chunk(0).dictionary.to_pylist()

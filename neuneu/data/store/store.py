@@ -23,7 +23,6 @@ from neuneu.core.storage import Folder
 from neuneu.data.choices import Choices, ItemSet
 from neuneu.data.schemas import CHECKPOINTS, TASKS, conform, validate_accuracies
 from neuneu.data.store.checkpoint_files import (
-    KEYS,
     LISTS,
     STORE_VERSION,
     Key,
@@ -38,6 +37,7 @@ from neuneu.data.store.items import read_items, write_items
 from neuneu.data.store.meta import META, encode_meta, read_meta
 from neuneu.data.store.names import safe_name
 from neuneu.data.store.parts import Part, PartRecord, Progress, Slot, claim, read_records
+from neuneu.data.store.progress import progress_by_checkpoint
 from neuneu.data.store.reading import Keep, list_names, read_files
 
 __all__ = ["META", "CheckpointRows", "Part", "PartRecord", "Rows", "Store", "TaskEvidence"]
@@ -221,28 +221,8 @@ class Store:
         else:
             tables = read_files(self.folder, [], below=run_folder(key[0], key[1]), step=key[2])
         hashes = self.meanings() if meanings is None else meanings
-        found: dict[Key, Progress] = {}
-        parts: dict[Part, int] = {}
-        for piece in winners(tables):
-            for row in piece.select(KEYS.names).to_pylist():
-                at = (row["suite"], row["run"], row["step"])
-                if key not in {None, at}:
-                    continue
-                if at not in found:
-                    parts = {}
-                one = found.setdefault(at, Progress(parts=parts))
-                attempts = max(one.attempts, row["attempts"] or 0)
-                done = one.done or row["kind"] == "done"
-                quarantined = one.quarantined or row["kind"] == "quarantined"
-                if row["kind"] in {"task", "corpus"}:
-                    part = Part(row["kind"], row["name"], row["num_fewshot"], row["hash"])
-                    if not part.hash:
-                        part = Part(*part.slot, hash=hashes.get(part.slot, ""))
-                    parts[part] = row["n_choices"] or 0
-                found[at] = Progress(
-                    parts=parts, done=done, quarantined=quarantined, attempts=attempts
-                )
-        return found
+        found = progress_by_checkpoint(winners(tables), hashes)
+        return found if key is None else {at: one for at, one in found.items() if at == key}
 
     def checkpoints(self) -> pa.Table:
         """Return every committed checkpoint, done or quarantined (`schemas.CHECKPOINTS`)."""
