@@ -35,7 +35,8 @@ class Dataset:
     `losses` is the loss table (`schemas.LOSSES`). `items` maps (task, metric) to its number of
     items, where the task table gives it. `reference` holds further finished runs. `notes` list
     what was recognised in the tables, and what was assumed where they left something out.
-    `planned` are runs of the table of runs without an evaluation.
+    `planned` are runs of the table of runs without an evaluation. `corpus` names the validation
+    text of `token_loss_store` whose token losses are read.
     """
 
     trajectories: list[Trajectory]
@@ -45,6 +46,7 @@ class Dataset:
     planned: tuple[RunFacts, ...] = ()
     reference: "Dataset | None" = None
     token_loss_store: Store | None = None
+    corpus: str | None = None
 
     @property
     def references(self) -> list[Trajectory]:
@@ -66,12 +68,12 @@ class Dataset:
     def token_losses(self) -> TokenLossTable | None:
         """Losses per word or token, read from their store on first use.
 
-        Of several validation texts they are those of the store's first (`Store.main_corpus`).
+        Of several validation texts they are those of `corpus`, by default the store's first.
         """
         if self.token_loss_store is None:
             return None
         store = self.token_loss_store
-        return TokenLossTable.from_table(store.token_losses(store.main_corpus()))
+        return TokenLossTable.from_table(store.token_losses(self.corpus or store.main_corpus()))
 
     @cached_property
     def digest(self) -> str:
@@ -88,6 +90,7 @@ def load_dataset(
     reference: Table | None = None,
     reference_losses: Table | None = None,
     token_losses: str | Path | None = None,
+    corpus: str | None = None,
     choices: str | Path | None = None,
     reference_choices: str | Path | None = None,
     metric: str | None = None,
@@ -103,6 +106,7 @@ def load_dataset(
         reference: accuracies of further finished runs.
         reference_losses: validation losses of the reference runs.
         token_losses: a store with losses per word; by default that of `accuracies`.
+        corpus: which of the validation texts of that store to read; by default its first.
         choices: scored choices of these runs, for forecasts item by item: a file that `neuneu
             import` wrote, or a store.
         reference_choices: those of the reference runs; by default they are looked for in
@@ -129,8 +133,10 @@ def load_dataset(
     data = replace(data, notes=(*data.notes, *run_notes, *_mismatch_note(data)))
     if token_losses is not None:
         data = replace(data, token_loss_store=Store(token_losses))
-        if data.token_losses is None:
-            raise UserError(f"{token_losses}: expected a store with token losses, found none.")
+    if corpus is not None:
+        data = _of_text(data, corpus)
+    if token_losses is not None and data.token_losses is None:
+        raise UserError(f"{token_losses}: expected a store with token losses, found none.")
     if choices is not None:
         data = _with_choices(data, choices, reference_choices)
     elif reference_choices is not None:
@@ -138,6 +144,25 @@ def load_dataset(
     for note in data.notes if log_notes else ():
         _log.warning(note)
     return data
+
+
+def _of_text(data: Dataset, corpus: str) -> Dataset:
+    """Read the token losses of one validation text, those of the reference runs included."""
+    store = data.token_loss_store
+    if store is None:
+        raise UserError(
+            f"corpus={corpus}: expected a store with the token losses of this text, found none; "
+            "give a store as accuracies or token_losses."
+        )
+    if corpus not in (texts := store.texts()):
+        raise UserError(
+            f"corpus={corpus}: expected a validation text of {store.folder}, which has "
+            f"{listed(texts)}; choose one of them, or extract this one."
+        )
+    others = data.reference
+    if others is not None and others.token_loss_store is not None:
+        others = _of_text(others, corpus)
+    return replace(data, corpus=corpus, reference=others)
 
 
 def _with_choices(

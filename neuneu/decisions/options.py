@@ -62,6 +62,10 @@ class DataOptions(TypedDict, total=False):
     token_losses: Annotated[
         str | Path | None, _path("Store with token losses, for forecasters that read them.")
     ]
+    corpus: Annotated[
+        str | None,
+        Option(help="Validation text to read token losses of (default: the store's first)."),
+    ]
 
 
 class Options(DataOptions, total=False):

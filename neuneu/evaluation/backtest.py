@@ -56,6 +56,8 @@ class BacktestConfig:
     reference: Address | None = None
     """Further reference runs: a store folder or an accuracy table."""
     reference_losses: Address | None = None
+    corpus: str | None = None
+    """Which validation text of the stores to read token losses of; by default their first."""
     metric: str | None = None
     """Metric to score, also one of the losses such as `bpb`; by default all, if of one unit."""
     output: Address = "runs/backtest"
@@ -186,7 +188,7 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
         observed = load_dataset(
             config.accuracies, losses=config.losses, tasks=config.tasks,
             run_table=config.run_table, reference=config.reference,
-            reference_losses=config.reference_losses, metric=config.metric,
+            reference_losses=config.reference_losses, corpus=config.corpus, metric=config.metric,
         )  # fmt: skip
         observed = observed.of_metric(config.metric)
         unit = _unit(observed.trajectories)

@@ -24,8 +24,9 @@ class Query:
     `target_steps`, `target_tokens`, `target_flops` are
     (h,), increasing. `future_losses` (validation set -> (h,) nats a token) is given only to
     forecasters that declare `oracle-loss`. `word_losses` is (W,) float16 nats at the last
-    context checkpoint, where the store has them. `siblings` are the observed pasts of other
-    trajectories of the same run. The context of a run that has not begun is empty.
+    context checkpoint, where the store has them, of the text `corpus_hash`. `siblings` are the
+    observed pasts of other trajectories of the same run. The context of a run that has not begun is
+    empty.
     """
 
     context: Trajectory
@@ -34,6 +35,7 @@ class Query:
     target_flops: FloatArray
     future_losses: dict[str, FloatArray] | None = None
     word_losses: npt.NDArray[np.float16] | None = None
+    corpus_hash: str | None = None
     siblings: Sequence[Trajectory] = ()
 
 

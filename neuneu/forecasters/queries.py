@@ -261,4 +261,5 @@ def _query(
         target_tokens=tokens,
         target_flops=flops,
         word_losses=None if token_losses is None or row is None else token_losses.matrix[row],
+        corpus_hash=None if token_losses is None else token_losses.corpus_hash,
     )

@@ -19,9 +19,10 @@ class TrainConfig:
 
     `output`: folder of the result, on s3://, or local and shared by all machines of a cluster. The
     data are a `store`, or tables: `accuracies` and optionally `losses`, `tasks` and `run_table`
-    (parquet or CSV). `loss_names`: validation sets that the encoder `mean` reads, in order of
-    preference. `metrics`: accuracy metrics to train on (empty: all). Runs and tasks are named as in
-    the table; `held_out_tasks` are base tasks. `model`: a `ModelConfig`, a preset's name, or a
+    (parquet or CSV). `corpus`: which validation text of the store an encoder reads word losses of
+    (null: the store's first). `loss_names`: validation sets that the encoder `mean` reads, in order
+    of preference. `metrics`: accuracy metrics to train on (empty: all). Runs and tasks are named as
+    in the table; `held_out_tasks` are base tasks. `model`: a `ModelConfig`, a preset's name, or a
     mapping with the key `preset` and changes to it. `max_ahead`: maximum distance of a target from
     its context, in checkpoints (null: any). `drop`: probability of dropping an inner context point.
     `keep`: the weights of the last epoch, or of the epoch with the best validation pinball loss;
@@ -36,6 +37,7 @@ class TrainConfig:
 
     output: Address
     store: Address | None = None
+    corpus: str | None = None
     accuracies: Address | None = None
     losses: Address | None = None
     tasks: Address | None = None

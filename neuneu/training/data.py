@@ -59,20 +59,27 @@ def read_source(config: "TrainConfig") -> Source:
     """Read trajectories (step 0 included, on the unit scale) and word losses.
 
     Raises:
-        UserError: no source or two of them, or files that break the data contract.
+        UserError: no source or two of them, files that break the data contract, or a text whose
+            losses are not read.
     """
     if (config.store is None) == (config.accuracies is None):
         raise UserError(
             "training: expected either `store` (a trajectory store) or `accuracies` (a table), "
             f"found store={config.store}, accuracies={config.accuracies}."
         )
+    needs_words = config.cross_run is None and READS[config.model.encoder.kind] == "words"
+    if config.corpus is not None and not needs_words:
+        raise UserError(
+            f"corpus={config.corpus}: expected an encoder that reads word losses (cnn, histogram, "
+            "quantiles, sets), found none; leave corpus out, or choose one by model.encoder.kind."
+        )
     if config.store is None:
         data = load_dataset(
-            config.accuracies, losses=config.losses, tasks=config.tasks, run_table=config.run_table
-        )
+            config.accuracies, losses=config.losses, tasks=config.tasks, run_table=config.run_table,
+            corpus=config.corpus,
+        )  # fmt: skip
         return [t.on_unit_scale() for t in data.trajectories], None
-    data = load_dataset(Store(config.store))
-    needs_words = READS[config.model.encoder.kind] == "words"
+    data = load_dataset(Store(config.store), corpus=config.corpus)
     mapped = [t.on_unit_scale() for t in data.trajectories]
     return mapped, data.token_losses if needs_words else None
 

@@ -35,8 +35,8 @@ RUN: Final = "state"
 _log = logging.getLogger(__name__)
 
 _NOT_IDENTITY: Final = frozenset(
-    {"output", "store", "accuracies", "losses", "tasks", "workers", "cpus_per_worker", "use_gpu"}
-    | {"gpus_per_worker", "max_failures", "checkpoint_steps", "tracking"}
+    {"output", "store", "corpus", "accuracies", "losses", "tasks", "workers", "cpus_per_worker"}
+    | {"use_gpu", "gpus_per_worker", "max_failures", "checkpoint_steps", "tracking"}
 )
 """Where and on what hardware it runs; the data count by their contents."""
 

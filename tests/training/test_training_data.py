@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pytest
 from curves import family, trajectory
-from rows import accuracy, loss
+from rows import accuracy, checkpoint_rows, loss
 
 from neuneu.core.config import build_config
 from neuneu.core.errors import DataError, UserError
 from neuneu.data.fingerprints import fingerprint, fingerprints
+from neuneu.data.store.parts import Part, PartRecord
+from neuneu.data.store.store import Store
 from neuneu.data.trajectories import TokenLossTable
 from neuneu.training.config import TrainConfig
 from neuneu.training.data import prepare, read_source
@@ -88,6 +90,31 @@ def test_source_must_be_one_of_store_and_table() -> None:
     for changes in ({"store": None}, {"accuracies": "a.csv"}):
         with pytest.raises(UserError, match="either `store`"):
             read_source(config(**changes))
+
+
+def test_word_losses_are_those_of_the_text_that_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    store.bind({}, corpus="prose")
+    texts = [Part("corpus", name, 0, f"hash-{name}") for name in ("prose", "code")]
+    store.claim([PartRecord(part=text) for text in texts])
+    for step in (10, 20, 30):
+        for attempts, text in enumerate(texts, 1):
+            rows = checkpoint_rows(step)
+            found = [row | {"corpus_hash": text.hash} for row in rows.token_losses]
+            store.commit(replace(
+                rows, losses=[], token_losses=found, parts=[text],
+                checkpoint=rows.checkpoint | {"attempts": attempts},
+                accuracies=[row | {"task": "t"} for row in rows.accuracies],
+            ))  # fmt: skip
+    cnn = {"encoder": {"kind": "cnn"}}
+    for corpus, expected in ((None, "hash-prose"), ("prose", "hash-prose"), ("code", "hash-code")):
+        wanted = config(store=str(store.folder), corpus=corpus, model=cnn)
+        assert prepare(wanted, *read_source(wanted)).corpus_hash == expected
+    with pytest.raises(UserError, match=r"corpus=web: .* has 'code', 'prose'; choose one"):
+        read_source(config(store=str(store.folder), corpus="web", model=cnn))
+    for changes in ({"model": {"encoder": {"kind": "mean"}}}, {"cross_run": {}}):
+        with pytest.raises(UserError, match="corpus=code: expected an encoder that reads word"):
+            read_source(config(store=str(store.folder), corpus="code", **changes))
 
 
 def test_tables_are_read_as_csv(tmp_path: Path) -> None:

@@ -287,10 +287,13 @@ class Store:
             "token_losses", LISTS["token_losses"], keep=None if corpus is None else of_text
         )
 
+    def texts(self) -> list[str]:
+        """Return the names of the validation texts."""
+        return sorted(name for kind, name, _ in self.meanings() if kind == "corpus")
+
     def main_corpus(self) -> str | None:
         """Return the text whose token losses are read by default; None if there is only one."""
-        texts = [slot[1] for slot in self.records() if slot[0] == "corpus"]
-        return self.meta().get("corpus") if len(texts) > 1 else None
+        return self.meta().get("corpus") if len(self.texts()) > 1 else None
 
     def choices(
         self, *, tasks: Collection[str] | None = None, runs: Collection[str] | None = None

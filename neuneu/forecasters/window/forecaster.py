@@ -225,11 +225,14 @@ class NeuralForecaster:
         for query in queries:
             words, key = query.word_losses, query.context.key
             assert words is not None, "queries without losses were left out"
-            if fixed and len(words) != units:
+            text = self.provenance.corpus_hash
+            other = None not in {text, query.corpus_hash} and text != query.corpus_hash
+            if fixed and (other or len(words) != units):
                 raise DataError(
                     f"forecaster {self.name!r} reads the losses of {units} words of the corpus "
-                    f"{self.provenance.corpus_hash}, found {len(words)} for {key}; extract with "
-                    "that corpus, or use a forecaster with the histogram encoder."
+                    f"{text}, found {len(words)} of {query.corpus_hash} for {key}; choose that "
+                    "text of the store by corpus, extract it, or use a forecaster with the "
+                    "histogram encoder."
                 )
             # Queries of one checkpoint are views of one matrix row: the same memory.
             pointer = (words.__array_interface__["data"][0], *words.strides, len(words))

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from neuneu.cli.app import app
 from neuneu.cli.exit_codes import EXIT_PARTIAL
-from neuneu.core.errors import StoreError
+from neuneu.core.errors import StoreError, UserError
 from neuneu.data.choice_metrics import task_metrics
 from neuneu.data.choices import ItemSet
 from neuneu.data.load import load_dataset
@@ -250,6 +250,18 @@ def test_several_texts_are_told_apart(store: Store) -> None:
     data = load_dataset(store, log_notes=False)
     assert data.token_losses is not None
     assert data.token_losses.corpus_hash == "k"
+    assert store.texts() == ["code", "v"]
+    for given in (
+        load_dataset(store, corpus="code", log_notes=False),
+        load_dataset(store, reference=store, corpus="code", log_notes=False).reference,
+    ):
+        assert given is not None
+        assert given.token_losses is not None
+        assert given.token_losses.corpus_hash == "c"
+    with pytest.raises(UserError, match=r"corpus=web: expected a .* which has 'code', 'v'; choose"):
+        load_dataset(store, corpus="web")
+    with pytest.raises(UserError, match="corpus=v: expected a store with the token losses"):
+        load_dataset([accuracy(step=step) for step in (10, 20)], corpus="v")
 
 
 def test_a_name_means_one_content(store: Store) -> None:

@@ -136,6 +136,15 @@ def test_cnn_refuses_other_texts(words: np.ndarray | None, message: str) -> None
         model.predict(queries(words))
 
 
+def test_cnn_refuses_another_text_of_the_same_length() -> None:
+    model = forecaster(encoder={"kind": "cnn", "units": WORDS})
+    same = queries(np.linspace(0, 5, WORDS).astype(np.float16))
+    for known in ("c0ffee", None):
+        assert np.isfinite(model.predict([replace(same[0], corpus_hash=known)])[0]).all()
+    with pytest.raises(DataError, match=r"corpus c0ffee, found 50 of c0de .* choose that text"):
+        model.predict([replace(q, corpus_hash="c0de") for q in same])
+
+
 def test_queries_without_losses_among_others_are_unanswered() -> None:
     model = forecaster(encoder={"kind": "cnn", "units": WORDS})
     words = np.linspace(0, 5, WORDS).astype(np.float16)
