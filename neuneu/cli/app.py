@@ -267,6 +267,15 @@ def backtest(  # noqa: PLR0917 - options, not positions
     reference_losses: Annotated[
         str | None, path_option("Validation losses of the runs in --reference.")
     ] = None,
+    choices: Annotated[
+        str | None,
+        path_option(
+            "Scored choices (choices.parquet of an import, or a store): score with items, too."
+        ),
+    ] = None,
+    reference_choices: Annotated[
+        str | None, path_option("Scored choices of the runs in --reference.")
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="Metric to score, also one of --losses such as bpb (default: all)."),
@@ -299,6 +308,8 @@ def backtest(  # noqa: PLR0917 - options, not positions
         "run_table": run_table,
         "reference": reference,
         "reference_losses": reference_losses,
+        "choices": choices,
+        "reference_choices": reference_choices,
         "metric": metric,
         "context": context,
         "output": output,

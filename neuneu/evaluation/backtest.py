@@ -31,7 +31,8 @@ from neuneu.evaluation.aggregation import RunBootstrap
 from neuneu.evaluation.summary import RunMetadata, summarise
 from neuneu.forecasters.baselines import BASELINES, DEFAULT_BASELINES, NEEDS_SCIPY, make_forecaster
 from neuneu.forecasters.baselines.logistic import LogisticLawConfig
-from neuneu.forecasters.protocol import Forecaster, Query
+from neuneu.forecasters.items.combined import with_items
+from neuneu.forecasters.protocol import Forecaster, JointForecaster, Query
 from neuneu.forecasters.queries import make_queries, with_future_losses
 from neuneu.forecasters.registry import load_forecaster
 from neuneu.forecasters.table import check_answers, forecast_table, identity_columns
@@ -56,6 +57,11 @@ class BacktestConfig:
     reference: Address | None = None
     """Further reference runs: a store folder or an accuracy table."""
     reference_losses: Address | None = None
+    choices: Address | None = None
+    """Scored choices of the runs (`choices.parquet` of an import, or a store). The package's
+    forecaster and models of `neuneu pretrain` are then scored a second time, with the items."""
+    reference_choices: Address | None = None
+    """Scored choices of the reference runs; by default they are looked for in `choices`, too."""
     corpus: str | None = None
     """Which validation text of the stores to read token losses of; by default their first."""
     metric: str | None = None
@@ -188,13 +194,16 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
         observed = load_dataset(
             config.accuracies, losses=config.losses, tasks=config.tasks,
             run_table=config.run_table, reference=config.reference,
-            reference_losses=config.reference_losses, corpus=config.corpus, metric=config.metric,
+            reference_losses=config.reference_losses, choices=config.choices,
+            reference_choices=config.reference_choices, corpus=config.corpus, metric=config.metric,
         )  # fmt: skip
         observed = observed.of_metric(config.metric)
         unit = _unit(observed.trajectories)
         bar.advance()
     folds = _folds(config, observed.trajectories)
     forecasters = _make_forecasters(config)
+    if config.choices is not None:
+        forecasters += _with_items(forecasters, observed.trajectories)
     table, given = _forecast_folds(config, forecasters, observed, folds)
     scored = {group for fold in folds for group in fold}
     targets = [t for t in observed.trajectories if t.run_group in scored]
@@ -328,6 +337,28 @@ def _make_forecasters(config: BacktestConfig) -> list[Forecaster]:
     if not forecasters:
         raise UserError("forecasters: expected at least one name or model folder, found none.")
     return forecasters
+
+
+def _with_items(
+    forecasters: Sequence[Forecaster], trajectories: Sequence[Trajectory]
+) -> list[Forecaster]:
+    """The forecasters that items can be combined with, combined with them.
+
+    Raises:
+        UserError: there is none.
+    """
+    found: list[Forecaster] = []
+    for forecaster in forecasters:
+        if isinstance(forecaster, JointForecaster):
+            combined = with_items(forecaster, trajectories, name=f"{forecaster.name} + items")
+            found += [] if combined is forecaster else [combined]
+    if not found:
+        raise UserError(
+            "choices: expected a forecaster to combine items with, found "
+            f"{', '.join(f.name for f in forecasters)}; add neuneu to --forecasters "
+            "(pretrained=true), or a model of `neuneu pretrain`."
+        )
+    return found
 
 
 def _describe(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

@@ -120,14 +120,17 @@ class WithItems(ForecasterWrapper):
         return None if np.isnan(answer).any() else answer
 
 
-def with_items(forecaster: JointForecaster, trajectories: Sequence[Trajectory]) -> JointForecaster:
+def with_items(
+    forecaster: JointForecaster, trajectories: Sequence[Trajectory], *, name: str = ""
+) -> JointForecaster:
     """The forecaster combined with items, if any trajectory has choices and the levels are alike.
 
     Args:
         forecaster: any.
         trajectories: of a question, without its reference runs.
+        name: of the combination, in tables; by default that of the forecaster.
     """
     usable = forecaster.levels == FORECAST_LEVELS and any(
         t.choices is not None for t in trajectories
     )
-    return WithItems(forecaster) if usable else forecaster
+    return WithItems(forecaster, name=name) if usable else forecaster
