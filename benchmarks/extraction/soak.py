@@ -23,7 +23,7 @@ from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
 
-from extraction.run import prepare
+from extraction.methods import prepare
 from neuneu.data.store.store import Store
 
 ROOT = Path(__file__).parents[2]
