@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from families.cases import EQUAL, SMALLER, sample
+from families.cases import EQUAL, sample
 from families.data import load_families
 
 from neuneu.core.progress import stage
 from neuneu.data.arrays import FloatArray, IntArray
-from neuneu.data.splits import Anchored
+from neuneu.data.splits import SMALLER, Anchored
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.decisions.peers import align_peers
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from neuneu.data.arrays import FloatArray, IntArray
 from neuneu.data.ranking import FINAL_CHECKPOINTS
-from neuneu.data.splits import MIN_CHECKPOINTS
+from neuneu.data.splits import MIN_CHECKPOINTS, SMALLER
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.protocol import Query
 from neuneu.forecasters.queries import with_siblings
@@ -24,9 +24,6 @@ TARGETS_AFTER: Final = 0.2
 
 ONE_AT: Final = 0.02
 """Share of a run's tokens at or beyond which its one checkpoint lies in the cases `one`."""
-
-SMALLER: Final = 0.8
-"""A smaller run has at most this share of the parameters."""
 
 EQUAL: Final = 1.2
 """Runs of equal size differ in parameters by at most this factor."""
@@ -54,7 +51,7 @@ References = Callable[[Run, Run], bool]
 
 
 def is_smaller(run: Run, other: Run) -> bool:
-    """Return whether the other run has at most 0.8 of the parameters."""
+    """Return whether the other run is smaller (`splits.SMALLER`)."""
     return other.params <= SMALLER * run.params
 
 

@@ -15,6 +15,9 @@ from neuneu.data.trajectories import RunGroup, Trajectory
 MIN_CHECKPOINTS = 10
 """Shorter trajectories (step 0 excluded) are not scored, as in the paper."""
 
+SMALLER: Final = 0.8
+"""A run is smaller than another if it has at most this share of its parameters."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitRule(ABC):

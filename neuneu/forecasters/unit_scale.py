@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from neuneu.data.arrays import FloatArray
 from neuneu.data.trajectories import Trajectory
-from neuneu.forecasters.protocol import Forecaster, Query, Sees
+from neuneu.forecasters.protocol import Query
+from neuneu.forecasters.wrapper import ForecasterWrapper
 
 
 def on_unit_scale(query: Query) -> Query:
@@ -35,27 +36,8 @@ def in_units(
     ]
 
 
-class OnUnitScale:
+class OnUnitScale(ForecasterWrapper):
     """A forecaster made for accuracies, which answers about any metric."""
-
-    def __init__(self, forecaster: Forecaster) -> None:
-        """Wraps a forecaster."""
-        self.forecaster = forecaster
-
-    @property
-    def name(self) -> str:
-        """Its name in tables."""
-        return self.forecaster.name
-
-    @property
-    def sees(self) -> Sees:
-        """What it reads."""
-        return self.forecaster.sees
-
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """Its quantile levels."""
-        return self.forecaster.levels
 
     def fit(self, references: Sequence[Trajectory]) -> None:
         """Takes finished runs as references."""

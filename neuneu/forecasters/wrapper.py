@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from neuneu.data.arrays import FloatArray
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.calibration import Calibration
-from neuneu.forecasters.protocol import JointForecaster, Query, ReferenceRuns, Sees
+from neuneu.forecasters.protocol import Forecaster, JointForecaster, Query, ReferenceRuns, Sees
 
 
 class ForecasterWrapper:
-    """A `JointForecaster` that answers as another one does, except in what a subclass changes."""
+    """A `Forecaster` that answers as another one does, except in what a subclass changes."""
 
-    def __init__(self, forecaster: JointForecaster) -> None:
+    def __init__(self, forecaster: Forecaster) -> None:
         """Wraps a forecaster."""
         self.forecaster = forecaster
 
@@ -30,11 +30,6 @@ class ForecasterWrapper:
         """Its quantile levels."""
         return self.forecaster.levels
 
-    @property
-    def calibration(self) -> Calibration | None:
-        """The forecaster's."""
-        return self.forecaster.calibration
-
     def fit(self, references: Sequence[Trajectory]) -> None:
         """Takes finished runs as references."""
         self.forecaster.fit(references)
@@ -42,6 +37,21 @@ class ForecasterWrapper:
     def predict(self, queries: Sequence[Query]) -> list[FloatArray]:
         """Quantiles (h, Q) of each query."""
         return self.forecaster.predict(queries)
+
+
+class JointForecasterWrapper(ForecasterWrapper):
+    """A `JointForecaster` that answers as another one does, except in what a subclass changes."""
+
+    forecaster: JointForecaster
+
+    def __init__(self, forecaster: JointForecaster) -> None:
+        """Wraps a forecaster."""
+        super().__init__(forecaster)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The forecaster's."""
+        return self.forecaster.calibration
 
     def draw(
         self, queries: Sequence[Query], answers: Sequence[FloatArray], *, count: int, seed: int

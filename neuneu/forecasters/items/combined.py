@@ -14,7 +14,7 @@ from neuneu.forecasters.items.forecaster import ItemForecaster
 from neuneu.forecasters.items.gold import GoldForecaster
 from neuneu.forecasters.items.margins import has_margins
 from neuneu.forecasters.protocol import JointForecaster, Query
-from neuneu.forecasters.wrapper import ForecasterWrapper
+from neuneu.forecasters.wrapper import JointForecasterWrapper
 
 GOLD_WEIGHT: Final = 0.3
 """Weight of right answers alone, where other choices were not scored (chosen on Gemstones)."""
@@ -37,7 +37,7 @@ class Evidence:
     flips: tuple[tuple[int, float], ...]
 
 
-class WithItems(ForecasterWrapper):
+class WithItems(JointForecasterWrapper):
     """Forecasts of a `JointForecaster`, combined with those from items where there are choices.
 
     All else, joint futures included, is the forecaster's. Where an answer without items exists,

@@ -9,13 +9,13 @@ from neuneu.forecasters.calibration import Calibration
 from neuneu.forecasters.protocol import JointForecaster, Query
 from neuneu.forecasters.self_calibration.cases import Case, case_of, progress
 from neuneu.forecasters.self_calibration.correction import Correction
-from neuneu.forecasters.wrapper import ForecasterWrapper
+from neuneu.forecasters.wrapper import JointForecasterWrapper
 
 ENOUGH_RUNS: Final = 8
 """With this many finished runs a family belongs to those that intervals are calibrated on."""
 
 
-class SelfCalibrated(ForecasterWrapper):
+class SelfCalibrated(JointForecasterWrapper):
     """Corrects the quantiles of a `JointForecaster`, case by case; all else is the forecaster's."""
 
     def __init__(

@@ -7,7 +7,7 @@ finished runs of the family, the smaller ones or all others; and before it has b
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from neuneu.data.splits import Anchored
+from neuneu.data.splits import SMALLER, Anchored
 from neuneu.data.trajectories import RunGroup, Trajectory
 from neuneu.forecasters.cross_run.forecaster import CrossRunForecaster
 from neuneu.forecasters.cross_run.network import CrossRunNetwork
@@ -17,9 +17,6 @@ from neuneu.training.cross_run.out_of_fold import OutOfFold
 
 CONTEXTS: Final = (0.05, 0.1, 0.2, 0.4)
 """Fractions of the checkpoints from which held-out runs are forecast for calibration."""
-
-SMALLER: Final = 0.8
-"""A run is smaller than another if it has at most this share of its parameters."""
 
 MAX_TRAJECTORIES: Final = 24
 """Trajectories of a held-out run that are forecast, evenly spread over its tasks."""
