@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from generator.markdown import attribute_docstrings
 from neuneu.cli.demo import DemoConfig
-from neuneu.evaluation.backtest import BacktestConfig
+from neuneu.evaluation.config import BacktestConfig
 from neuneu.forecasters.window.config import PRESETS, ModelConfig
 from neuneu.ladder.config import OptimConfig, SuiteConfig
 from neuneu.scoring.checkpoints.suite_file import SuiteFile

@@ -270,7 +270,7 @@ def backtest(  # noqa: PLR0917 - options, not positions
     choices: Annotated[
         str | None,
         path_option(
-            "Scored choices (choices.parquet of an import, or a store): score with items, too."
+            "Scored choices (choices.parquet of an import, or a store): score with them, too."
         ),
     ] = None,
     reference_choices: Annotated[
@@ -297,7 +297,7 @@ def backtest(  # noqa: PLR0917 - options, not positions
     Example: neuneu backtest accuracies.parquet --losses losses.parquet --context 0.2 -o runs/bt
     """
     from neuneu.core.config import load_config
-    from neuneu.evaluation.backtest import BacktestConfig
+    from neuneu.evaluation.config import BacktestConfig
     from neuneu.reports.backtest.run import backtest as run_backtest
 
     names = None if forecasters is None else forecasters.split(",")

@@ -20,7 +20,7 @@ from neuneu.core.errors import UserError
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import console
 from neuneu.data.checkpoints import CheckpointRef
-from neuneu.evaluation.backtest import BacktestConfig
+from neuneu.evaluation.config import BacktestConfig
 from neuneu.forecasters.window.config import merge_settings
 from neuneu.ladder.config import SuiteConfig
 from neuneu.ladder.ladder import train_suite

@@ -137,10 +137,7 @@ def load_dataset(
         data = _of_text(data, corpus)
     if token_losses is not None and data.token_losses is None:
         raise UserError(f"{token_losses}: expected a store with token losses, found none.")
-    if choices is not None:
-        data = _with_choices(data, choices, reference_choices)
-    elif reference_choices is not None:
-        raise UserError("reference_choices: expected choices beside them, found none.")
+    data = join_choices(data, choices, reference_choices)
     for note in data.notes if log_notes else ():
         _log.warning(note)
     return data
@@ -165,9 +162,18 @@ def _of_text(data: Dataset, corpus: str) -> Dataset:
     return replace(data, corpus=corpus, reference=others)
 
 
-def _with_choices(
-    data: Dataset, choices: str | Path, reference_choices: str | Path | None
+def join_choices(
+    data: Dataset, choices: str | Path | None, reference_choices: str | Path | None
 ) -> Dataset:
+    """Join scored choices, if any, with the trajectories of a dataset and its reference runs.
+
+    Raises:
+        UserError: files that cannot be read or fit no trajectory; choices of reference runs alone.
+    """
+    if choices is None:
+        if reference_choices is not None:
+            raise UserError("reference_choices: expected choices beside them, found none.")
+        return data
     everyone = [*data.trajectories, *data.references]
     found = read_evidence(choices, everyone if reference_choices is None else data.trajectories)
     trajectories, note = with_choices(data.trajectories, found, name=str(choices))

@@ -2,90 +2,44 @@
 
 import itertools
 import json
+import logging
 import platform
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field
 
 from neuneu.core import __version__
-from neuneu.core.config import Address, config_dataclass, config_hash, save_config
+from neuneu.core.config import config_hash, save_config
 from neuneu.core.errors import UserError
 from neuneu.core.extras import require
 from neuneu.core.files import atomic_path, write_text_atomic
 from neuneu.core.progress import stage
 from neuneu.core.storage import Folder, written_to
 from neuneu.data.fingerprints import runs_trained_on
-from neuneu.data.load import Dataset, load_dataset
+from neuneu.data.load import Dataset, join_choices, load_dataset
 from neuneu.data.ranking import value_noise
 from neuneu.data.scales import PERCENT
 from neuneu.data.splits import MIN_CHECKPOINTS, PROTOCOLS, SplitRule, deal_folds, hold_out
 from neuneu.data.trajectories import RunGroup, TokenLossTable, Trajectory, merge_token_losses
 from neuneu.evaluation.aggregation import RunBootstrap
+from neuneu.evaluation.config import BacktestConfig
+from neuneu.evaluation.entrants import make_forecasters, with_evidence
 from neuneu.evaluation.summary import RunMetadata, summarise
-from neuneu.forecasters.baselines import BASELINES, DEFAULT_BASELINES, NEEDS_SCIPY, make_forecaster
-from neuneu.forecasters.baselines.logistic import LogisticLawConfig
-from neuneu.forecasters.items.combined import with_items
-from neuneu.forecasters.protocol import Forecaster, JointForecaster, Query
+from neuneu.forecasters.baselines import BASELINES, NEEDS_SCIPY
+from neuneu.forecasters.protocol import Forecaster, Query
 from neuneu.forecasters.queries import make_queries, with_future_losses
-from neuneu.forecasters.registry import load_forecaster
 from neuneu.forecasters.table import check_answers, forecast_table, identity_columns
+
+_log = logging.getLogger(__name__)
 
 FORECASTS_FILE: Final = "forecasts.parquet"
 SUMMARY_FILE: Final = "summary.json"
 CONFIG_FILE: Final = "config.yaml"
-
-
-@config_dataclass
-class BacktestConfig:
-    """Data, context, forecasters and output of a backtest; locations are local or `s3://`."""
-
-    accuracies: Address
-    """A store folder, or a .parquet / .csv accuracy table."""
-    losses: Address | None = None
-    """Validation losses, for forecasters that read them; a store brings its own."""
-    tasks: Address | None = None
-    """The task table, for chance and task groups; a store brings its own."""
-    run_table: Address | None = None
-    """Facts about the runs, those of `reference` included: recipe, schedule, parameters."""
-    reference: Address | None = None
-    """Further reference runs: a store folder or an accuracy table."""
-    reference_losses: Address | None = None
-    choices: Address | None = None
-    """Scored choices of the runs (`choices.parquet` of an import, or a store). The package's
-    forecaster and models of `neuneu pretrain` are then scored a second time, with the items."""
-    reference_choices: Address | None = None
-    """Scored choices of the reference runs; by default they are looked for in `choices`, too."""
-    corpus: str | None = None
-    """Which validation text of the stores to read token losses of; by default their first."""
-    metric: str | None = None
-    """Metric to score, also one of the losses such as `bpb`; by default all, if of one unit."""
-    output: Address = "runs/backtest"
-    context: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.2
-    """Fraction of a run's checkpoints (`anchored`) or tokens (`by-compute`) to use as context."""
-    protocol: Literal["anchored", "by-compute"] = "anchored"
-    min_checkpoints: Annotated[int, Field(ge=MIN_CHECKPOINTS)] = MIN_CHECKPOINTS
-    """Shorter trajectories (step 0 excluded) are not scored."""
-    forecasters: tuple[str, ...] = DEFAULT_BASELINES
-    models: tuple[Address, ...] = ()
-    """Folders of trained forecasters."""
-    pretrained: bool = False
-    """Also score the forecaster that ships with the package."""
-    logistic: LogisticLawConfig = field(default_factory=LogisticLawConfig)
-    held_out: tuple[str, ...] | Literal["all"] = "all"
-    """Runs to forecast; `all` forecasts every run, one fold at a time."""
-    folds: Annotated[int, Field(ge=2)] = 5
-    """Number of folds with `held_out: all`; runs of a fold are not references of one another."""
-    bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
-    seed: int = 0
-    figures: bool = True
-    """Also draw the figures and the HTML report (needs the `analysis` extra)."""
 
 
 @runtime_checkable
@@ -194,17 +148,21 @@ def backtest(config: BacktestConfig, *, draw: Draw | None = None) -> dict[str, A
         observed = load_dataset(
             config.accuracies, losses=config.losses, tasks=config.tasks,
             run_table=config.run_table, reference=config.reference,
-            reference_losses=config.reference_losses, choices=config.choices,
-            reference_choices=config.reference_choices, corpus=config.corpus, metric=config.metric,
+            reference_losses=config.reference_losses, corpus=config.corpus, metric=config.metric,
         )  # fmt: skip
         observed = observed.of_metric(config.metric)
+        scored_choices = join_choices(observed, config.choices, config.reference_choices)
+        for note in scored_choices.notes[len(observed.notes) :]:
+            _log.warning(note)
         unit = _unit(observed.trajectories)
         bar.advance()
     folds = _folds(config, observed.trajectories)
-    forecasters = _make_forecasters(config)
+    forecasters = make_forecasters(config)
+    entrants = [(observed, forecasters)]
     if config.choices is not None:
-        forecasters += _with_items(forecasters, observed.trajectories)
-    table, given = _forecast_folds(config, forecasters, observed, folds)
+        entrants.append((scored_choices, with_evidence(forecasters, scored_choices.trajectories)))
+    table, given = _forecast_folds(config, entrants, folds)
+    forecasters = [forecaster for _, several in entrants for forecaster in several]
     scored = {group for fold in folds for group in fold}
     targets = [t for t in observed.trajectories if t.run_group in scored]
     known = RunMetadata(
@@ -296,69 +254,40 @@ def _folds(
 
 def _forecast_folds(
     config: BacktestConfig,
-    forecasters: Sequence[Forecaster],
-    observed: Dataset,
+    entrants: Sequence[tuple[Dataset, Sequence[Forecaster]]],
     folds: tuple[tuple[RunGroup, ...], ...],
 ) -> tuple[pa.Table, list[list[str]]]:
-    """Return the forecasts of all folds, and the run groups given as references in each fold."""
+    """Return the forecasts of all folds, and the run groups given as references in each fold.
+
+    Args:
+        config: settings.
+        entrants: the same trajectories, in what is known of them, and who forecasts them.
+        folds: runs to forecast.
+    """
+    observed = entrants[0][0]
     others = observed.reference
     token_losses = merge_token_losses(
         observed.token_losses, others.token_losses if others else None
     )
     protocol = PROTOCOLS[config.protocol](fraction=config.context)
-    finished = observed.trajectories + observed.references
     tables, given = [], []
     with stage("forecasting", total=len(folds)) as bar:
         for fold in folds:
             held = set(fold)
-            targets = [
-                t
-                for t in observed.trajectories
-                if t.run_group in held and len(t.without_step_zero()) >= config.min_checkpoints
-            ]
-            references = [t for t in finished if t.run_group not in held]
+            for data, forecasters in entrants:
+                targets = [
+                    t
+                    for t in data.trajectories
+                    if t.run_group in held and len(t.without_step_zero()) >= config.min_checkpoints
+                ]
+                finished = data.trajectories + data.references
+                references = [t for t in finished if t.run_group not in held]
+                tables.append(
+                    run_backtest(forecasters, targets, references, protocol, token_losses)
+                )
             given.append(sorted({"/".join(t.run_group) for t in references}))
-            tables.append(run_backtest(forecasters, targets, references, protocol, token_losses))
             bar.advance()
     return pa.concat_tables(tables), given
-
-
-def _make_forecasters(config: BacktestConfig) -> list[Forecaster]:
-    forecasters = [make_forecaster(name, config.logistic) for name in config.forecasters]
-    if config.pretrained:
-        forecasters.append(load_forecaster(None, name="neuneu"))
-    several = len(config.models) > 1
-    forecasters += [
-        load_forecaster(
-            folder, name=str(Folder(folder)).rpartition("/")[2] if several else "neural"
-        )
-        for folder in config.models
-    ]
-    if not forecasters:
-        raise UserError("forecasters: expected at least one name or model folder, found none.")
-    return forecasters
-
-
-def _with_items(
-    forecasters: Sequence[Forecaster], trajectories: Sequence[Trajectory]
-) -> list[Forecaster]:
-    """The forecasters that items can be combined with, combined with them.
-
-    Raises:
-        UserError: there is none.
-    """
-    found: list[Forecaster] = []
-    for forecaster in forecasters:
-        if isinstance(forecaster, JointForecaster):
-            combined = with_items(forecaster, trajectories, name=f"{forecaster.name} + items")
-            found += [] if combined is forecaster else [combined]
-    if not found:
-        raise UserError(
-            "choices: expected a forecaster to combine items with, found "
-            f"{', '.join(f.name for f in forecasters)}; add neuneu to --forecasters "
-            "(pretrained=true), or a model of `neuneu pretrain`."
-        )
-    return found
 
 
 def _describe(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

@@ -19,10 +19,10 @@ from neuneu.data.splits import Anchored, deal_folds
 from neuneu.data.trajectories import TokenLossTable, Trajectory, merge_token_losses
 from neuneu.evaluation.aggregation import RunBootstrap
 from neuneu.evaluation.backtest import (
-    BacktestConfig,
     run_backtest,
     write_backtest,
 )
+from neuneu.evaluation.config import BacktestConfig
 from neuneu.evaluation.summary import RunMetadata, summarise
 from neuneu.forecasters.baselines import make_forecaster
 from neuneu.forecasters.queries import make_queries, with_future_losses
@@ -395,7 +395,7 @@ def test_backtest_marks_runs_that_a_trained_forecaster_saw(
 
     accuracies, _ = write_tables(tmp_path)
     monkeypatch.setattr(
-        "neuneu.evaluation.backtest._make_forecasters",
+        "neuneu.evaluation.backtest.make_forecasters",
         lambda _: [Trained("trained"), Shifted("plain")],
     )
     config = BacktestConfig(

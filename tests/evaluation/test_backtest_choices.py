@@ -1,4 +1,4 @@
-"""A backtest with scored choices: each forecaster with and without the items."""
+"""A backtest with scored choices: each forecaster with and without the evidence."""
 
 import json
 from pathlib import Path
@@ -17,9 +17,11 @@ from neuneu.cli.app import app
 from neuneu.core.errors import UserError
 from neuneu.data.choice_files import write_choices
 from neuneu.data.choices import Choices
-from neuneu.evaluation.backtest import BacktestConfig, backtest
+from neuneu.evaluation.backtest import backtest
+from neuneu.evaluation.config import BacktestConfig
 
 ITEMS = 60
+EVIDENCE = "neuneu + evidence"
 TOKENS = 1e9 * np.arange(1, 13)
 
 
@@ -64,19 +66,19 @@ def quantiles(output: Path, forecaster: str) -> np.ndarray:
     return np.array([row["q0.5"] for row in rows if row["forecaster"] == forecaster])
 
 
-def test_backtest_scores_forecasters_with_and_without_items(tmp_path: Path) -> None:
+def test_backtest_scores_forecasters_with_and_without_evidence(tmp_path: Path) -> None:
     table, choices = write(tmp_path, "all", range(5))
     names = ("--forecasters", "neuneu,persistence")
     with_, without = tmp_path / "with", tmp_path / "without"
     found = run_cli(table, "--choices", choices, *names, output=with_)
-    assert list(found) == ["persistence", "neuneu", "neuneu + items"]
-    assert found["neuneu + items"]["kind"] == "trained"
-    assert found["neuneu + items"]["references_given"] == found["neuneu"]["references_given"]
+    assert list(found) == ["persistence", "neuneu", EVIDENCE]
+    assert found[EVIDENCE]["kind"] == "trained"
+    assert found[EVIDENCE]["references_given"] == found["neuneu"]["references_given"]
     errors = {name: entry["overall"]["mae"]["value"] for name, entry in found.items()}
-    assert errors["neuneu + items"] < errors["neuneu"]  # the same items in other runs say more
+    assert errors[EVIDENCE] < errors["neuneu"]  # the same items in other runs say more
     run_cli(table, *names, output=without)
     np.testing.assert_array_equal(quantiles(with_, "neuneu"), quantiles(without, "neuneu"))
-    assert len(quantiles(without, "neuneu + items")) == 0
+    assert len(quantiles(without, EVIDENCE)) == 0
 
 
 def test_backtest_reads_choices_of_reference_runs(tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_backtest_reads_choices_of_reference_runs(tmp_path: Path) -> None:
     given = (table, "--choices", choices, "--reference", reference, "--forecasters", "neuneu")
     run_cli(*given, output=tmp_path / "alone")
     run_cli(*given, "--reference-choices", theirs, output=tmp_path / "beside")
-    alone, beside = (quantiles(tmp_path / name, "neuneu + items") for name in ("alone", "beside"))
+    alone, beside = (quantiles(tmp_path / name, EVIDENCE) for name in ("alone", "beside"))
     assert len(alone) == len(beside) > 0
     assert (alone != beside).any()
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from neuneu.core.errors import UserError
-from neuneu.evaluation.backtest import BacktestConfig, backtest
+from neuneu.evaluation.backtest import backtest
+from neuneu.evaluation.config import BacktestConfig
 from neuneu.reports.backtest.page import headline
 
 

@@ -25,7 +25,7 @@ from manifests import (
 from schemas import Schemas
 
 from neuneu.core.config import load_config
-from neuneu.evaluation.backtest import BacktestConfig
+from neuneu.evaluation.config import BacktestConfig
 from neuneu.scoring.config import ExtractConfig
 from neuneu.training.config import TrainConfig
 from neuneu.training.tuning.run import TuneConfig

@@ -23,7 +23,7 @@ from neuneu.core.storage import Folder
 from neuneu.data.load import load_dataset, load_table
 from neuneu.data.schemas import ACCURACIES
 from neuneu.data.store.store import Store
-from neuneu.evaluation.backtest import BacktestConfig
+from neuneu.evaluation.config import BacktestConfig
 from neuneu.forecasters.registry import load_forecaster
 from neuneu.reports.backtest.run import backtest
 from neuneu.scoring.corpus import load_corpus

@@ -8,7 +8,7 @@ import pyarrow as pa
 from neuneu.core.storage import Folder
 from neuneu.data.load import Dataset
 from neuneu.evaluation import backtest as evaluation
-from neuneu.evaluation.backtest import BacktestConfig
+from neuneu.evaluation.config import BacktestConfig
 
 
 def backtest(config: BacktestConfig) -> dict[str, Any]:
