@@ -42,12 +42,15 @@ FACTS: Final = (
 """The first that fits a run fills in what its table leaves out."""
 
 
-def load_families(shared: Path, names: Sequence[str] = FAMILIES) -> dict[str, list[Trajectory]]:
+def load_families(
+    shared: Path, names: Sequence[str] = FAMILIES, *, metric: str | None = None
+) -> dict[str, list[Trajectory]]:
     """Read families of the shared folder (`trajectories/` and `families/`), facts filled in.
 
     Args:
         shared: the folder of public data.
         names: of `FAMILIES`.
+        metric: one that only tables of losses have, whose rows become trajectories, too.
 
     Raises:
         UserError: a table that cannot be read.
@@ -57,8 +60,9 @@ def load_families(shared: Path, names: Sequence[str] = FAMILIES) -> dict[str, li
     if together := set(_TOGETHER) & set(names):
         folder = shared / "trajectories"
         data = load_dataset(
-            folder / "accuracies.parquet", losses=folder / "losses.parquet", tasks=tasks
-        )
+            folder / "accuracies.parquet", losses=folder / "losses.parquet", tasks=tasks,
+            metric=metric,
+        )  # fmt: skip
         for trajectory in data.trajectories:
             if trajectory.family in together:
                 found[trajectory.family].append(trajectory)
@@ -72,6 +76,7 @@ def load_families(shared: Path, names: Sequence[str] = FAMILIES) -> dict[str, li
             losses=losses if losses.exists() else None,
             tasks=tasks,
             run_table=folder / "runs.csv",
+            metric=metric,
             log_notes=False,  # columns of runs.csv that nothing reads
         )
         found[name] = data.trajectories

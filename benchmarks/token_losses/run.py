@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import platform
 import re
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,10 +24,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the other modules here
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
+from window_networks import train_window
 
 from neuneu.core.files import write_text_atomic
 from neuneu.core.progress import stage
@@ -37,15 +41,9 @@ from neuneu.evaluation.aggregation import RunBootstrap
 from neuneu.forecasters.queries import make_queries
 from neuneu.forecasters.window.config import EncoderConfig, ModelConfig
 from neuneu.forecasters.window.encoders import SetMeans
-from neuneu.forecasters.window.export import Provenance
-from neuneu.forecasters.window.forecaster import NeuralForecaster
-from neuneu.forecasters.window.network import Network
 from neuneu.scoring.corpus import word_spans
 from neuneu.training.config import TrainConfig
-from neuneu.training.data import prepare
-from neuneu.training.loop import train_here
 from neuneu.training.optimisation import OptimConfig
-from neuneu.training.window_learner import WindowLearner
 
 KINDS: Final = ("none", "mean", "sets", "histogram", "quantiles", "cnn")
 CARRIES_OVER: Final = ("sets", "histogram", "quantiles", "cnn")
@@ -156,20 +154,14 @@ def run(job: Job) -> dict[str, Any]:
         seed=job.seed,
     )
     words = words_of(ladder, job.kind, "first")
-    data = prepare(config, ladder.trajectories, words)
-    network = train_here(WindowLearner(data=data, config=config), config.loop)
-    assert isinstance(network, Network)
-    provenance = Provenance(
-        identity="", training_runs={}, validation_runs=[], held_out_runs=[], metrics=[],
-        corpus_hash=data.corpus_hash, loss_names=[], selection="last", evaluation={}, training={},
-    )  # fmt: skip
+    forecaster = train_window(config, ladder.trajectories, words)
+    encoding = forecaster.network.encoder
     test = [t for t in ladder.trajectories if t.run in set(job.held)]
     result: dict[str, Any] = {"kind": job.kind, "fold": job.fold, "seed": job.seed}
     for text in ("first", "second") if job.kind in CARRIES_OVER else ("first",):
-        if isinstance(network.encoder, SetMeans):
-            network.encoder.lengths = encoder("sets", ladder, text).sets
+        if isinstance(encoding, SetMeans):
+            encoding.lengths = encoder("sets", ladder, text).sets
         queries, truths = make_queries(test, Anchored(), words_of(ladder, job.kind, text))
-        forecaster = NeuralForecaster(network=network, provenance=provenance)
         answers = forecaster.predict(queries)
         middle = forecaster.levels.index(0.5)
         result[text] = [
