@@ -46,9 +46,10 @@ class Reading:
 NONE: Final = Reading(name="none")
 CORPUS: Final = Reading(name="corpus mean loss", texts=True)
 OWN: Final = {"bpb": "bpb", "nll_gold": "nll_gold"}
+"""Losses of the right answer: bits per byte, or nats."""
 GOLD: Final = Reading(name="gold loss", signals=OWN)
 BOTH: Final = Reading(name="corpus mean loss + gold loss", texts=True, signals=OWN)
-MARGINS: Final = Reading(name="margins", signals={"choice_loss": "nll_gold"})
+MARGINS: Final = Reading(name="margins", signals={"choice_loss": "soft_log"})
 PUBLIC_READINGS: Final = (NONE, CORPUS, GOLD, BOTH)
 LADDER_READINGS: Final = (*PUBLIC_READINGS, MARGINS)
 

@@ -87,10 +87,11 @@ def public_part(record: Record, shared: Path, unseen: Path) -> None:
     study = partial(gemstones_entry, shared, unseen / "gemstones")
     record.keep("gemstones", "study", study)
     for family in PUBLIC:
-        record.keep(family.name, "accuracy", partial(accuracy_entry, shared, unseen, family))
+        make = partial(accuracy_entry, shared, unseen, family)
+        record.keep("metrics", f"{family.name}, accuracy", make)
         for metric in family.metrics:
             make = partial(metric_entry, shared, unseen, family, metric)
-            record.keep(family.name, metric, make)
+            record.keep("metrics", f"{family.name}, {metric}", make)
 
 
 def main() -> None:

@@ -15,13 +15,13 @@ from families.cases import CASES, Asked, Batch, ask
 from families.data import load_families
 from families.entrants import Trained, rules
 
-from evidence.readings import CORPUS, NONE, PUBLIC_READINGS, Reading
+from evidence.readings import CORPUS, NONE, OWN, PUBLIC_READINGS, Reading
 from evidence.scores import entry
 from neuneu.core.errors import UserError
 from neuneu.core.progress import stage
 from neuneu.data.arrays import FloatArray
 from neuneu.data.scales import SCALES, scale_of
-from neuneu.data.trajectories import SIGNALS, Trajectory
+from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.protocol import Forecaster
 
 ASKED: Final = ("alone", "smaller")
@@ -121,7 +121,7 @@ def is_asked(trajectory: Trajectory, least_params: float, *, signal: bool) -> bo
     """Return whether a trajectory is of a large enough run and has what is to be read."""
     start = trajectory.without_step_zero()
     start = start.slice(0, int(0.2 * len(start)) + 1)
-    own = any(np.isfinite(start.signals.get(name, np.nan)).any() for name in SIGNALS)
+    own = any(np.isfinite(start.signals.get(name, np.nan)).any() for name in OWN)
     text = any(np.isfinite(values).any() for values in start.losses.values())
     return trajectory.params >= least_params and text and (own or not signal)
 

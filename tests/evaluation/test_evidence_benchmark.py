@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from evidence.data import GoldLosses, some_items, with_items
 from evidence.gemstones import size_of, with_gold
@@ -13,15 +15,22 @@ from evidence.ladder_study import case_entry
 from evidence.readings import BOTH, GOLD, NONE, choice_loss, with_signals, with_text
 from evidence.scores import entry
 from evidence.signals import Family, about, entries_of, is_asked
+from evidence.tokens import Text, read_record, score_run
 from evidence.window_study import KINDS, Windows
 from families.cases import CASES, ask
 from scored import pair_choices, scored_trajectory
+from tiny_checkpoints import TEXT, WINDOW, save_model
 
 from neuneu.core.errors import UserError
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.gold import gold_course
 from neuneu.forecasters.items.margins import item_margins
 from neuneu.forecasters.registry import PRETRAINED
+from neuneu.ladder.config import SizeConfig, SuiteConfig
+from neuneu.ladder.folders import SuiteFolder
+from neuneu.ladder.runs import plan_runs
+from neuneu.ladder.tokenizer import load_tokenizer
+from neuneu.scoring.corpus import encode_corpus, load_corpus, prefix_token
 
 TOKENS = np.geomspace(1e6, 1e8, 12)
 
@@ -158,6 +167,37 @@ def test_tasks_that_are_as_good_are_counted_by_their_mean_over_runs() -> None:
     found = as_good(few, everything)
     assert found["value"] == pytest.approx(2 / 3)
     assert found["low"] <= found["value"] <= found["high"] < 1.0
+
+
+def test_words_of_checkpoints_are_scored_once(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": TEXT}), tmp_path / "text.parquet")
+    size = SizeConfig(width=64, layers=2, heads=2, tokens=512, batch_tokens=256)
+    suite = SuiteConfig(output=tmp_path, sizes={"xs": size}, checkpoints=2, early_checkpoints=0)
+    folder = SuiteFolder(tmp_path)
+    (plan,) = plan_runs(suite, ["mix"], folder)
+    for step in plan.checkpoint_steps[1:]:
+        save_model(plan.checkpoint(step), tied=True, seed=step)
+    corpus = load_corpus(tmp_path / "text.parquet", max_words=60)
+    tokenizer = load_tokenizer(plan.checkpoint(plan.checkpoint_steps[1]))
+    encoded = encode_corpus(
+        corpus, tokenizer, prefix_token=prefix_token(tokenizer), max_tokens=WINDOW - 1
+    )
+    text = Text(corpus=corpus, encoded=encoded)
+    score_run(plan, text, tmp_path / "tokens")
+    files = sorted((tmp_path / "tokens" / plan.name).iterdir())
+    assert len(files) == len(plan.checkpoint_steps) - 1 > 0
+    with np.load(files[-1]) as kept:
+        words, loss = kept["words"], float(kept["loss"])
+    assert (words.dtype, words.shape) == (np.float16, (60,))
+    total = loss * text.describe()["tokens"]
+    assert words.astype(np.float64).sum() == pytest.approx(total, rel=1e-3)
+    times = [file.stat().st_mtime_ns for file in files]
+    score_run(plan, text, tmp_path / "tokens")
+    assert [file.stat().st_mtime_ns for file in files] == times
+    record = tmp_path / "tokens" / "tokens.json"
+    record.write_text(json.dumps(text.describe() | {"corpus_hash": "other"}))
+    with pytest.raises(UserError, match="found those of other"):
+        read_record(record, text)
 
 
 def _public(run: str, params: float, task: str) -> Trajectory:
