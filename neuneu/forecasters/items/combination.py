@@ -12,8 +12,8 @@ from neuneu.data.arrays import FloatArray
 from neuneu.data.quantiles import FORECAST_LEVELS, MEDIAN
 
 DEFAULT_WEIGHT: Final = 0.5
-"""Weight of the items where finished runs do not say. On the study's ladder half of each was 3 to
-13 % better than the network alone with finished runs, and 17 % without them from 40 % of the
+"""Weight of the items where finished runs do not say. On the study's ladder half of each was 4 to
+10 % better than the network alone with finished runs, and 13 to 15 % without them from 40 % of the
 checkpoints on; more weight would have been better still there, and worse (1 %) at a run's first
 steps (docs/results/evidence.md)."""
 
