@@ -1,7 +1,7 @@
 """The ways of scoring checkpoints that are compared, and the checkpoints that they score.
 
 * ours: `neuneu extract`, one worker on all threads or one worker per CPU; all checkpoints.
-* engine: the same vLLM engine in process, started anew for every checkpoint.
+* engine: a vLLM engine in process, started anew for every checkpoint.
 * workers: vLLM with its default worker processes.
 * transformers: batches by length, the best of several sizes, weights loaded for every checkpoint.
 * bare: one warm engine that only scores.
@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 SIZES: Final = {  # width, layers, heads
     "2M": (128, 4, 4),
@@ -145,7 +147,8 @@ def run_engine(folder: Path, *, way: str, device: str) -> dict[str, Any]:
         max_tokens=1, temperature=0, prompt_logprobs=0, flat_logprobs=True, detokenize=False
     )
     memory = {"kv_cache_memory_bytes": 2**28} if device == "cpu" else {}
-    prompts = [{"prompt_token_ids": list(map(int, prompt))} for prompt in workload.prompts]
+    joined = workload.prompts
+    prompts = [{"prompt_token_ids": joined[i].tolist()} for i in range(len(joined))]
     started = time.perf_counter()
     scoring = 0.0
     for checkpoint in folders:
@@ -171,23 +174,22 @@ def run_engine(folder: Path, *, way: str, device: str) -> dict[str, Any]:
 def run_transformers(folder: Path, *, device: str) -> dict[str, Any]:
     """Measure plain transformers: weights loaded per checkpoint, batches of similar length."""
     from neuneu.scoring.engines.engine import EngineConfig
-    from neuneu.scoring.engines.hf_scorer import HfScorer
+    from neuneu.scoring.engines.packed_scorer import PackedScorer
 
     workload, folders = workload_of(folder, "transformers")
     results = {}
     for batch in BATCHES[device]:
         config = EngineConfig(
-            kind="hf",
             max_model_len=WINDOW,
             max_num_batched_tokens=batch,
             dtype=DTYPES[device],  # type: ignore[arg-type]
         )
-        scorer = HfScorer(config, folders[0])
-        scorer.score(workload.prompts[:32])
+        scorer = PackedScorer(config, folders[0], padded=True)
+        scorer.score(workload.prompts.take(np.arange(min(32, len(workload.prompts)))))
         started = time.perf_counter()
         for checkpoint in folders:
             scorer.load(checkpoint)
-            scorer.score(workload.prompts, workload.last)
+            scorer.score(workload.prompts)
         results[batch] = time.perf_counter() - started
     best = min(results, key=results.__getitem__)
     return {
@@ -202,15 +204,15 @@ def run_transformers(folder: Path, *, device: str) -> dict[str, Any]:
 def run_bare(folder: Path, *, device: str) -> dict[str, Any]:
     """Measure a warm engine alone on the same prompts: no swap, no proof, no store."""
     from neuneu.scoring.engines.engine import EngineConfig
-    from neuneu.scoring.engines.vllm_scorer import VllmScorer
+    from neuneu.scoring.engines.packed_scorer import PackedScorer
 
     workload, folders = workload_of(folder, "bare")
     config = EngineConfig(max_model_len=WINDOW, dtype=DTYPES[device])  # type: ignore[arg-type]
-    scorer = VllmScorer(config, folders[0])
-    scorer.score(workload.prompts[:32])
+    scorer = PackedScorer(config, folders[0])
+    scorer.score(workload.prompts.take(np.arange(min(32, len(workload.prompts)))))
     started = time.perf_counter()
     for _ in folders:
-        scorer.score(workload.prompts, workload.last)
+        scorer.score(workload.prompts)
     seconds = time.perf_counter() - started
     tokens = workload.n_tokens * len(folders)
     return {"seconds": seconds, "tokens": tokens, "checkpoints": len(folders)}

@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoints", type=int, default=80)
     parser.add_argument("--tokens", type=int, default=10_000)
-    parser.add_argument("--engine", choices=("vllm", "hf"), default="vllm")
+    parser.add_argument("--engine", choices=("vllm", "packed"), default="vllm")
     arguments = parser.parse_args()
     dice = random.Random(arguments.seed)
     # Background jobs ignore SIGINT, and the jobs started here would inherit that.

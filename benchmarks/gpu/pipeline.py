@@ -22,10 +22,10 @@ def run_pipeline(context: Context) -> None:
         with context.report.case("with vLLM"):
             if _extract(context, "vllm"):
                 return
-    _extract(context, "hf")
+    _extract(context, "packed")
 
 
-def _extract(context: Context, kind: Literal["vllm", "hf"]) -> bool:
+def _extract(context: Context, kind: Literal["vllm", "packed"]) -> bool:
     """Extract all checkpoints, and score some again with an engine in this process."""
     from neuneu.core.ray_session import ray_session
     from neuneu.scoring.config import ExtractConfig

@@ -18,6 +18,8 @@ from gpu import models
 from gpu.models import Model
 from gpu.report import Context, Row
 from neuneu.scoring.engines.engine import EngineConfig, Scorer
+from neuneu.scoring.engines.packed_scorer import PackedScorer
+from neuneu.scoring.engines.packing import Prompts
 from neuneu.scoring.workers.engine import make_scorer
 
 Dtype = Literal["float32", "bfloat16"]
@@ -74,13 +76,13 @@ def score_with_transformers(context: Context) -> None:
 
 def _reference(context: Context, model: Model, dtype: Dtype) -> None:
     config = EngineConfig(
-        kind="hf", dtype=dtype, max_model_len=models.window(dry_run=context.dry_run),
+        dtype=dtype, max_model_len=models.window(dry_run=context.dry_run),
         max_num_batched_tokens=16_384,
     )  # fmt: skip
     prompts = models.corpus_prompts(model.vocabulary, dry_run=context.dry_run)
-    scorer = make_scorer(config, model.folder(context.work))
+    scorer = PackedScorer(config, model.folder(context.work), padded=True)
     try:
-        scorer.score(prompts[:8])
+        _scores(scorer, prompts[:8])
         found, rate = _timed(scorer, prompts)
         exact = read_reference(context.work, model, "float32") if dtype == "bfloat16" else None
         largest, mean = differences(found, exact) if exact else (None, None)
@@ -92,11 +94,12 @@ def _reference(context: Context, model: Model, dtype: Dtype) -> None:
         )  # fmt: skip
         _write_reference(context.work, model, dtype, 0, found)
         if model.name in FIVE_SHOT:
-            five_shot = scorer.score(*models.five_shot(model.vocabulary, dry_run=context.dry_run))
+            asked = models.five_shot(model.vocabulary, dry_run=context.dry_run)
+            five_shot = _scores(scorer, *asked)
             _write_reference(context.work, model, dtype, "five-shot", five_shot)
         for checkpoint in range(1, model.checkpoints):
             scorer.load(model.folder(context.work, checkpoint))
-            swapped = scorer.score(prompts[:_AFTER_SWAP])
+            swapped = _scores(scorer, prompts[:_AFTER_SWAP])
             _write_reference(context.work, model, dtype, checkpoint, swapped)
     finally:
         scorer.close()
@@ -115,7 +118,7 @@ def score_with_vllm(context: Context) -> None:
     engine = _Engine(context=context, case=case, model=model, scorer=scorer)
     try:
         start_s = time.perf_counter() - started
-        scorer.score(engine.prompts[:8])
+        _scores(scorer, engine.prompts[:8])
         context.turns.ready()
         if case.together:
             engine.measure(start_s)
@@ -166,7 +169,7 @@ class _Engine:
         started = time.perf_counter()
         self.scorer.load(self.model.folder(self.context.work, checkpoint))
         seconds = time.perf_counter() - started
-        found = self.scorer.score(self.prompts[:_AFTER_SWAP])
+        found = _scores(self.scorer, self.prompts[:_AFTER_SWAP])
         what = f"{self.model.name} {self.case.dtype}, swap {checkpoint}"
         self._compare(checkpoint, found, Row(what=what, seconds=seconds))
 
@@ -174,7 +177,7 @@ class _Engine:
         """Measure the tokens saved by shared contexts, and the time per request."""
         prompts, last = models.five_shot(self.model.vocabulary, dry_run=self.context.dry_run)
         before, started = self.scorer.computed_tokens, time.perf_counter()
-        found = self.scorer.score(prompts, last)
+        found = _scores(self.scorer, prompts, last)
         seconds = time.perf_counter() - started
         computed, total = self.scorer.computed_tokens - before, sum(map(len, prompts))
         row = Row(
@@ -223,12 +226,18 @@ def _timed(scorer: Scorer, prompts: Sequence[Any]) -> tuple[Values, float]:
     The first pass loads or compiles kernels for each shape.
     """
     times: list[float] = []
-    found: Values = []
+    joined = Prompts.of(prompts)
+    found = np.empty(0, np.float32)
     while len(times) < _PASSES or (sum(times) < _LEAST_S and len(times) < 5):
         started = time.perf_counter()
-        found = scorer.score(prompts)
+        found = scorer.score(joined)
         times.append(time.perf_counter() - started)
-    return found, sum(map(len, prompts)) / min(times)
+    return joined.each(found), len(joined.tokens) / min(times)
+
+
+def _scores(scorer: Scorer, prompts: Sequence[Any], last: Sequence[int] | None = None) -> Values:
+    joined = Prompts.of(prompts, last)
+    return joined.each(scorer.score(joined))
 
 
 def _reference_file(work: Path, model: Model, dtype: str, what: int | str) -> Path:

@@ -8,7 +8,7 @@ add up to its total loss.
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from neuneu.core.errors import CheckpointError, DataError, UserError
 from neuneu.core.storage import copy_of
+from neuneu.scoring.engines.packing import Prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,34 +72,30 @@ class CorpusLosses:
 class EncodedCorpus:
     """A corpus as prompts for one tokenizer and window.
 
-    The last `n_scored[i]` tokens of `prompts[i]` are scored; in order these are the T tokens of the
-    corpus, each once. `token_words` is the (T,) word index of each token.
+    The tokens to score of all prompts are in order the T tokens of the corpus, each once.
+    `token_words` is the (T,) word index of each token.
     """
 
-    prompts: list[tuple[int, ...]]
-    n_scored: npt.NDArray[np.int64]
+    prompts: Prompts
     token_words: npt.NDArray[np.int64]
     n_words: int
     n_bytes: int
 
-    def losses(self, logprobs: Sequence[npt.NDArray[np.floating]]) -> CorpusLosses:
+    def losses(self, logprobs: npt.NDArray[np.floating]) -> CorpusLosses:
         """Sum up the losses of a scored corpus.
 
         Args:
-            logprobs: One array per prompt, in nats, of at least its last `n_scored[i]` tokens.
+            logprobs: (T,) log-probabilities of its tokens in nats.
 
         Raises:
             CheckpointError: A log-probability is not finite.
-            ValueError: The arrays do not fit the prompts.
+            ValueError: There is not one for each token.
         """
-        parts = []
-        for i, (count, values) in enumerate(zip(self.n_scored, logprobs, strict=True)):
-            if len(values) < count:
-                raise ValueError(
-                    f"prompt {i}: expected {count} log-probabilities or more, found {len(values)}."
-                )
-            parts.append(values[len(values) - count :])
-        token_losses = -np.concatenate(parts).astype(np.float64)
+        if len(logprobs) != len(self.token_words):
+            raise ValueError(
+                f"expected {len(self.token_words)} log-probabilities, found {len(logprobs)}."
+            )
+        token_losses = -logprobs.astype(np.float64)
         if not np.isfinite(token_losses).all():
             at = int(np.argmin(np.isfinite(token_losses)))
             raise CheckpointError(
@@ -239,13 +236,13 @@ def encode_corpus(
         return_attention_mask=False,
         verbose=False,
     )
-    prompts: list[tuple[int, ...]] = []
+    prompts: list[npt.NDArray[np.int32]] = []
     n_scored: list[int] = []
     words = []
     first_word = 0
     for i, document in enumerate(corpus.documents):
-        ids = batch["input_ids"][i]
-        if not ids:
+        ids = np.array(batch["input_ids"][i], np.int32)
+        if not len(ids):
             raise CheckpointError(
                 f"corpus {corpus.name}: document {i} has words but no tokens; expected a "
                 "tokenizer that covers its characters."
@@ -257,8 +254,7 @@ def encode_corpus(
             prompts.append(prompt)
             n_scored.append(count)
     return EncodedCorpus(
-        prompts=prompts,
-        n_scored=np.array(n_scored, dtype=np.int64),
+        prompts=Prompts.of(prompts, n_scored),
         token_words=np.concatenate(words),
         n_words=first_word,
         n_bytes=sum(len(text.encode("utf-8", "surrogatepass")) for text in corpus.documents),
@@ -266,19 +262,19 @@ def encode_corpus(
 
 
 def windows(
-    ids: Sequence[int], *, prefix_token: int, max_tokens: int
-) -> Iterator[tuple[tuple[int, ...], int]]:
+    ids: npt.NDArray[np.int32], *, prefix_token: int, max_tokens: int
+) -> Iterator[tuple[npt.NDArray[np.int32], int]]:
     """Cut a document into (prompt, number of last tokens to score), each token scored once.
 
     The first prompt is the prefix and up to `max_tokens - 1` tokens, all scored. Each later prompt
     has `max_tokens // 2` tokens of context, followed by new tokens that fill the window.
     """
     end = min(len(ids), max_tokens - 1)
-    yield (prefix_token, *ids[:end]), end
+    yield np.concatenate([np.array([prefix_token], np.int32), ids[:end]]), end
     context = max_tokens // 2
     while end < len(ids):
         start, end, done = end - context, min(end + max_tokens - context, len(ids)), end
-        yield tuple(ids[start:end]), end - done
+        yield ids[start:end], end - done
 
 
 def _read_parquet(path: Path) -> Iterator[str]:

@@ -5,40 +5,39 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from neuneu.core.errors import CheckpointError, EngineError
-from neuneu.data.arrays import FloatArray32
+from neuneu.data.arrays import FloatArray32, IntArray
 from neuneu.data.checkpoints import CheckpointRef
 from neuneu.data.choice_metrics import CONTINUOUS_METRICS, METRICS, count_ties, task_metrics
 from neuneu.data.choices import ItemSet
 from neuneu.data.store.store import CheckpointRows, Part, Rows, TaskEvidence
 from neuneu.data.token_losses import stored_losses
 from neuneu.scoring.checkpoints.preflight import Preflight
-from neuneu.scoring.corpus import EncodedCorpus, encode_corpus, prefix_token
-from neuneu.scoring.engines.engine import Scorer, TokenIds
+from neuneu.scoring.corpus import CorpusLosses, EncodedCorpus, encode_corpus, prefix_token
+from neuneu.scoring.engines.engine import Scorer
+from neuneu.scoring.engines.packing import Prompts
 from neuneu.scoring.multiple_choice import Request, Task, item_set
-from neuneu.scoring.prompts import EncodedRequest, continuation_logprobs, encode_requests
+from neuneu.scoring.prompts import encode_requests
 from neuneu.scoring.wanted import Wanted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _POSITION: Final = ("family", "suite", "run", "params", "step", "tokens", "flops")
-Rows64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedChoices:
-    """Requests as prompts: `rows` (R,) are indices into the prompts of the workload."""
+    """R choices in a scorer's result: `places` of the tokens of all, and (R,) `starts` in it."""
 
-    requests: list[EncodedRequest]
-    rows: Rows64
+    places: IntArray
+    starts: IntArray
 
-    def sums(self, logprobs: Sequence[npt.NDArray[np.float32]]) -> FloatArray32:
+    def sums(self, logprobs: FloatArray32) -> FloatArray32:
         """(R,) summed log-probabilities of the choices, rounded as they are stored."""
-        of_requests = [logprobs[row] for row in self.rows]
-        return continuation_logprobs(self.requests, of_requests).astype(np.float32)
+        values = logprobs[self.places].astype(np.float64)
+        return np.add.reduceat(values, self.starts).astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,29 +52,35 @@ class EncodedTask:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedText:
-    """A validation text as prompts; `rows` (P,) are indices into the prompts of the workload."""
+    """A validation text as prompts; `places` (T,) are its tokens in a scorer's result."""
 
     part: Part
     corpus: EncodedCorpus
-    rows: Rows64
+    places: IntArray
+
+    def losses(self, logprobs: FloatArray32) -> CorpusLosses:
+        """Its losses; raises as `EncodedCorpus.losses`."""
+        return self.corpus.losses(logprobs[self.places])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """Tasks and texts as distinct prompts for one tokenizer and window.
 
-    The last `last[i]` tokens of `prompts[i]` are scored, the most that any request needs.
+    Of each prompt the most tokens are scored that any request needs. `of_tasks` are the rows of the
+    prompts of tasks, `of_texts` of texts.
     """
 
-    prompts: list[TokenIds]
-    last: list[int]
+    prompts: Prompts
     tasks: Sequence[EncodedTask]
     texts: Sequence[EncodedText]
+    of_tasks: IntArray
+    of_texts: IntArray
 
     @property
     def n_tokens(self) -> int:
         """Total tokens of all prompts; shared contexts count each time."""
-        return sum(len(prompt) for prompt in self.prompts)
+        return len(self.prompts.tokens)
 
     @property
     def parts(self) -> list[Part]:
@@ -92,32 +97,49 @@ def make_workload(
         UserError, DataError, CheckpointError: As `encode_requests` and `encode_corpus`.
     """
     prefix = prefix_token(tokenizer)
-    prompts = _Prompts()
 
-    def encode(requests: Sequence[Request]) -> EncodedChoices:
-        encoded = encode_requests(requests, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
-        rows = [prompts.row(r.tokens, r.n_continuation) for r in encoded]
-        return EncodedChoices(requests=encoded, rows=np.array(rows, np.int64))
+    def encode(requests: Sequence[Request]) -> Prompts:
+        return encode_requests(requests, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
 
-    tasks = []
-    for part, task in zip(wanted.task_parts, wanted.tasks, strict=True):
-        choices, alone = encode(task.requests), _alone(task)
-        n_tokens = [request.n_continuation for request in choices.requests]
-        tasks.append(
-            EncodedTask(
-                part=part,
-                items=item_set(task, task_hash=part.hash, n_tokens=n_tokens),
-                choices=choices,
-                unconditional=encode(alone) if alone else None,
-            )
+    of_tasks: list[Prompts] = []
+    for task in wanted.tasks:
+        of_tasks += [encode(task.requests), encode(_alone(task))]
+    corpora = [
+        encode_corpus(corpus, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
+        for corpus in wanted.corpora
+    ]
+    pieces = [*of_tasks, *(corpus.prompts for corpus in corpora)]
+    prompts, rows = Prompts.join(pieces).distinct()
+    of_pieces = np.split(rows, np.cumsum([len(piece) for piece in pieces])[:-1])
+    places = [prompts.places(of, piece.last) for of, piece in zip(of_pieces, pieces, strict=True)]
+
+    def choices(i: int) -> EncodedChoices:
+        last = pieces[i].last
+        return EncodedChoices(places=places[i], starts=np.cumsum(last) - last)
+
+    tasks = [
+        EncodedTask(
+            part=part,
+            items=item_set(task, task_hash=part.hash, n_tokens=pieces[2 * i].last),
+            choices=choices(2 * i),
+            unconditional=choices(2 * i + 1) if len(pieces[2 * i + 1]) else None,
         )
-    texts = []
-    for part, corpus in zip(wanted.corpus_parts, wanted.corpora, strict=True):
-        encoded = encode_corpus(corpus, tokenizer, prefix_token=prefix, max_tokens=max_tokens)
-        scored = zip(encoded.prompts, encoded.n_scored.tolist(), strict=True)
-        rows = np.array([prompts.row(tokens, last) for tokens, last in scored], np.int64)
-        texts.append(EncodedText(part=part, corpus=encoded, rows=rows))
-    return Workload(prompts=prompts.tokens, last=prompts.last, tasks=tasks, texts=texts)
+        for i, (part, task) in enumerate(zip(wanted.task_parts, wanted.tasks, strict=True))
+    ]
+    texts = [
+        EncodedText(part=part, corpus=corpus, places=at)
+        for part, corpus, at in zip(
+            wanted.corpus_parts, corpora, places[len(of_tasks) :], strict=True
+        )
+    ]
+    none = np.empty(0, np.int64)
+    return Workload(
+        prompts=prompts,
+        tasks=tasks,
+        texts=texts,
+        of_tasks=np.unique(np.concatenate([none, *of_pieces[: len(of_tasks)]])),
+        of_texts=np.unique(np.concatenate([none, *of_pieces[len(of_tasks) :]])),
+    )
 
 
 def _alone(task: Task) -> list[Request]:
@@ -128,25 +150,6 @@ def _alone(task: Task) -> list[Request]:
         if request.unconditional is not None
     ]
     return alone if len(alone) == len(task.requests) else []
-
-
-class _Prompts:
-    """Distinct prompts in order of first appearance."""
-
-    def __init__(self) -> None:
-        self.tokens: list[TokenIds] = []
-        self.last: list[int] = []
-        self._rows: dict[bytes, int] = {}
-
-    def row(self, tokens: TokenIds, last: int) -> int:
-        """Return the row of a prompt whose last `last` tokens are scored."""
-        array = np.asarray(tokens, np.int32)
-        row = self._rows.setdefault(array.tobytes(), len(self.tokens))
-        if row == len(self.tokens):
-            self.tokens.append(array)
-            self.last.append(last)
-        self.last[row] = max(self.last[row], last)
-        return row
 
 
 def evaluate(
@@ -161,11 +164,9 @@ def evaluate(
         CheckpointError: A log-probability is not finite.
         EngineError: The scorer failed, or did not return one result per prompt.
     """
-    logprobs = scorer.score(workload.prompts, workload.last)
-    if len(logprobs) != len(workload.prompts):
-        raise EngineError(
-            f"the engine returned {len(logprobs)} results for {len(workload.prompts)} prompts."
-        )
+    logprobs, expected = scorer.score(workload.prompts), int(workload.prompts.last.sum())
+    if len(logprobs) != expected:
+        raise EngineError(f"the engine returned {len(logprobs)} results for {expected} tokens.")
     ref = checked.ref
     evidence = {task.part: _evidence(task, logprobs) for task in workload.tasks}
     accuracies: Rows = []
@@ -221,7 +222,7 @@ def checkpoint_row(
     }
 
 
-def _evidence(task: EncodedTask, logprobs: Sequence[npt.NDArray[np.float32]]) -> TaskEvidence:
+def _evidence(task: EncodedTask, logprobs: FloatArray32) -> TaskEvidence:
     """The summed log-probabilities of a task's choices.
 
     Raises:
@@ -271,11 +272,9 @@ def _task_rows(ref: CheckpointRef, task: EncodedTask, evidence: TaskEvidence) ->
     }
 
 
-def _text_rows(
-    checked: Preflight, text: EncodedText, logprobs: Sequence[npt.NDArray[np.float32]]
-) -> dict[str, Rows]:
+def _text_rows(checked: Preflight, text: EncodedText, logprobs: FloatArray32) -> dict[str, Rows]:
     ref = checked.ref
-    losses = text.corpus.losses([logprobs[row] for row in text.rows])
+    losses = text.losses(logprobs)
     means = {
         "cross_entropy_loss": losses.nats_per_token,
         "nll_per_word": losses.nats_per_word,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import CheckpointError
+from neuneu.data.arrays import IntArray
 from neuneu.data.choice_metrics import METRICS, item_starts, task_metrics
 from neuneu.data.choices import ItemSet
 
@@ -83,7 +84,9 @@ class TaskScore:
     n_items: int
 
 
-def item_set(task: Task, *, task_hash: str = "", n_tokens: Sequence[int] | None = None) -> ItemSet:
+def item_set(
+    task: Task, *, task_hash: str = "", n_tokens: Sequence[int] | IntArray | None = None
+) -> ItemSet:
     """The facts of a task's requests that scores depend on.
 
     Args:

@@ -53,9 +53,11 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
     """
     started = time.perf_counter()
     store = Store(config.store)
-    config = _with_dtype(config, store, address)
-    summary = ExtractSummary(store=config.store, engine=engine_version(config.engine))
+    config = _with_dtype(_with_kind(config, store), store, address)
     refs = list_checkpoints(config.checkpoints)
+    largest = max((ref.params for ref in refs), default=0)
+    engine = engine_version(config.engine, largest=largest)
+    summary = ExtractSummary(store=config.store, engine=engine)
     _check_runs(config.mixed_tokenizers, refs)
     wanted = load_wanted(config)
     store.bind(fingerprint(config, engine=summary.engine), corpus=wanted.corpora[0].name)
@@ -86,6 +88,15 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
     summary.wall_s = time.perf_counter() - started
     _append_summary(config, store, summary)
     return summary
+
+
+def _with_kind(config: ExtractConfig, store: Store) -> ExtractConfig:
+    """Resolve a kind of `auto` to vLLM for a store whose numbers are all from vLLM."""
+    if config.engine.kind != "auto" or not store.folder.exists(META):
+        return config
+    if str(store.fingerprint().get("engine")).startswith("vllm"):
+        return replace(config, engine=replace(config.engine, kind="vllm"))
+    return config
 
 
 def _with_dtype(config: ExtractConfig, store: Store, address: str | None) -> ExtractConfig:

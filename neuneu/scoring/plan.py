@@ -36,7 +36,14 @@ from neuneu.scoring.checkpoints.grouping import Groups, Pending, group
 from neuneu.scoring.checkpoints.sources import list_checkpoints, list_files, read_small
 from neuneu.scoring.checkpoints.tokenizer_files import check_vocabulary
 from neuneu.scoring.config import ExtractConfig
-from neuneu.scoring.engines.engine import EngineConfig, read_tokenizer, window
+from neuneu.scoring.engines.engine import (
+    EngineConfig,
+    chosen,
+    read_tokenizer,
+    scheduled_tokens,
+    window,
+)
+from neuneu.scoring.engines.packing import packed_tokens
 from neuneu.scoring.engines.prefixes import computed_tokens
 from neuneu.scoring.evaluation import Workload, make_workload
 from neuneu.scoring.wanted import Wanted, load_wanted, old_meanings
@@ -55,8 +62,8 @@ _log = logging.getLogger(__name__)
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
-_Counted = tuple[bytes, int, tuple[Part, ...]]
-"""A tokenizer, the longest prompt in tokens, and the parts that were counted."""
+_Counted = tuple[bytes, int, str, tuple[Part, ...]]
+"""A tokenizer, the longest prompt in tokens, an engine, and the parts that were counted."""
 
 Counts = npt.NDArray[np.int64]
 """(3,) tokens: of the texts, of the tasks, and of the tasks with shared contexts computed once."""
@@ -331,13 +338,15 @@ def _count(
         if item.old_format:
             content = hf_olmo.tokenizer_files(content)
         check_vocabulary(content, vocab_size=item.vocab_size)
-        key = (content["tokenizer.json"], max_tokens, wanted.parts)
+        engine = chosen(engine, item.ref.params)
+        key = (content["tokenizer.json"], max_tokens, engine.kind, wanted.parts)
         if key not in counted:
             with tempfile.TemporaryDirectory() as folder:
                 for name, data in content.items():
                     (Path(folder) / name).write_bytes(data)
                 tokenizer = read_tokenizer(Path(folder))
-            counted[key] = _tokens(make_workload(wanted, tokenizer, max_tokens=max_tokens))
+            workload = make_workload(wanted, tokenizer, max_tokens=max_tokens)
+            counted[key] = _tokens(workload, engine)
         return counted[key]
     except (CheckpointError, KeyboardInterrupt, SystemExit):
         raise
@@ -348,12 +357,12 @@ def _count(
         raise CheckpointError(f"its tokenizer cannot be used ({one_line(error)}).") from error
 
 
-def _tokens(workload: Workload) -> Counts:
-    of_tasks = [c.rows for task in workload.tasks for c in (task.choices, task.unconditional) if c]
-    rows = sorted({int(row) for several in of_tasks for row in several})
-    prompts = [workload.prompts[row] for row in rows]
-    last = [workload.last[row] for row in rows]
-    of_texts = {int(row) for text in workload.texts for row in text.rows}
-    corpus = sum(len(workload.prompts[row]) for row in of_texts)
-    shared = computed_tokens(prompts, last, block=BLOCK_TOKENS)
-    return np.array([corpus, sum(map(len, prompts)), shared])
+def _tokens(workload: Workload, engine: EngineConfig) -> Counts:
+    tasks = workload.prompts.take(workload.of_tasks)
+    corpus = int(workload.prompts.lengths[workload.of_texts].sum())
+    if engine.kind == "packed":
+        batch_tokens = scheduled_tokens(engine, gpu=False)
+        shared = packed_tokens(tasks, batch_tokens=batch_tokens)
+    else:
+        shared = computed_tokens(tasks, block=BLOCK_TOKENS)
+    return np.array([corpus, len(tasks.tokens), shared])

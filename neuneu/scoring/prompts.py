@@ -8,14 +8,13 @@ it after the first.
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from neuneu.core.errors import DataError, UserError
-from neuneu.scoring.engines.engine import TokenIds
+from neuneu.scoring.engines.packing import Prompts
 from neuneu.scoring.multiple_choice import Request
 
 if TYPE_CHECKING:
@@ -30,21 +29,13 @@ _BATCH: Final = 1024
 _EMPTY: Final[IdArray] = np.empty(0, np.int32)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EncodedRequest:
-    """A prompt whose last `n_continuation` tokens are the continuation."""
-
-    tokens: TokenIds
-    n_continuation: int
-
-
 def encode_requests(
     requests: Sequence[Request],
     tokenizer: "PreTrainedTokenizerBase",
     *,
     prefix_token: int,
     max_tokens: int,
-) -> list[EncodedRequest]:
+) -> Prompts:
     """Tokenise requests by the rule of lm-evaluation-harness.
 
     White space at the end of a context moves to the continuation. The tokens of the continuation
@@ -61,7 +52,7 @@ def encode_requests(
         max_tokens: Maximum prompt length, as `Scorer.max_prompt_tokens`.
 
     Returns:
-        One prompt per request, in the same order, with tokens as an int32 array.
+        One prompt per request, in the same order; the tokens to score are the continuation.
 
     Raises:
         UserError: A continuation leaves no room for a token of context.
@@ -70,7 +61,8 @@ def encode_requests(
     pairs = [_move_spaces(request.context, request.continuation) for request in requests]
     prefix = np.array([prefix_token], np.int32)
     leading = _leading_tokens(tokenizer)
-    encoded = []
+    encoded: list[IdArray] = []
+    last: list[int] = []
     for request, (context, whole) in zip(requests, encode_pairs(pairs, tokenizer), strict=True):
         tail = whole[len(context) :]
         if not len(tail):
@@ -85,35 +77,9 @@ def encode_requests(
                 "models with a longer window."
             )
         parts = [leading, context, tail] if len(context) else [prefix, tail]
-        encoded.append(EncodedRequest(np.concatenate(parts)[-max_tokens:], len(tail)))
-    return encoded
-
-
-def continuation_logprobs(
-    encoded: Sequence[EncodedRequest], logprobs: Sequence[npt.NDArray[np.floating]]
-) -> npt.NDArray[np.float64]:
-    """Sum the log-probabilities of each continuation.
-
-    Args:
-        encoded: R prompts of n_i tokens.
-        logprobs: R arrays in nats, as returned by `Scorer.score` for these prompts: of all n_i - 1
-            tokens, or of the last ones, including the continuation.
-
-    Returns:
-        (R,) sums in nats.
-
-    Raises:
-        ValueError: The arrays do not fit the prompts.
-    """
-    sums = np.empty(len(encoded), dtype=np.float64)
-    for i, (request, values) in enumerate(zip(encoded, logprobs, strict=True)):
-        if not request.n_continuation <= len(values) < len(request.tokens):
-            raise ValueError(
-                f"prompt {i}: expected {request.n_continuation} to {len(request.tokens) - 1} "
-                f"log-probabilities for {len(request.tokens)} tokens, found {len(values)}."
-            )
-        sums[i] = values[-request.n_continuation :].sum(dtype=np.float64)
-    return sums
+        encoded.append(np.concatenate(parts)[-max_tokens:])
+        last.append(len(tail))
+    return Prompts.of(encoded, last)
 
 
 def encode_pairs(

@@ -93,7 +93,7 @@ def test_demo_interrupted_in_every_stage_gives_the_tables_of_an_undisturbed_one(
     config = yaml.safe_load((ROOT / "jobs" / "configs" / "demo-ci.yaml").read_text())
     for size in config["suite"]["sizes"].values():
         size["tokens"] = 40_000
-    config["extract"] |= {"engine": {"kind": "hf"}, "limit": 8, "corpus_words": 300}
+    config["extract"] |= {"engine": {"kind": "packed"}, "limit": 8, "corpus_words": 300}
     config["backtest"] = {"figures": False}
     (tmp_path / "demo.yaml").write_text(yaml.safe_dump(config))
 

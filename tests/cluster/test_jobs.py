@@ -157,7 +157,7 @@ def test_all_jobs_one_after_the_other(head: Head, tmp_path: Path) -> None:
     extraction = sets(
         checkpoints=str(tmp_path / "suite" / "checkpoints"), store=store,
         corpus=str(text / "validation.parquet"), corpus_words=200, limit=10,
-        task_text=str(text / "tasks.parquet"), engine__kind="hf",
+        task_text=str(text / "tasks.parquet"), engine__kind="packed",
     )  # fmt: skip
     extracted = head.submit("extract", *extraction)
     assert extracted.succeeded, extracted.log

@@ -14,6 +14,7 @@ from tiny_checkpoints import VOCAB_SIZE, save_model
 
 from neuneu.core.errors import EngineError
 from neuneu.scoring.engines.engine import EngineConfig
+from neuneu.scoring.engines.packing import Prompts
 from neuneu.scoring.workers.engine import EngineHost
 from neuneu.scoring.workers.processes import Remote
 
@@ -26,7 +27,7 @@ pytestmark = [
 
 LIMIT_S = 300.0
 KINDS = [
-    "hf",
+    "packed",
     pytest.param(
         "vllm",
         marks=pytest.mark.skipif(
@@ -43,7 +44,8 @@ class Scoring(EngineHost):
     """An engine's host that hands out log-probabilities."""
 
     def logprobs(self, prompts: list[list[int]], last: list[int] | None) -> list[np.ndarray]:
-        return self._engine().score(prompts, last)
+        joined = Prompts.of(prompts, last)
+        return joined.each(self._engine().score(joined))
 
     def computed(self) -> int:
         return self._engine().computed_tokens
@@ -139,7 +141,7 @@ def test_scores_of_swapped_weights_equal_transformers_on_the_cpu(
         assert np.quantile(apart, 0.99) < NATS[dtype], name
         # The default type rounds: else this would be float32 under another name.
         assert dtype == "float32" or np.median(apart) > NATS["float32"] / 5
-    assert host.call("proof", timeout_s=LIMIT_S) in {"weights compared", "model loaded anew"}
+    assert host.call("proof", timeout_s=LIMIT_S) in {"weights compared", "all weights copied"}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
@@ -187,12 +189,12 @@ def test_vllm_head_size_without_kernel_is_refused(
     from neuneu.core.errors import CheckpointError
 
     save_model(tmp_path / "narrow", tied=True, seed=1, head_dim=12)
-    with pytest.raises(CheckpointError, match=r"heads of 12 dimensions.*engine.kind=hf"):
+    with pytest.raises(CheckpointError, match=r"heads of 12 dimensions.*engine.kind=packed"):
         start("vllm", tmp_path / "narrow")
 
 
 def test_scorer_cuda_error_is_an_engine_error(start: Callable[..., Remote], models: Path) -> None:
-    host = start("hf", models / "A")
+    host = start("packed", models / "A")
     with pytest.raises(EngineError, match="failed while scoring"):
         host.call("logprobs", [[1, VOCAB_SIZE + 10**6]], None, timeout_s=LIMIT_S)
     # The CUDA context of that process is poisoned: everything fails from now on.

@@ -26,6 +26,11 @@ def tokenizer():
     return tiny_tokenizers.byte_level()
 
 
+def scored(prompts):
+    """The tokens that are scored, one after another."""
+    return [t for i in range(len(prompts)) for t in prompts[i][-prompts.last[i] :].tolist()]
+
+
 def parquet(path, texts):
     table = {"source": ["s"] * len(texts), "doc_id": list(map(str, range(len(texts))))}
     pq.write_table(pa.table({**table, "text": pa.array(texts, pa.large_string())}), path)
@@ -91,18 +96,22 @@ def test_prefix_token_is_bos_else_eos():
 
 
 def test_windows_hand_worked():
-    assert list(windows([10, 11, 12, 13, 14, 15], prefix_token=0, max_tokens=4)) == [
-        ((0, 10, 11, 12), 3),
-        ((11, 12, 13, 14), 2),
-        ((13, 14, 15), 1),
+    def cut(*ids):
+        found = windows(np.array(ids, np.int32), prefix_token=0, max_tokens=4)
+        return [(prompt.tolist(), count) for prompt, count in found]
+
+    assert cut(10, 11, 12, 13, 14, 15) == [
+        ([0, 10, 11, 12], 3),
+        ([11, 12, 13, 14], 2),
+        ([13, 14, 15], 1),
     ]
-    assert list(windows([10, 11], prefix_token=0, max_tokens=4)) == [((0, 10, 11), 2)]
+    assert cut(10, 11) == [([0, 10, 11], 2)]
 
 
 @given(n=st.integers(1, 300), max_tokens=st.integers(2, 70))
 def test_windows_score_each_token_once_with_context(n, max_tokens):
     ids = list(range(1, n + 1))
-    cut = list(windows(ids, prefix_token=0, max_tokens=max_tokens))
+    cut = list(windows(np.array(ids, np.int32), prefix_token=0, max_tokens=max_tokens))
     assert [token for prompt, count in cut for token in prompt[-count:]] == ids
     assert cut[0][0][0] == 0
     for number, (prompt, count) in enumerate(cut):
@@ -118,9 +127,7 @@ def test_losses_of_words_do_not_depend_on_windows(tokenizer, max_tokens):
     corpus = Corpus(name="c", documents=tuple(tiny_tokenizers.TEXT[:3]), n_words=0)
     encoded = encode_corpus(corpus, tokenizer, prefix_token=0, max_tokens=max_tokens)
     # A made-up model whose loss of a token is its id / 64, whatever stands before.
-    losses = encoded.losses(
-        [np.array(prompt[1:], dtype=np.float32) / -64 for prompt in encoded.prompts]
-    )
+    losses = encoded.losses(np.array(scored(encoded.prompts), np.float32) / -64)
     expected = []
     total = 0.0
     for text in corpus.documents:
@@ -147,7 +154,7 @@ def test_losses_of_a_uniform_model_are_known(tokenizer):
     encoded = encode_corpus(corpus, tokenizer, prefix_token=0, max_tokens=8)
     assert encoded.n_bytes == 10
     assert encoded.token_words.tolist() == [0, 1, 2]
-    uniform = [np.full(len(p) - 1, -math.log(2), dtype=np.float32) for p in encoded.prompts]
+    uniform = np.full(int(encoded.prompts.last.sum()), -math.log(2), dtype=np.float32)
     losses = encoded.losses(uniform)
     assert losses.bits_per_byte == pytest.approx(3 / 10)
     assert losses.nats_per_word == pytest.approx(math.log(2))
@@ -157,9 +164,9 @@ def test_losses_refuse_what_does_not_fit(tokenizer):
     corpus = Corpus(name="c", documents=("the cat",), n_words=2)
     encoded = encode_corpus(corpus, tokenizer, prefix_token=0, max_tokens=8)
     with pytest.raises(CheckpointError, match="corpus token 1: the loss is nan"):
-        encoded.losses([np.array([-1.0, np.nan])])
-    with pytest.raises(ValueError, match="prompt 0: expected 2 log-probabilities"):
-        encoded.losses([np.array([-1.0])])
+        encoded.losses(np.array([-1.0, np.nan]))
+    with pytest.raises(ValueError, match="expected 2 log-probabilities, found 1"):
+        encoded.losses(np.array([-1.0]))
     with pytest.raises(UserError, match="at least 2 tokens, found 1"):
         encode_corpus(corpus, tokenizer, prefix_token=0, max_tokens=1)
 
@@ -173,11 +180,6 @@ def test_encode_corpus_of_real_text(shared):
     corpus = load_corpus(shared / "corpus" / "english.parquet", max_words=20_000)
     encoded = encode_corpus(corpus, tokenizer, prefix_token=0, max_tokens=512)
     assert corpus.n_words == encoded.n_words == sum(len(d.split()) for d in corpus.documents)
-    assert encoded.n_scored.sum() == len(encoded.token_words)
-    scored = [
-        token
-        for prompt, count in zip(encoded.prompts, encoded.n_scored, strict=True)
-        for token in prompt[-count:]
-    ]
-    assert tokenizer.decode(scored) == "".join(corpus.documents)
+    assert encoded.prompts.last.sum() == len(encoded.token_words)
+    assert tokenizer.decode(scored(encoded.prompts)) == "".join(corpus.documents)
     assert set(encoded.token_words.tolist()) == set(range(corpus.n_words))

@@ -1,5 +1,4 @@
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ from neuneu.core.errors import CheckpointError, EngineError
 from neuneu.data.store.store import Part, Store
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.corpus import EncodedCorpus
+from neuneu.scoring.engines.packing import Prompts
 from neuneu.scoring.evaluation import (
     EncodedChoices,
     EncodedTask,
@@ -19,7 +19,6 @@ from neuneu.scoring.evaluation import (
     quarantined,
 )
 from neuneu.scoring.multiple_choice import Request, Task, item_set
-from neuneu.scoring.prompts import EncodedRequest
 
 CHECKED = Preflight(
     ref=make_ref(Path("nowhere"), step=5),
@@ -43,21 +42,16 @@ class FakeScorer:
     def __init__(self, special: dict[int, float] | None = None) -> None:
         self.special = special or {}
         self.computed_tokens = 0
-        self.seen: list[Sequence[int]] = []
+        self.seen: list[Prompts] = []
 
     def load(self, folder: Path) -> None:
         raise AssertionError("evaluation does not load weights")
 
-    def score(
-        self, prompts: Sequence[Sequence[int]], last: Sequence[int] | None = None
-    ) -> list[np.ndarray]:
-        assert last is not None
-        self.seen += prompts
-        self.computed_tokens += sum(map(len, prompts))
-        return [
-            np.array([self.special.get(t, -t / 4) for t in prompt[-n:]], dtype=np.float32)
-            for prompt, n in zip(prompts, last, strict=True)
-        ]
+    def score(self, prompts: Prompts) -> np.ndarray:
+        self.seen.append(prompts)
+        self.computed_tokens += len(prompts.tokens)
+        scored = [t for i in range(len(prompts)) for t in prompts[i][-prompts.last[i] :].tolist()]
+        return np.array([self.special.get(t, -t / 4) for t in scored], dtype=np.float32)
 
     def close(self) -> None:
         pass
@@ -85,29 +79,32 @@ def workload() -> Workload:
         chance=0.5,
         requests=requests,
     )
-    encoded = [EncodedRequest((0, 1, token), 1) for _, token in texts]
     # Prompt (0, 1, 2) is the corpus' first and document 0's first choice.
+    prompts = Prompts.of([(0, 1, 2), (0, 1, 1), (0, 1, 3), (1, 2, 4)], [2, 1, 1, 1])
+    rows = np.array([0, 1, 2, 0])
     return Workload(
-        prompts=[(0, 1, 2), (0, 1, 1), (0, 1, 3), (1, 2, 4)],
-        last=[2, 1, 1, 1],
+        prompts=prompts,
+        of_tasks=np.array([0, 1, 2]),
+        of_texts=np.array([0, 3]),
         tasks=[
             EncodedTask(
                 part=TASK,
                 items=item_set(task, task_hash="th", n_tokens=[1] * 4),
-                choices=EncodedChoices(requests=encoded, rows=np.array([0, 1, 2, 0])),
+                choices=EncodedChoices(
+                    places=prompts.places(rows, np.ones(4, np.int64)), starts=np.arange(4)
+                ),
             )
         ],
         texts=[
             EncodedText(
                 part=TEXT,
                 corpus=EncodedCorpus(
-                    prompts=[(0, 1, 2), (1, 2, 4)],
-                    n_scored=np.array([2, 1]),
+                    prompts=Prompts.of([(0, 1, 2), (1, 2, 4)], [2, 1]),
                     token_words=np.array([0, 0, 1]),
                     n_words=2,
                     n_bytes=10,
                 ),
-                rows=np.array([0, 3]),
+                places=prompts.places(np.array([0, 3]), np.array([2, 1])),
             )
         ],
     )
@@ -167,7 +164,7 @@ def test_evaluate_counts_items_that_the_order_of_choices_decides(workload: Workl
 def test_evaluate_scores_each_prompt_once(workload: Workload) -> None:
     scorer = FakeScorer()
     evaluate(scorer, workload, CHECKED, attempts=1)
-    assert sorted(scorer.seen) == sorted(workload.prompts)
+    assert scorer.seen == [workload.prompts]
     assert workload.n_tokens == 12
 
 
@@ -197,12 +194,10 @@ def test_evaluate_not_finite_is_the_checkpoints_fault(workload: Workload, value:
 
 def test_evaluate_lost_results_are_the_engines_fault(workload: Workload) -> None:
     class Forgetful(FakeScorer):
-        def score(
-            self, prompts: Sequence[Sequence[int]], last: Sequence[int] | None = None
-        ) -> list[np.ndarray]:
-            return super().score(prompts, last)[:-1]
+        def score(self, prompts: Prompts) -> np.ndarray:
+            return super().score(prompts)[:-1]
 
-    with pytest.raises(EngineError, match="3 results for 4 prompts"):
+    with pytest.raises(EngineError, match="4 results for 5 tokens"):
         evaluate(Forgetful(), workload, CHECKED, attempts=1)
 
 

@@ -12,9 +12,9 @@ import tiny_checkpoints
 from neuneu.core.errors import DataError, UserError
 from neuneu.data.choice_metrics import METRICS
 from neuneu.scoring.engines.engine import EngineConfig
-from neuneu.scoring.engines.hf_scorer import HfScorer
+from neuneu.scoring.engines.packed_scorer import PackedScorer
 from neuneu.scoring.multiple_choice import Task, accuracies
-from neuneu.scoring.prompts import continuation_logprobs, encode_requests
+from neuneu.scoring.prompts import encode_requests
 from neuneu.scoring.tasks import load_tasks
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -263,13 +263,13 @@ def our_samples(model, folder, max_tokens):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    scorer = HfScorer(EngineConfig(kind="hf", max_num_batched_tokens=4096), model)
+    scorer = PackedScorer(EngineConfig(max_num_batched_tokens=4096), model)
     found, longest = {}, 0
     for name in SCORED_ALIKE:
         (task,) = load(folder, f"lm_eval/tiny_{name}")
         encoded = encode_requests(task.requests, tokenizer, prefix_token=0, max_tokens=max_tokens)
-        sums = continuation_logprobs(encoded, scorer.score([e.tokens for e in encoded]))
-        longest = max(longest, *(len(e.tokens) for e in encoded))
+        sums = np.array([found.sum() for found in encoded.each(scorer.score(encoded))])
+        longest = max(longest, int(encoded.lengths.max()))
         docs = np.array([request.doc for request in task.requests])
         found[task.name] = {
             int(doc): (sums[docs == doc].tolist(), scores_of(task, int(doc), sums[docs == doc]))

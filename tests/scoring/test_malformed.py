@@ -262,7 +262,7 @@ def planned(models: Path, groups: Groups) -> Plan:
         [],
         groups,
         wanted=Wanted(tasks=tasks, corpora=[load_corpus(models / "corpus.parquet", max_words=50)]),
-        engine=EngineConfig(kind="hf", max_model_len=WINDOW),
+        engine=EngineConfig(kind="packed", max_model_len=WINDOW),
         status=Counter(),
         profile=None,
     )

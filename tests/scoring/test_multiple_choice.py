@@ -12,7 +12,7 @@ from tokenizers import processors
 
 from neuneu.core.errors import CheckpointError, DataError, UserError
 from neuneu.scoring.multiple_choice import Request, Task, accuracies
-from neuneu.scoring.prompts import EncodedRequest, continuation_logprobs, encode_requests
+from neuneu.scoring.prompts import encode_requests
 
 PREFIX = 1
 
@@ -43,7 +43,7 @@ def task(documents, *, form="rc"):
 
 def plain(encoded):
     """Encoded requests as what can be compared: (token ids, how many are the continuation's)."""
-    return [(request.tokens.tolist(), request.n_continuation) for request in encoded]
+    return [(encoded[i].tolist(), int(encoded.last[i])) for i in range(len(encoded))]
 
 
 @pytest.fixture(scope="module")
@@ -85,15 +85,13 @@ def test_encode_requests_equal_the_harness_rule_one_by_one(tokenizer, pairs):
 
 def test_encode_requests_splits_at_the_context_not_at_a_merge(tokenizer):
     ids = tokenizer.convert_tokens_to_ids
-    (encoded,) = encode_requests(
+    encoded = encode_requests(
         [request("the", " the")], tokenizer, prefix_token=PREFIX, max_tokens=9
     )
-    assert plain([encoded]) == [([ids("the"), ids("Ġthe")], 1)]
+    assert plain(encoded) == [([ids("the"), ids("Ġthe")], 1)]
     # The space after the context belongs to the continuation's first token.
-    (moved,) = encode_requests(
-        [request("the ", "the")], tokenizer, prefix_token=PREFIX, max_tokens=9
-    )
-    assert plain([moved]) == plain([encoded])
+    moved = encode_requests([request("the ", "the")], tokenizer, prefix_token=PREFIX, max_tokens=9)
+    assert plain(moved) == plain(encoded)
 
 
 def test_encode_requests_puts_the_prefix_token_for_an_empty_context(tokenizer):
@@ -103,18 +101,18 @@ def test_encode_requests_puts_the_prefix_token_for_an_empty_context(tokenizer):
         prefix_token=PREFIX,
         max_tokens=99,
     )
-    for request_encoded, text in zip(encoded, ("the cat", "  cat"), strict=True):
+    for i, text in enumerate(("the cat", "  cat")):
         expected = [PREFIX, *tokenizer.encode(text, add_special_tokens=False)]
-        assert request_encoded.tokens.tolist() == expected
-    assert [len(e.tokens) - e.n_continuation for e in encoded] == [1, 1]
+        assert encoded[i].tolist() == expected
+    assert (encoded.lengths - encoded.last).tolist() == [1, 1]
 
 
 def test_encode_requests_cuts_from_the_left(tokenizer):
     pair = request("the dog sat on the mat and the", " cat sat")
-    (whole,) = encode_requests([pair], tokenizer, prefix_token=PREFIX, max_tokens=99)
-    limit = whole.n_continuation + 1
-    (cut,) = encode_requests([pair], tokenizer, prefix_token=PREFIX, max_tokens=limit)
-    assert plain([cut]) == [(whole.tokens[-limit:].tolist(), whole.n_continuation)]
+    whole = encode_requests([pair], tokenizer, prefix_token=PREFIX, max_tokens=99)
+    limit = int(whole.last[0]) + 1
+    cut = encode_requests([pair], tokenizer, prefix_token=PREFIX, max_tokens=limit)
+    assert plain(cut) == [(whole[0][-limit:].tolist(), limit - 1)]
     with pytest.raises(UserError, match="task t, document 0, choice 0: the continuation has"):
         encode_requests([pair], tokenizer, prefix_token=PREFIX, max_tokens=limit - 1)
 
@@ -125,7 +123,7 @@ def test_encode_requests_refuses_an_empty_continuation(tokenizer):
 
 
 def test_encode_requests_of_nothing_is_empty(tokenizer):
-    assert encode_requests([], tokenizer, prefix_token=0, max_tokens=9) == []
+    assert len(encode_requests([], tokenizer, prefix_token=0, max_tokens=9)) == 0
 
 
 def test_encode_requests_puts_the_bos_token_where_the_tokenizer_does():
@@ -143,22 +141,8 @@ def test_encode_requests_puts_the_bos_token_where_the_tokenizer_does():
     ]
     # It is the first to go when the prompt is too long, as in the harness.
     limit = len(cat) + 1
-    (cut,) = encode_requests(requests[:1], tokenizer, prefix_token=PREFIX, max_tokens=limit)
-    assert plain([cut]) == [([ids("the"), *cat], len(cat))]
-
-
-def test_continuation_logprobs_sum_the_last_tokens():
-    encoded = [EncodedRequest((7, 8, 9, 10), 2), EncodedRequest((7, 8), 1)]
-    all_of_them = [np.array([-1, -2, -4], dtype=np.float32), np.array([-0.5], dtype=np.float32)]
-    sums = continuation_logprobs(encoded, all_of_them)
-    assert sums.dtype == np.float64
-    assert sums.tolist() == [-6.0, -0.5]
-    last_two = [all_of_them[0][1:], all_of_them[1]]
-    assert continuation_logprobs(encoded, last_two).tolist() == [-6.0, -0.5]
-    with pytest.raises(ValueError, match=r"prompt 1: expected 1 to 1 log-prob.* 2 tokens, found 3"):
-        continuation_logprobs(encoded, [all_of_them[0], all_of_them[0]])
-    with pytest.raises(ValueError, match="prompt 0: expected 2 to 3 log-probabilities"):
-        continuation_logprobs(encoded, [all_of_them[1], all_of_them[1]])
+    cut = encode_requests(requests[:1], tokenizer, prefix_token=PREFIX, max_tokens=limit)
+    assert plain(cut) == [([ids("the"), *cat], len(cat))]
 
 
 def test_accuracies_hand_worked():

@@ -86,7 +86,7 @@ def test_a_further_task_and_text_cost_only_themselves(
 
     second = score(more)
     only = tokens(suite, more, "blimp_second", "code")
-    assert second.tokens == second.computed_tokens == only
+    assert second.tokens == only > second.computed_tokens  # shared beginnings count once
     assert plan.corpus_tokens + plan.task_tokens == only
     assert tokens(suite, more, "blimp_first", "blimp_second", "corpus", "code") > only
     assert files.items() <= store.folder.files().items()

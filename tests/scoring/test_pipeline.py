@@ -80,9 +80,9 @@ def test_extract_scores_all_and_a_rerun_starts_nothing(
     assert (again.skipped_done, again.done, again.engines_started) == (4, 0, 0)
     history = json.loads((root / "store" / "extraction.json").read_text())
     assert [entry["done"] for entry in history] == [4, 0]
-    assert history[0]["config"]["engine"]["kind"] == "hf"
+    assert history[0]["config"]["engine"]["kind"] == "packed"
     assert history[0]["config"]["engine"]["dtype"] == "float32"
-    assert history[0]["proofs"] == {"model loaded anew": 4}
+    assert history[0]["proofs"] == {"all weights copied": 4}
 
 
 def test_extract_a_further_task_scores_only_that_task(root: Path) -> None:

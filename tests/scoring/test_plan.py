@@ -45,7 +45,7 @@ def test_plan_counts_the_tokens_that_would_be_scored(root: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(root / "checkpoints/a/step-1")
     workload = make_workload(load_wanted(config), tokenizer, max_tokens=WINDOW - 1)
     assert plan.corpus_tokens + plan.task_tokens == 4 * workload.n_tokens
-    assert plan.corpus_tokens == 4 * sum(map(len, workload.texts[0].corpus.prompts))
+    assert plan.corpus_tokens == 4 * len(workload.texts[0].corpus.prompts.tokens)
     assert plan.task_tokens_shared <= plan.task_tokens
     assert (plan.to_score, plan.architectures, plan.tokenizers) == (4, 2, 1)
     assert plan.gigabytes_to_move == 0

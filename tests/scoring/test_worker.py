@@ -1,7 +1,7 @@
 """The worker without Ray and with a scripted engine: attempts, engines, quarantine."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -18,6 +18,7 @@ from neuneu.data.store.store import Store
 from neuneu.scoring.checkpoints.grouping import Pending, group
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.engines.engine import EngineConfig
+from neuneu.scoring.engines.packing import Prompts
 from neuneu.scoring.wanted import load_wanted
 from neuneu.scoring.workers import engine, inspection
 from neuneu.scoring.workers.processes import ProcessError
@@ -60,10 +61,10 @@ class ScriptedScorer:
         self.script.note("load", folder)
         self.folder = folder
 
-    def score(self, prompts: Sequence[Sequence[int]], last: Sequence[int]) -> list[np.ndarray]:
+    def score(self, prompts: Prompts) -> np.ndarray:
         self.script.note("score", self.folder)
-        self.computed_tokens += sum(map(len, prompts))
-        return [np.full(n, -1.0, np.float32) for n in last]
+        self.computed_tokens += len(prompts.tokens)
+        return np.full(int(prompts.last.sum()), -1.0, np.float32)
 
     def close(self) -> None:
         self.script.calls.append(("close", 0))

@@ -143,7 +143,7 @@ def extract_config(root: Path, **changes: Any) -> ExtractConfig:
         "corpus": root / "corpus.parquet",
         "corpus_words": 400,
         "tasks": (f"blimp:{root / 'pairs.parquet'}",),
-        "engine": {"kind": "hf", "max_model_len": WINDOW, "max_num_batched_tokens": 512},
+        "engine": {"kind": "packed", "max_model_len": WINDOW, "max_num_batched_tokens": 512},
         "actors": 1,
     }
     return ExtractConfig(**(settings | changes))

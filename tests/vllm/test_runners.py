@@ -11,6 +11,7 @@ from tiny_checkpoints import save_model
 
 from neuneu.core.errors import EngineError
 from neuneu.scoring.engines.engine import EngineConfig
+from neuneu.scoring.engines.packing import Prompts
 
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -121,7 +122,8 @@ def test_score_uses_computed_positions_only(make: Callable[..., Any], runner: st
     scorer = make(runner)
     prompts, last = few_shot()
     before = scorer.computed_tokens
-    found = scorer.score(prompts, last)
+    joined = Prompts.of(prompts, last)
+    found = joined.each(scorer.score(joined))
     for prompt, count, values in zip(prompts, last, found, strict=True):
         ends = range(len(prompt) - count, len(prompt))
         expected = [logprob(prompt[:i], prompt[i]) for i in ends]

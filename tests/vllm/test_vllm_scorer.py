@@ -13,6 +13,7 @@ from tiny_checkpoints import VOCAB_SIZE, copy_of, rewrite_weights, save_model
 
 from neuneu.core.errors import CheckpointError, EngineError
 from neuneu.scoring.engines.engine import EngineConfig
+from neuneu.scoring.engines.packing import Prompts
 from neuneu.scoring.engines.prefixes import computed_tokens
 
 pytest.importorskip("vllm")
@@ -67,10 +68,9 @@ def engine(request: pytest.FixtureRequest, models: Path) -> Iterator[Any]:
 
 
 def check(engine: Any, folder: Path, prompts: list[list[int]]) -> None:
-    found = engine.score(prompts)
-    assert [len(array) for array in found] == [len(prompt) - 1 for prompt in prompts]
+    found = engine.score(Prompts.of(prompts))
     reference = np.load(folder / "reference.npy")
-    np.testing.assert_allclose(np.concatenate(found), reference, rtol=0, atol=TOLERANCE_NATS)
+    np.testing.assert_allclose(found, reference, rtol=0, atol=TOLERANCE_NATS)
 
 
 def test_swaps_equal_transformers(engine: Any, models: Path, prompts: list[list[int]]) -> None:
@@ -120,11 +120,11 @@ def test_tied_head_stays_stale_without_the_repair(
     monkeypatch.setattr(vllm_scorer, "_repack_tied_head", lambda model: None)
     with pytest.raises(EngineError, match="the first the output head"):
         scorer.load(models / "tied-B")
-    wrong = np.concatenate(scorer.score(prompts)) - np.load(models / "tied-B" / "reference.npy")
+    wrong = scorer.score(Prompts.of(prompts)) - np.load(models / "tied-B" / "reference.npy")
     assert np.abs(wrong).max() > 0.5
     scorer.close()
     with pytest.raises(EngineError, match="closed"):
-        scorer.score(prompts)
+        scorer.score(Prompts.of(prompts))
 
 
 def test_start_with_impossible_settings_is_an_engine_error(models: Path) -> None:
@@ -144,7 +144,7 @@ def test_start_with_a_head_size_that_has_no_kernel_is_the_checkpoints_fault(
     if not current_platform.is_cpu():
         pytest.skip("GPU kernels take more head sizes")
     save_model(tmp_path / "narrow", tied=True, seed=1, num_attention_heads=4)
-    with pytest.raises(CheckpointError, match=r"heads of 16 dimensions.*engine.kind=hf"):
+    with pytest.raises(CheckpointError, match=r"heads of 16 dimensions.*engine.kind=packed"):
         VllmScorer(EngineConfig(max_model_len=128), tmp_path / "narrow")
 
 
@@ -177,19 +177,20 @@ def test_shared_contexts_are_computed_once_and_change_no_number(
     engine: Any, models: Path, prompts: list[list[int]]
 ) -> None:
     few_shot, last = few_shot_prompts()
+    asked, whole = Prompts.of(few_shot, last), Prompts.of(few_shot)
     for name in ("B", "A", "B"):
         engine.load(models / f"{engine.kind}-{name}")
         before = engine.computed_tokens
-        shared = engine.score(few_shot, last)
+        shared = asked.each(engine.score(asked))
         between = engine.computed_tokens
-        alone = engine.score(few_shot)
+        alone = whole.each(engine.score(whole))
         # What the plan of an extraction says; some are computed twice, as their pairs part late.
-        assert between - before == computed_tokens(few_shot, last, block=32)
+        assert between - before == computed_tokens(asked, block=32)
         assert between - before < 0.7 * (engine.computed_tokens - between)
-        for found, whole, n in zip(shared, alone, last, strict=True):
-            np.testing.assert_allclose(found, whole[-n:], rtol=0, atol=1e-5)
+        for found, every, n in zip(shared, alone, last, strict=True):
+            np.testing.assert_allclose(found, every[-n:], rtol=0, atol=1e-5)
     # Whole prompts ask for every token: nothing may come from the cache.
     engine.load(models / f"{engine.kind}-A")
-    whole = engine.score(prompts, [len(prompt) - 1 for prompt in prompts])
+    found = engine.score(Prompts.of(prompts))
     reference = np.load(models / f"{engine.kind}-A" / "reference.npy")
-    np.testing.assert_allclose(np.concatenate(whole), reference, rtol=0, atol=TOLERANCE_NATS)
+    np.testing.assert_allclose(found, reference, rtol=0, atol=TOLERANCE_NATS)

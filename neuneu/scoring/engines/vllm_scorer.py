@@ -9,9 +9,10 @@ vLLM's prefix cache (see `VllmScorer.score`).
 
 import gc
 import os
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 # In this process: it starts in seconds rather than half a minute, has twice the throughput on CPU,
 # and has no worker process that could outlive a killed actor and keep its GPU.
@@ -20,7 +21,6 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from vllm import LLM, SamplingParams
 from vllm.model_executor.layers.linear import (
@@ -32,16 +32,18 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 from vllm.platforms import current_platform
 
 from neuneu.core.errors import CheckpointError, EngineError
+from neuneu.data.arrays import FloatArray32, IntArray
 from neuneu.scoring.engines import swap
 from neuneu.scoring.engines.engine import (
     LARGEST_BLOCK_TOKENS,
     EngineConfig,
-    TokenIds,
     cache_tokens,
     read_model_config,
+    scheduled_tokens,
     window,
     with_dtype,
 )
+from neuneu.scoring.engines.packing import Prompts
 from neuneu.scoring.engines.prefixes import in_calls, sharing_order
 from neuneu.scoring.workers.processes import first_line
 
@@ -66,14 +68,16 @@ class VllmScorer:
                 the model's attention.
             EngineError: vLLM does not start, or does not hold the weights afterwards.
         """
-        config = with_dtype(config, gpu=not current_platform.is_cpu())
+        gpu = not current_platform.is_cpu()
+        config = replace(with_dtype(config, gpu=gpu), kind="vllm")
         model_config = read_model_config(folder)
         _check_head_size(model_config)
         self._dtype: torch.dtype = getattr(torch, config.dtype)
         self._tied = bool(model_config.tie_word_embeddings)
         self._vocab_size = int(model_config.vocab_size)
         self._window = window(config, getattr(model_config, "max_position_embeddings", None))
-        self._canaries: dict[tuple[Any, ...], npt.NDArray[np.float32]] = {}
+        self._canaries: dict[tuple[Any, ...], FloatArray32] = {}
+        self._orders: WeakKeyDictionary[Prompts, tuple[IntArray, IntArray]] = WeakKeyDictionary()
         self._llm: LLM | None = None
         self.computed_tokens = 0
         self._compared_ranks: int | None = None
@@ -93,7 +97,7 @@ class VllmScorer:
                 **({"block_size": LARGEST_BLOCK_TOKENS} if current_platform.is_cpu() else {}),
                 generation_config="vllm",
                 max_model_len=self._window,
-                max_num_batched_tokens=max(config.max_num_batched_tokens, self._window),
+                max_num_batched_tokens=max(scheduled_tokens(config, gpu=gpu), self._window),
                 max_num_seqs=config.max_num_seqs,
                 kv_cache_memory_bytes=_kv_cache_bytes(config, model_config, self._window),
                 gpu_memory_utilization=config.gpu_memory_utilization,
@@ -146,28 +150,25 @@ class VllmScorer:
             )
         self._prove(folder, expected)
 
-    def score(
-        self, prompts: Sequence[TokenIds], last: Sequence[int] | None = None
-    ) -> list[npt.NDArray[np.float32]]:
+    def score(self, prompts: Prompts) -> FloatArray32:
         """Return log-probabilities of the last tokens of each prompt, in nats.
 
-        With `last`, common beginnings of contexts are computed once while they stay in the cache.
-        vLLM leaves log-probabilities of cached tokens uninitialised, so a result is rejected if its
-        scored tokens are among them.
+        Common beginnings of contexts are computed once while they stay in the cache. vLLM leaves
+        log-probabilities of cached tokens uninitialised, so a result is rejected if its scored
+        tokens are among them.
 
         Raises:
             EngineError: vLLM raised, or did not return one number per token.
         """
-        wanted = [len(prompt) - 1 for prompt in prompts] if last is None else last
-        shared = sharing_order(prompts, wanted, block=self._block_tokens)
-        alone = sorted(set(range(len(prompts))) - set(shared))
-        result: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(prompts)
-        for order, cached in ((shared, True), (alone, False)):
-            for call in in_calls(order, prompts, tokens=_CALL_TOKENS):
-                batch = [prompts[index] for index in call]
-                scored = self._score(batch, [wanted[index] for index in call], cached=cached)
-                for index, values in zip(call, scored, strict=True):
-                    result[index] = values
+        if prompts not in self._orders:
+            shared, _ = sharing_order(prompts, block=self._block_tokens)
+            self._orders[prompts] = (shared, np.setdiff1d(np.arange(len(prompts)), shared))
+        result, offsets = np.empty(int(prompts.last.sum()), np.float32), prompts.results
+        for rows, cached in zip(self._orders[prompts], (True, False), strict=True):
+            for call in in_calls(rows, prompts.lengths[rows], tokens=_CALL_TOKENS):
+                scored = self._score(prompts, call, cached=cached)
+                for row, values in zip(call.tolist(), scored, strict=True):
+                    result[offsets[row] : offsets[row + 1]] = values
         return result
 
     def close(self) -> None:
@@ -186,8 +187,8 @@ class VllmScorer:
         return self._llm
 
     def _score(
-        self, prompts: Sequence[TokenIds], wanted: Sequence[int], *, cached: bool = False
-    ) -> list[npt.NDArray[np.float32]]:
+        self, prompts: Prompts, rows: IntArray, *, cached: bool = False
+    ) -> list[FloatArray32]:
         sampling = SamplingParams(
             max_tokens=1,
             temperature=0,
@@ -198,27 +199,28 @@ class VllmScorer:
         )
         try:
             outputs = self._engine().generate(
-                [{"prompt_token_ids": list(map(int, prompt))} for prompt in prompts],
+                [{"prompt_token_ids": prompts[row].tolist()} for row in rows.tolist()],
                 sampling,
                 use_tqdm=False,
             )
         except Exception as error:
             raise EngineError(f"vLLM failed while scoring: {first_line(error)}") from error
         arrays, stale = [], []
-        for i, (prompt, count, output) in enumerate(zip(prompts, wanted, outputs, strict=True)):
+        lengths, last = prompts.lengths[rows].tolist(), prompts.last[rows].tolist()
+        for i, (n_tokens, count, output) in enumerate(zip(lengths, last, outputs, strict=True)):
             n_cached = output.num_cached_tokens or 0
             if n_cached and not cached:
                 raise EngineError(
-                    f"vLLM read {n_cached} tokens of a prompt of {len(prompt)} from its cache; "
+                    f"vLLM read {n_cached} tokens of a prompt of {n_tokens} from its cache; "
                     "expected none."
                 )
-            self.computed_tokens += len(prompt) - n_cached
-            values = last_logprobs(output, n_tokens=len(prompt), n_cached=n_cached, count=count)
+            self.computed_tokens += n_tokens - n_cached
+            values = last_logprobs(output, n_tokens=n_tokens, n_cached=n_cached, count=count)
             if values is None:
                 stale.append(i)
             arrays.append(values if values is not None else np.empty(0, np.float32))
         if stale:
-            again = self._score([prompts[i] for i in stale], [wanted[i] for i in stale])
+            again = self._score(prompts, rows[stale])
             for i, fresh in zip(stale, again, strict=True):
                 arrays[i] = fresh
         return arrays
@@ -247,15 +249,14 @@ class VllmScorer:
                 raise EngineError(
                     f"after loading {folder} vLLM holds other weights than its files in "
                     f"{len(wrong)} places, the first {swap.describe(wrong[0])}; set "
-                    "engine.kind=hf if all checkpoints of this architecture fail."
+                    "engine.kind=packed if all checkpoints of this architecture fail."
                 )
         self._check_canary(expected)
 
     def _check_canary(self, products: swap.Held) -> None:
         """Score a fixed prompt: results must be finite, repeatable, and change with the weights."""
         prompt = [(7 * i + 3) % self._vocab_size for i in range(_CANARY_TOKENS)]
-        prompt = prompt[: self.max_prompt_tokens]
-        values = self._score([prompt], [len(prompt) - 1])[0]
+        values = self._score(Prompts.of([prompt[: self.max_prompt_tokens]]), np.zeros(1, int))[0]
         if not np.isfinite(values).all():
             raise CheckpointError(
                 "the log-probabilities of a fixed prompt are not finite; the weights overflow in "
@@ -279,9 +280,7 @@ class VllmScorer:
         self._canaries[key] = values
 
 
-def last_logprobs(
-    output: Any, *, n_tokens: int, n_cached: int, count: int
-) -> npt.NDArray[np.float32] | None:
+def last_logprobs(output: Any, *, n_tokens: int, n_cached: int, count: int) -> FloatArray32 | None:
     """Return log-probabilities of the last tokens of a prompt; None if they were not computed.
 
     vLLM's V1 runner returns `n_tokens - 1` values, uninitialised for cached tokens; its V2 runner
@@ -390,7 +389,7 @@ def _check_head_size(model: Any) -> None:
         if _head_size(model) % 8:
             raise CheckpointError(
                 f"attention heads of {_head_size(model)} dimensions: vLLM on GPUs has kernels for "
-                "multiples of 8 only; set engine.kind=hf, or train with another head size."
+                "multiples of 8 only; set engine.kind=packed, or train with another head size."
             )
         return
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
@@ -399,7 +398,7 @@ def _check_head_size(model: Any) -> None:
     if _head_size(model) not in supported:
         raise CheckpointError(
             f"attention heads of {_head_size(model)} dimensions: vLLM on CPU has kernels for "
-            f"{supported} only; set engine.kind=hf, or train with another head size."
+            f"{supported} only; set engine.kind=packed, or train with another head size."
         )
 
 

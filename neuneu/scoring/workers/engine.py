@@ -1,5 +1,6 @@
 """The engine of a worker: the object in a process of its own, and the worker's handle on it."""
 
+import math
 import os
 import threading
 from collections import OrderedDict
@@ -11,7 +12,8 @@ from typing import Final
 from neuneu.core.errors import EngineError
 from neuneu.data.store.store import CheckpointRows, Part
 from neuneu.scoring.checkpoints.preflight import Preflight
-from neuneu.scoring.engines.engine import EngineConfig, Scorer
+from neuneu.scoring.checkpoints.weights import read_headers
+from neuneu.scoring.engines.engine import EngineConfig, Scorer, chosen
 from neuneu.scoring.evaluation import Workload, evaluate
 from neuneu.scoring.workers.processes import Host, peak_rss_mb
 
@@ -47,13 +49,14 @@ def make_scorer(config: EngineConfig, folder: Path) -> Scorer:
         CheckpointError: The weights cannot be used.
         EngineError: The engine does not start, or does not hold the weights it was given.
     """
-    if config.kind == "vllm":
+    params = sum(math.prod(header.shape) for header in read_headers(folder).values())
+    if chosen(config, params).kind == "vllm":
         from neuneu.scoring.engines.vllm_scorer import VllmScorer
 
         return VllmScorer(config, folder)
-    from neuneu.scoring.engines.hf_scorer import HfScorer
+    from neuneu.scoring.engines.packed_scorer import PackedScorer
 
-    return HfScorer(config, folder)
+    return PackedScorer(config, folder)
 
 
 class EngineHost:
@@ -66,7 +69,9 @@ class EngineHost:
 
         torch.set_num_threads(threads)
         if config.kind == "vllm":
-            import neuneu.scoring.engines.vllm_scorer  # noqa: F401 - before the first checkpoint
+            import neuneu.scoring.engines.vllm_scorer  # before the first checkpoint
+        else:
+            import neuneu.scoring.engines.packed_scorer  # noqa: F401
         self._config = config
         self._scorer: Scorer | None = None
         self._workloads = WorkloadCache()

@@ -1,15 +1,22 @@
 """How much of a machine the engine of a model needs: a fraction of a GPU, or several GPUs.
 
 A GPU holds the weights, the logits of one batch (vLLM's V1 runner materialises them and their
-log-softmax in float32), the other activations, the cache and the runtime. Small models share a GPU
-in halves, quarters or eighths; large ones are split over 2, 4 or 8 by tensor parallelism.
+log-softmax in float32; the packed scorer computes them in chunks), the other activations, the cache
+(packed: the activations of a batch, which take about as much) and the runtime. Small models share a
+GPU in halves, quarters or eighths; large ones are split over 2, 4 or 8 by tensor parallelism.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
 from neuneu.core.errors import UserError
-from neuneu.scoring.engines.engine import EngineConfig, cache_tokens
+from neuneu.scoring.engines.engine import (
+    PACKED_LOGITS,
+    EngineConfig,
+    cache_tokens,
+    chosen,
+    scheduled_tokens,
+)
 
 _BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 # CUDA context, kernels and allocator overhead of one process.
@@ -59,17 +66,19 @@ def need(params: float, vocab_size: int, cache_values: int, engine: EngineConfig
         params: Number of weights.
         vocab_size: Number of logits.
         cache_values: Number of keys and values per token, over all layers.
-        engine: Dtype and batch size.
+        engine: Kind, dtype and batch size.
     """
+    engine = chosen(engine, params)
     size = _BYTES[engine.dtype]
     weights = params * size / 1e9
-    batch = max(engine.max_num_batched_tokens, engine.max_model_len)
+    batch = max(scheduled_tokens(engine, gpu=True), engine.max_model_len)
+    logits = PACKED_LOGITS if engine.kind == "packed" else batch * vocab_size
     cache = cache_values * size * cache_tokens(engine, engine.max_model_len) / 1e9
     if engine.kv_cache_mb is not None:
         cache = engine.kv_cache_mb * 2**20 / 1e9
     return Need(
         weights=weights,
-        logits=2 * batch * vocab_size * 4 / 1e9,
+        logits=2 * logits * 4 / 1e9,
         activations=_ACTIVATIONS * weights,
         cache=cache,
     )
