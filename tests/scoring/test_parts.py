@@ -140,9 +140,9 @@ def test_word_losses_of_a_real_model_are_stored_within_the_bound(
     folder = suite / "checkpoints/a/step-1"
     wanted = load_wanted(setting)
     workload = make_workload(wanted, read_tokenizer(folder), max_tokens=WINDOW - 1)
-    logprobs = make_scorer(setting.engine, folder).score(workload.prompts, workload.last)
+    logprobs = make_scorer(setting.engine, folder).score(workload.prompts)
     (text,) = workload.texts
-    losses = text.corpus.losses([logprobs[i] for i in text.rows]).word_losses.astype(float)
+    losses = text.losses(logprobs).word_losses.astype(float)
     assert len(losses) == 60
     error = np.abs(np.array(kept, float) - losses)
     assert (error > 0).any()
