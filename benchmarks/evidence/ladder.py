@@ -30,7 +30,7 @@ from neuneu.ladder.tokenizer import load_tokenizer, tokenize_recipe, train_token
 from neuneu.ladder.trainer import RunTrainer
 from neuneu.scoring.corpus import load_corpus
 from neuneu.scoring.engines.engine import EngineConfig
-from neuneu.scoring.engines.hf_scorer import HfScorer
+from neuneu.scoring.engines.packed_scorer import PackedScorer
 from neuneu.scoring.evaluation import Workload, make_workload
 from neuneu.scoring.multiple_choice import Task
 from neuneu.scoring.tasks import load_tasks
@@ -89,12 +89,12 @@ def write_items(workload: Workload, path: Path) -> None:
         np.savez(file, **columns)
 
 
-def score(scorer: HfScorer, workload: Workload, path: Path) -> None:
+def score(scorer: PackedScorer, workload: Workload, path: Path) -> None:
     """Score the weights that the scorer holds and write `path`."""
-    logprobs = scorer.score(workload.prompts, workload.last)
+    logprobs = scorer.score(workload.prompts)
     sums = [task.choices.sums(logprobs) for task in workload.tasks]
     (text,) = workload.texts
-    losses = text.corpus.losses([logprobs[row] for row in text.rows])
+    losses = text.losses(logprobs)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, logprobs=np.concatenate(sums), loss=losses.nats_per_token)
 
@@ -123,7 +123,7 @@ def main() -> None:
         if not folder.tokens(recipe).exists():
             tokenize_recipe(text.train(recipe), folder.tokenizer, folder.tokens(recipe))
     tasks = study_tasks(shared, text.tasks)
-    engine = EngineConfig(kind="hf", dtype="float32", max_num_batched_tokens=BATCH_TOKENS)
+    engine = EngineConfig(kind="packed", dtype="float32", max_num_batched_tokens=BATCH_TOKENS)
     wanted = Wanted(tasks=tasks, corpora=[load_corpus(text.validation, max_words=CORPUS_WORDS)])
     tokenizer = load_tokenizer(folder.tokenizer)
     workload = make_workload(wanted, tokenizer, max_tokens=config.context_length - 1)
@@ -140,7 +140,7 @@ def main() -> None:
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
             started = time.process_time()
-            score(HfScorer(engine, plan.checkpoint(step)), workload, path)
+            score(PackedScorer(engine, plan.checkpoint(step)), workload, path)
             spent["score"] += time.process_time() - started
         record = {
             "cpu_seconds": spent,

@@ -32,10 +32,10 @@ from neuneu.ladder.text import TextFolder
 from neuneu.ladder.tokenizer import load_tokenizer
 from neuneu.scoring.corpus import Corpus, EncodedCorpus, encode_corpus, load_corpus, prefix_token
 from neuneu.scoring.engines.engine import EngineConfig
-from neuneu.scoring.engines.hf_scorer import HfScorer
+from neuneu.scoring.engines.packed_scorer import PackedScorer
 
 WORDS: Final = 10_000
-ENGINE: Final = EngineConfig(kind="hf", dtype="float32", max_num_batched_tokens=BATCH_TOKENS)
+ENGINE: Final = EngineConfig(kind="packed", dtype="float32", max_num_batched_tokens=BATCH_TOKENS)
 _MAX_FLOAT16: Final = float(np.finfo(np.float16).max)
 
 
@@ -79,9 +79,8 @@ def score_run(plan: RunPlan, text: Text, folder: Path) -> float:
         path = folder / plan.name / f"{step:06d}.npz"
         if path.exists():
             continue
-        prompts = [np.asarray(prompt, np.int32) for prompt in text.encoded.prompts]
-        scorer = HfScorer(ENGINE, plan.checkpoint(step))
-        losses = text.encoded.losses(scorer.score(prompts, text.encoded.n_scored.tolist()))
+        scorer = PackedScorer(ENGINE, plan.checkpoint(step))
+        losses = text.encoded.losses(scorer.score(text.encoded.prompts))
         words = losses.word_losses.clip(0, _MAX_FLOAT16).astype(np.float16)
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(file, words=words, loss=losses.nats_per_token)
