@@ -127,7 +127,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {
         key: value
         for key, value in record.__dict__.items()
-        if key not in _STANDARD and not key.startswith("_ray")
+        if key not in _STANDARD and not key.startswith(("_ray", "vllm_"))
     }
 
 

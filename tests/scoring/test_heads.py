@@ -23,6 +23,7 @@ from neuneu.scoring.checkpoints.heads import kernel_heads
 from neuneu.scoring.checkpoints.hf_olmo import as_llama_config, convert, padding_bytes
 from neuneu.scoring.checkpoints.preflight import inspect
 from neuneu.scoring.engines.engine import EngineConfig
+from neuneu.scoring.engines.packing import Prompts
 from neuneu.scoring.engines.swap import file_products
 
 pytest.importorskip("transformers")
@@ -213,7 +214,7 @@ def test_padded_checkpoint_in_vllm_gives_the_losses_of_the_true_model(
     scorer = VllmScorer(EngineConfig(max_model_len=128), tmp_path / "out")
     try:
         scorer.load(tmp_path / "out")
-        (found,) = scorer.score([tuple(tokens[0].tolist())])
+        found = scorer.score(Prompts.of([tokens[0].tolist()]))
     finally:
         scorer.close()
     assert np.abs(found - expected).max() < 1e-4

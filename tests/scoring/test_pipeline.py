@@ -28,7 +28,8 @@ from neuneu.data.checkpoints import list_local
 from neuneu.data.store.recomputation import recompute
 from neuneu.data.store.store import Store
 from neuneu.scoring import pipeline
-from neuneu.scoring.engines.engine import read_tokenizer
+from neuneu.scoring.engines.engine import read_tokenizer, scheduled_tokens
+from neuneu.scoring.engines.packing import packed_tokens
 from neuneu.scoring.evaluation import make_workload
 from neuneu.scoring.pipeline import extract
 from neuneu.scoring.plan import extraction_status
@@ -97,8 +98,10 @@ def test_extract_a_further_task_scores_only_that_task(root: Path) -> None:
     wanted = load_wanted(both)
     tokenizer = read_tokenizer(root / "checkpoints/a/step-1")
     only = wanted.only([part for part in wanted.parts if part.name == "blimp_second"])
-    one = make_workload(only, tokenizer, max_tokens=WINDOW - 1).n_tokens
-    assert second.computed_tokens == 4 * one
+    workload = make_workload(only, tokenizer, max_tokens=WINDOW - 1)
+    assert second.tokens == 4 * workload.n_tokens
+    batch_tokens = scheduled_tokens(both.engine, gpu=False)
+    assert second.computed_tokens == 4 * packed_tokens(workload.prompts, batch_tokens=batch_tokens)
     assert first.computed_tokens > second.computed_tokens
     after = store.accuracies().to_pylist()
     assert [row for row in after if row["task"] == "blimp_first"] == before
