@@ -14,6 +14,7 @@ from neuneu.core.files import check_regular
 from neuneu.core.storage import Folder
 from neuneu.data.checkpoints import CheckpointRef, StoredFile, in_order, list_folder
 from neuneu.scoring.checkpoints import hub
+from neuneu.scoring.checkpoints.dcp_metadata import METADATA_FILE
 from neuneu.scoring.checkpoints.suite_file import (
     Entry,
     Location,
@@ -74,7 +75,7 @@ def list_files(ref: CheckpointRef) -> dict[str, StoredFile]:
     if ref.uri.startswith(hub.SCHEME):
         return hub.list_files(*_on_hub(ref))
     with _errors(ref.uri):
-        sizes = Folder(ref.uri).files()
+        sizes = Folder(ref.uri).files(hidden=(METADATA_FILE,))
     if not sizes:
         raise CheckpointError(f"{ref.uri}: expected a checkpoint, found no files.")
     return {name: StoredFile(size) for name, size in sizes.items() if "/" not in name}
