@@ -23,9 +23,14 @@ from dcp_cases import (
     set_config,
     training_state,
 )
+from in_process import attempt
 from test_packed_scorer import asked, make, plainly
+from tiny_checkpoints import extract_config, make_ref, write_inputs
 
 from neuneu.core.errors import CheckpointError
+from neuneu.core.storage import Folder
+from neuneu.data.checkpoints import write_metadata
+from neuneu.data.store.store import Store
 from neuneu.scoring.checkpoints import dcp
 from neuneu.scoring.checkpoints.dcp_layouts import to_half_split
 from neuneu.scoring.checkpoints.dcp_metadata import Metadata
@@ -253,6 +258,7 @@ def metadata_with(folder: Path, **changes: object) -> bytes:
         ({"relative_path": "../secret"}, r"is in '\.\./secret'; expected a file such as __0_0"),
         ({"relative_path": "/etc/passwd"}, r"is in '/etc/passwd'; expected a file such as"),
         ({"offset": -1}, r"found \(-1, \d+\) in place of sizes"),
+        ({"length": 60}, r"has 60 bytes; expected those of shape \[32\] in float32"),
         ({"length": 10**15}, r"found \(\d+, 10{15}\) in place of sizes"),
         ({"transform_descriptors": ["zstd"]}, "is compressed; expected plain tensors"),
     ],
@@ -298,4 +304,43 @@ def test_wrappers_in_names_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "c" / ".metadata").unlink()
     save_dcp(tmp_path / "c", training_state(wrapped, ("state_dict",)))
     found = staged_logprobs(tmp_path, tmp_path / "c")
+    np.testing.assert_allclose(found, plainly(plain, asked()), atol=NATS)
+
+
+def test_extraction_scores_them_and_quarantines_a_truncated_one(tmp_path: Path) -> None:
+    for step in (1, 2):
+        folder = tmp_path / "checkpoints" / "a" / f"step-{step}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save_layout(folder, "OLMo-core", seed=step)
+        folder.with_name(f"step-{step}-plain").rename(tmp_path / f"plain-{step}")
+        write_metadata(folder, make_ref(folder, step=step))
+    truncate(folder)
+    write_inputs(tmp_path)
+    outcomes = attempt(extract_config(tmp_path))
+    assert [outcome.status for outcome in outcomes] == ["done", "quarantined"]
+    assert outcomes[0].proof == "all weights copied"
+    assert outcomes[1].error.startswith("__0_0.distcp: truncated: expected at least")
+    rows = Store(tmp_path / "store").checkpoints().to_pylist()
+    assert [row["status"] for row in rows] == ["done", "quarantined"]
+    assert not list((tmp_path / "staging").glob("*/*"))
+
+
+@pytest.mark.parametrize("kind", ["s3", "hub"])
+def test_they_are_staged_from_stores(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    plain = save_layout(tmp_path / "c", "torchtitan llama")
+    files = contents(tmp_path / "c")
+    if kind == "hub":
+        ref = ref_of(
+            "hf://org/m@step1", request.getfixturevalue("hub").add("org/m", "step1", files)
+        )
+    else:
+        folder = Folder(f"s3://{request.getfixturevalue('s3').bucket}/c")
+        for name, content in files.items():
+            folder.write(name, content)
+        ref = ref_of(str(folder))
+    with stager(tmp_path).stage(ref) as staged:
+        assert staged.bytes_moved == sum(map(len, files.values()))
+        found = make(staged.folder).score(asked())
     np.testing.assert_allclose(found, plainly(plain, asked()), atol=NATS)

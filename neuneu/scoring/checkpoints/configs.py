@@ -114,8 +114,8 @@ def check_sizes(config: Mapping[str, Any]) -> None:
 def check_dense(config: Mapping[str, Any]) -> None:
     """Refuse a mixture of experts, for an engine that cannot swap their weights safely.
 
-    vLLM arranges the weights of experts for its kernels when it starts, and a swap does not reach
-    that copy: vLLM 0.32 on CPU then returns other log-probabilities, by nats.
+    vLLM (0.32, on CPU) arranges the weights of experts for its kernels when it starts, but not
+    after a swap, and then computes with them as if they were: log-probabilities are off by nats.
 
     Raises:
         CheckpointError: it has experts.

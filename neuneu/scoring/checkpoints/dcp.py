@@ -9,7 +9,7 @@ is not the model's is not read. Nothing is unpickled but plain tensors
 
 import io
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -63,8 +63,7 @@ def convert(folder_in: Path, folder_out: Path) -> None:
     metadata = Metadata(read_regular(folder_in / METADATA_FILE))
     names = find_names(metadata.names, config["model_type"])
     tensors = {ours: metadata.tensor(name) for ours, name in names.originals.items()}
-    for file in sorted({chunk.file for stored in tensors.values() for chunk in stored.chunks}):
-        check_regular(folder_in / file)
+    _check_files(folder_in, tensors.values())
     if config.get("tie_word_embeddings"):
         _check_tied(folder_in, tensors, names, config)
     groups = _groups(tensors)
@@ -82,6 +81,20 @@ def convert(folder_in: Path, folder_out: Path) -> None:
     for path in folder_in.iterdir():
         if not is_data(path.name) and path.name != METADATA_FILE:
             shutil.copyfile(path, folder_out / path.name)
+
+
+def _check_files(folder: Path, tensors: Iterable[StoredTensor]) -> None:
+    ends: dict[str, int] = {}
+    for chunk in (chunk for stored in tensors for chunk in stored.chunks):
+        ends[chunk.file] = max(ends.get(chunk.file, 0), chunk.start + chunk.length)
+    for file, end in sorted(ends.items()):
+        check_regular(folder / file)
+        size = (folder / file).stat().st_size
+        if size < end:
+            raise CheckpointError(
+                f"{file}: truncated: expected at least {end} bytes by {METADATA_FILE}, found "
+                f"{size}; copy it again."
+            )
 
 
 def _check_tied(
@@ -144,14 +157,7 @@ def _read(
 def _piece(folder: Path, name: str, chunk: Chunk) -> "torch.Tensor":
     import torch
 
-    path = folder / chunk.file
-    size = path.stat().st_size
-    if chunk.start + chunk.length > size:
-        raise CheckpointError(
-            f"{chunk.file}: truncated: expected at least {chunk.start + chunk.length} bytes by "
-            f"{METADATA_FILE}, found {size}; copy it again."
-        )
-    with path.open("rb") as file:
+    with (folder / chunk.file).open("rb") as file:
         file.seek(chunk.start)
         content = io.BytesIO(file.read(chunk.length))
     try:

@@ -43,7 +43,7 @@ _PLAIN: Final[dict[tuple[str, str], Callable[..., Any]]] = {
     ("collections", "OrderedDict"): dict,
     ("builtins", "set"): set,
 }
-_FLOATS: Final = ("bfloat16", "float16", "float32", "float64")
+_FLOATS: Final = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 _ADVICE: Final = "save the checkpoint again with torch.distributed.checkpoint.save"
 
 
@@ -122,6 +122,13 @@ class Metadata:
             )
             for chunk in chunks.values()
         )
+        # Before anything of that size is allocated.
+        for chunk in chunks.values():
+            if chunk.length < math.prod(chunk.sizes) * _FLOATS[dtype]:
+                raise CheckpointError(
+                    f"{METADATA_FILE}: a piece of tensor {name!r} has {chunk.length} bytes; "
+                    f"expected those of shape {list(chunk.sizes)} in {dtype}; {_ADVICE}."
+                )
         held = sum(math.prod(chunk.sizes) for chunk in chunks.values())
         if not inside or held != math.prod(shape):
             raise CheckpointError(
