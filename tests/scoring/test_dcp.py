@@ -59,6 +59,16 @@ def test_staged_checkpoint_has_the_log_probabilities_of_transformers(
     assert contents(tmp_path / "c") == before
 
 
+def test_one_on_local_disk_is_not_copied(tmp_path: Path) -> None:
+    save_layout(tmp_path / "c", "OLMo-core")
+    need = sum(path.stat().st_size for path in (tmp_path / "c").iterdir())
+    with stager(tmp_path, budget_bytes=need).stage(ref_of(tmp_path / "c")) as staged:
+        assert staged.bytes_moved == 0
+        assert not any(path.is_symlink() for path in staged.folder.iterdir())
+        # Without the moment of the optimizer.
+        assert 3 * (staged.folder / "model.safetensors").stat().st_size < 2 * need
+
+
 def test_pieces_that_ranks_saved_are_put_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ SHAPE: dict[str, Any] = {
 MODELS: dict[str, dict[str, Any]] = {
     "llama": SHAPE,
     "olmo2": SHAPE,
+    "olmo3": SHAPE,
     "qwen3": SHAPE | {"head_dim": 8},
 }
 Tensors = dict[str, torch.Tensor]
@@ -74,11 +75,28 @@ def as_olmo_core(tensors: Mapping[str, torch.Tensor]) -> Tensors:
     })  # fmt: skip
 
 
+def as_newer_titan(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Names of torchtitan's later versions."""
+    return _renamed(as_titan(tensors), {
+        "wq": "qkv_linear.wq", "wk": "qkv_linear.wk", "wv": "qkv_linear.wv", "output": "lm_head",
+    })  # fmt: skip
+
+
+def as_olmo_core_llama(tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    """Names of OLMo-core's Llama and Qwen3, whose norms precede attention and MLP."""
+    names = {"post_attention_layernorm": "feed_forward_norm", "input_layernorm": "attention_norm"}
+    return as_olmo_core(_renamed(tensors, names))
+
+
 LAYOUTS: dict[str, tuple[str, Callable[[Mapping[str, torch.Tensor]], Tensors], tuple[str, ...]]] = {
     "torchtitan llama": ("llama", as_titan, ()),
     "torchtitan llama in a state": ("llama", as_titan, ("model",)),
     "torchtitan qwen3": ("qwen3", as_titan_qwen3, ()),
+    "newer torchtitan llama": ("llama", as_newer_titan, ()),
     "OLMo-core": ("olmo2", as_olmo_core, ("model",)),
+    "OLMo-core olmo3": ("olmo3", as_olmo_core, ("model",)),
+    "OLMo-core llama": ("llama", as_olmo_core_llama, ("model",)),
+    "OLMo-core qwen3": ("qwen3", as_olmo_core_llama, ("model",)),
     "transformers": ("qwen3", dict, ("app", "model")),
     "transformers alone": ("llama", dict, ()),
 }

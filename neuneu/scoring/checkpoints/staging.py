@@ -70,6 +70,7 @@ class _Plan:
     files: dict[str, StoredFile]
     pickled: bool
     distributed: bool
+    linked: bool
     old_format: bool
     padding_bytes: int
 
@@ -81,7 +82,8 @@ class _Plan:
     def n_bytes(self) -> int:
         """The most disk space it takes: a conversion has its input beside its output."""
         size = sum(file.size for file in self.files.values())
-        return 2 * size + self.padding_bytes if self.is_converted else size
+        copied = self.is_converted and not self.linked
+        return 2 * size + self.padding_bytes if copied else size
 
 
 class Stager:
@@ -175,6 +177,8 @@ class Stager:
             files={name: file for name, file in found.items() if name in wanted},
             pickled=not weights and not distributed,
             distributed=bool(distributed),
+            # Most of it may be the optimizer's, which need not be copied to be left out.
+            linked=bool(distributed) and "://" not in ref.uri,
             old_format=old_format,
             # This also refuses a config before anything large is copied.
             padding_bytes=hf_olmo.padding_bytes(config) if old_format else 0,
@@ -279,6 +283,9 @@ class Stager:
         missing = {name: file for name, file in plan.files.items() if not (part / name).exists()}
 
         def copy(name: str) -> None:
+            if plan.linked:
+                (part / name).symlink_to(Path(ref.uri, name).resolve())
+                return
             self._retried(lambda: fetch(ref, name, part))
             if difference := _difference(part / name, missing[name]):
                 (part / name).unlink()
@@ -287,7 +294,7 @@ class Stager:
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             list(pool.map(logs.carried(copy), missing))
         shutil.rmtree(part / ".cache", ignore_errors=True)
-        return sum(file.size for file in missing.values())
+        return 0 if plan.linked else sum(file.size for file in missing.values())
 
 
 def _retried(action: Callable[[], T], *, attempts: int, wait_s: float) -> T:
