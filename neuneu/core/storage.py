@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -152,19 +152,18 @@ class Folder:
                     raise
                 return False
 
-    def files(self, suffix: str = "", *, hidden: Collection[str] = ()) -> dict[str, int]:
+    def files(self, suffix: str = "") -> dict[str, int]:
         """Return the sizes in bytes of all regular files below, by relative name, sorted.
 
         A folder that does not exist has none. Files and folders whose names start with a dot
-        (unfinished ones) are left out, except files named in `hidden`. On S3 this is one listing.
+        (unfinished ones) are left out. On S3 this is one listing.
         """
         with self._errors():
             found = self._local_files() if self.is_local else self._s3_files()
         return {
             name: found[name]
             for name in sorted(found)
-            if name.endswith(suffix)
-            and not any(part.startswith(".") and part not in hidden for part in name.split("/"))
+            if name.endswith(suffix) and not any(part.startswith(".") for part in name.split("/"))
         }
 
     def delete(self, name: str) -> None:

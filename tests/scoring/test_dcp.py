@@ -177,7 +177,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "truncated": (truncate, r"__0_0\.distcp: truncated: expected at least .* found 20000; copy"),
     "damaged": (damage, r"__0_0\.distcp: tensor '\S+' cannot be read .*; copy or save it again"),
     "missing file": (
-        lambda folder: (folder / "__0_0.distcp").unlink(),
+        lambda folder: (folder / "__0_0.distcp").rename(folder / "__1_0.distcp"),
         r"expected __0_0\.distcp in .*, found none",
     ),
     "unfinished": (
@@ -280,6 +280,26 @@ def test_places_outside_of_the_files_are_refused(
     metadata = Metadata(metadata_with(tmp_path / "c", **changes))
     with pytest.raises(CheckpointError, match=message):
         metadata.tensor("norm.weight")
+
+
+def test_damaged_metadata_is_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    save_dcp(tmp_path, {"model": {"a": torch.ones(4, 2)}, "step": 3})
+    content = (tmp_path / ".metadata").read_bytes()
+    messages = []
+    for seed in range(2000):
+        random = np.random.default_rng(seed)
+        damaged = bytearray(content)
+        for place in random.integers(0, len(content), random.integers(1, 4)):
+            # Opcodes of later protocols only: others may ask for gigabytes.
+            damaged[place] = random.choice(list(b"\x80\x85\x8c\x93\x94\x95NRbehstu}(K\x00\x01ab"))
+        try:
+            metadata = Metadata(bytes(damaged))
+            for name in metadata.names:
+                metadata.tensor(name)
+        except CheckpointError as error:
+            messages.append(str(error))
+    assert 1000 < len(messages) < 2000
+    assert not [message for message in messages if "\n" in message]
 
 
 def test_pieces_that_do_not_cover_a_tensor_are_refused(tmp_path: Path) -> None:

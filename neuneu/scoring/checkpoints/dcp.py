@@ -47,7 +47,7 @@ def files(names: Collection[str]) -> list[str]:
             f"expected {METADATA_FILE} beside {data[0]}, found none: its saving has not ended, or "
             "the file was left out of a copy, as hidden ones are; copy or save it again."
         )
-    return [METADATA_FILE, *data] if METADATA_FILE in names else []
+    return [METADATA_FILE, *data] if data else []
 
 
 def convert(folder_in: Path, folder_out: Path) -> None:

@@ -85,10 +85,7 @@ class Metadata:
             for name, entry in tensors.items()
             if isinstance(name, str) and hasattr(entry, "chunks")
         }
-        self._storage = {
-            (_field(index, "fqn"), tuple(getattr(index, "offset", None) or ())): place
-            for index, place in storage.items()
-        }
+        self._storage = {_key(index): place for index, place in storage.items()}
 
     @property
     def names(self) -> list[str]:
@@ -215,6 +212,13 @@ def _field(record: object, name: str) -> Any:
     if found is None:
         raise _unexpected(f"an entry without {name}")
     return found
+
+
+def _key(index: object) -> tuple[str, tuple[int, ...]]:
+    name, offset = _field(index, "fqn"), getattr(index, "offset", None)
+    if not isinstance(name, str):
+        raise _unexpected("an entry without a name")
+    return name, () if offset is None else _sizes(offset)
 
 
 def _sizes(values: object) -> tuple[int, ...]:
