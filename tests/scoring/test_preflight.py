@@ -110,7 +110,6 @@ def test_inspect_wrong_tensor_is_refused(
     [
         ({"quantization_config": {"bits": 4}}, "quantised weights cannot be swapped"),
         ({"auto_map": {"AutoConfig": "x.Y"}}, "code from the checkpoint, which is never run"),
-        ({"num_local_experts": 8}, "num_local_experts = 8: expected a dense model"),
         ({"is_encoder_decoder": True}, "expected a decoder"),
         ({"model_type": "no-such"}, "model_type 'no-such' is not an architecture"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "expected LlamaForCausalLM"),

@@ -31,6 +31,14 @@ class InProcess:
 
 def score(config: ExtractConfig) -> list[Outcome]:
     """Score the pending checkpoints as an extraction does; all must be done afterwards."""
+    outcomes = attempt(config)
+    for outcome in outcomes:
+        assert outcome.status == "done", outcome.error
+    return outcomes
+
+
+def attempt(config: ExtractConfig) -> list[Outcome]:
+    """Score or quarantine the pending checkpoints as an extraction does."""
     wanted, store = load_wanted(config), Store(config.store)
     store.bind(fingerprint(config, engine="test"), corpus=wanted.corpora[0].name)
     old_meanings(store, wanted)
@@ -39,6 +47,4 @@ def score(config: ExtractConfig) -> list[Outcome]:
     worker = Worker(replace(config, staging=staging, staging_gb=1), wanted, host=InProcess)
     outcomes = [worker.run(pending) for pending in group(list_local(config.checkpoints)).pending]
     worker.close()
-    for outcome in outcomes:
-        assert outcome.status == "done", outcome.error
     return outcomes

@@ -1,5 +1,6 @@
 """Sources of checkpoints: local folders, S3, a hub, and suite files that describe them."""
 
+import io
 import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from neuneu.core.files import check_regular
 from neuneu.core.storage import Folder
 from neuneu.data.checkpoints import CheckpointRef, StoredFile, in_order, list_folder
 from neuneu.scoring.checkpoints import hub
+from neuneu.scoring.checkpoints.dcp_metadata import METADATA_FILE, is_data
 from neuneu.scoring.checkpoints.suite_file import (
     Entry,
     Location,
@@ -74,7 +76,11 @@ def list_files(ref: CheckpointRef) -> dict[str, StoredFile]:
     if ref.uri.startswith(hub.SCHEME):
         return hub.list_files(*_on_hub(ref))
     with _errors(ref.uri):
-        sizes = Folder(ref.uri).files()
+        folder = Folder(ref.uri)
+        sizes = folder.files()
+        if any(map(is_data, sizes)) and folder.exists(METADATA_FILE):  # hidden, so not listed
+            with folder.open(METADATA_FILE) as file:
+                sizes[METADATA_FILE] = file.seek(0, io.SEEK_END)
     if not sizes:
         raise CheckpointError(f"{ref.uri}: expected a checkpoint, found no files.")
     return {name: StoredFile(size) for name, size in sizes.items() if "/" not in name}

@@ -32,7 +32,7 @@ from neuneu.core import logs
 from neuneu.core.errors import CheckpointError, TransientError
 from neuneu.core.files import parse_mapping, write_text_atomic
 from neuneu.data.checkpoints import CheckpointRef, StoredFile
-from neuneu.scoring.checkpoints import hf_olmo
+from neuneu.scoring.checkpoints import dcp, hf_olmo
 from neuneu.scoring.checkpoints.sources import fetch, list_files, read_small
 from neuneu.scoring.checkpoints.weights import (
     INDEX_FILE,
@@ -69,18 +69,21 @@ class Staged:
 class _Plan:
     files: dict[str, StoredFile]
     pickled: bool
+    distributed: bool
+    linked: bool
     old_format: bool
     padding_bytes: int
 
     @property
     def is_converted(self) -> bool:
-        return self.pickled or self.old_format
+        return self.pickled or self.distributed or self.old_format
 
     @property
     def n_bytes(self) -> int:
         """The most disk space it takes: a conversion has its input beside its output."""
         size = sum(file.size for file in self.files.values())
-        return 2 * size + self.padding_bytes if self.is_converted else size
+        copied = self.is_converted and not self.linked
+        return 2 * size + self.padding_bytes if copied else size
 
 
 class Stager:
@@ -160,18 +163,22 @@ class Stager:
             raise CheckpointError(f"{ref.uri}: expected config.json, found {sorted(found)[:5]}.")
         weights = [name for name in found if _WEIGHTS.fullmatch(name)]
         pickled = [name for name in found if is_pickled(name)]
-        if not weights and not (pickled and self._allow_pickle):
+        distributed = [] if weights else dcp.files(found)
+        if not weights and not distributed and not (pickled and self._allow_pickle):
             what = f"pickled weights ({pickled[0]})" if pickled else "no weights"
             advice = "set allow_pickle to convert them" if pickled else "save the checkpoint again"
             raise CheckpointError(f"{ref.uri}: expected safetensors, found {what}; {advice}.")
-        names = [*weights, INDEX_FILE] if weights else [*pickled, PICKLED_INDEX]
+        names = [*weights, INDEX_FILE] if weights else distributed or [*pickled, PICKLED_INDEX]
         wanted = _SMALL.union(names)
         content = self._retried(lambda: read_small(ref, "config.json"))
         config = parse_mapping(content, "config.json")
         old_format = config.get("model_type") == hf_olmo.MODEL_TYPE
         return _Plan(
             files={name: file for name, file in found.items() if name in wanted},
-            pickled=not weights,
+            pickled=not weights and not distributed,
+            distributed=bool(distributed),
+            # Most of it may be the optimizer's, which need not be copied to be left out.
+            linked=bool(distributed) and "://" not in ref.uri,
             old_format=old_format,
             # This also refuses a config before anything large is copied.
             padding_bytes=hf_olmo.padding_bytes(config) if old_format else 0,
@@ -249,10 +256,11 @@ class Stager:
             moved = self._copy(part, plan, ref)
             if plan.pickled:
                 self._run(replace_pickled, part)
-            if plan.old_format:
+            if plan.distributed or plan.old_format:
                 converted = entry / "converted"
                 shutil.rmtree(converted, ignore_errors=True)
-                self._run(hf_olmo.convert, part, converted)
+                convert = dcp.convert if plan.distributed else hf_olmo.convert
+                self._run(convert, part, converted)
                 shutil.rmtree(part)
                 part = converted
         except OSError as error:
@@ -275,6 +283,9 @@ class Stager:
         missing = {name: file for name, file in plan.files.items() if not (part / name).exists()}
 
         def copy(name: str) -> None:
+            if plan.linked:
+                (part / name).symlink_to(Path(ref.uri, name).resolve())
+                return
             self._retried(lambda: fetch(ref, name, part))
             if difference := _difference(part / name, missing[name]):
                 (part / name).unlink()
@@ -283,7 +294,7 @@ class Stager:
         with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
             list(pool.map(logs.carried(copy), missing))
         shutil.rmtree(part / ".cache", ignore_errors=True)
-        return sum(file.size for file in missing.values())
+        return 0 if plan.linked else sum(file.size for file in missing.values())
 
 
 def _retried(action: Callable[[], T], *, attempts: int, wait_s: float) -> T:

@@ -11,9 +11,10 @@ from typing import Final
 
 from neuneu.core.errors import EngineError
 from neuneu.data.store.store import CheckpointRows, Part
+from neuneu.scoring.checkpoints.configs import check_dense
 from neuneu.scoring.checkpoints.preflight import Preflight
 from neuneu.scoring.checkpoints.weights import read_headers
-from neuneu.scoring.engines.engine import EngineConfig, Scorer, chosen
+from neuneu.scoring.engines.engine import EngineConfig, Scorer, chosen, read_model_config
 from neuneu.scoring.evaluation import Workload, evaluate
 from neuneu.scoring.workers.processes import Host, peak_rss_mb
 
@@ -46,11 +47,12 @@ def make_scorer(config: EngineConfig, folder: Path) -> Scorer:
     """Start an engine for the architecture of a checkpoint and load that checkpoint.
 
     Raises:
-        CheckpointError: The weights cannot be used.
+        CheckpointError: The weights cannot be used, or not by this engine.
         EngineError: The engine does not start, or does not hold the weights it was given.
     """
     params = sum(math.prod(header.shape) for header in read_headers(folder).values())
     if chosen(config, params).kind == "vllm":
+        check_dense(read_model_config(folder).to_dict())  # with the defaults of its type
         from neuneu.scoring.engines.vllm_scorer import VllmScorer
 
         return VllmScorer(config, folder)
