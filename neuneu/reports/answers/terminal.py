@@ -72,7 +72,9 @@ def _show_explanation(answer: Answer, console: Console) -> None:
         if evidence := row.get("evidence"):
             parts.append(_evidence(evidence))
         if loss := row.get("loss"):
-            parts.append(_loss(loss, unit_of(row)))
+            without = score(loss["without"], 0.0, unit_of(row))
+            it = "either" if evidence else "it"
+            parts.append(f"reads {loss['name']}, without {it} {without}")
         console.print(f"- {row['run']}, {row['task']}: {'; '.join(parts)}")
 
 
@@ -84,12 +86,6 @@ def _evidence(evidence: Mapping[str, Any]) -> str:
         f"{task} {doc} (right with {percent(chance)})" for task, doc, chance in evidence["flips"]
     ]
     return f"{text}; items likely to change: {', '.join(flips)}" if flips else text
-
-
-def _loss(loss: Mapping[str, Any], unit: str) -> str:
-    """What the losses beside the accuracies changed."""
-    with_loss, without = (score(loss[name], 0.0, unit) for name in ("with", "without"))
-    return f"with {loss['name']} {with_loss}, without {without}"
 
 
 def _names(row: Row, column: str) -> str:
