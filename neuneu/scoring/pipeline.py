@@ -91,10 +91,11 @@ def extract(config: ExtractConfig, *, address: str | None = None) -> ExtractSumm
 
 
 def _with_kind(config: ExtractConfig, store: Store) -> ExtractConfig:
-    """Resolve a kind of `auto` to vLLM for a store whose numbers are all from vLLM."""
-    if config.engine.kind != "auto" or not store.folder.exists(META):
+    """Resolve a kind of `auto` to vLLM for a store whose numbers are all from it, or many GPUs."""
+    if config.engine.kind != "auto":
         return config
-    if str(store.fingerprint().get("engine")).startswith("vllm"):
+    bound = store.fingerprint().get("engine") if store.folder.exists(META) else ""
+    if config.engine.tensor_parallel > 1 or str(bound).startswith("vllm"):
         return replace(config, engine=replace(config.engine, kind="vllm"))
     return config
 

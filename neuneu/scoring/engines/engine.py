@@ -38,14 +38,14 @@ class EngineConfig:
     """How to score checkpoints.
 
     `kind` is `packed`, our own scorer on transformers' models (formerly `hf`), or `vllm`; `auto` is
-    packed for models of up to 1.5e9 parameters, and vLLM for larger ones. A `dtype` of `auto` is
-    bfloat16 on GPUs and float32 on CPUs. A store keeps the dtype and vLLM if it was created with
-    them. `max_model_len` is the maximum window in tokens; models with fewer positions use theirs.
-    `max_num_batched_tokens` is the number of tokens computed at once, by default 2,048 with vLLM;
-    packed 65,536 on GPUs, and on CPUs 1,024, which their cache can hold. The rest is for vLLM:
-    `kv_cache_mb` defaults to what a batch needs. `gpu_memory_utilization` is the fraction of GPU
-    memory for engines; engines that share a GPU divide it. `tensor_parallel` is the number of GPUs
-    that one model is split over.
+    packed for models of up to 1.5e9 parameters, and vLLM for larger ones and over several GPUs. A
+    `dtype` of `auto` is bfloat16 on GPUs and float32 on CPUs. A store keeps the dtype and vLLM if
+    it was created with them. `max_model_len` is the maximum window in tokens; models with fewer
+    positions use theirs. `max_num_batched_tokens` is the number of tokens computed at once, by
+    default 2,048 with vLLM; packed 65,536 on GPUs, and on CPUs 1,024, which their cache can hold.
+    The rest is for vLLM: `kv_cache_mb` defaults to what a batch needs. `gpu_memory_utilization` is
+    the fraction of GPU memory for engines; engines that share a GPU divide it. `tensor_parallel` is
+    the number of GPUs that one model is split over.
     """
 
     kind: Annotated[Kind, BeforeValidator(_kind)] = "auto"
@@ -117,7 +117,8 @@ def chosen(config: EngineConfig, params: float) -> EngineConfig:
     """Return the config with a kind of `auto` resolved for a model."""
     if config.kind != "auto":
         return config
-    return replace(config, kind="packed" if params <= PACKED_PARAMS else "vllm")
+    is_packed = params <= PACKED_PARAMS and config.tensor_parallel == 1
+    return replace(config, kind="packed" if is_packed else "vllm")
 
 
 def local_gpu() -> bool:
