@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from neuneu.core.errors import UserError
 from neuneu.data.arrays import FloatArray, FloatArray32, IntArray
+from neuneu.data.choice_metrics import item_starts
 from neuneu.data.choices import Choices, ItemSet
 from neuneu.data.trajectories import Trajectory
 from neuneu.forecasters.items.margins import item_margins
@@ -64,7 +65,7 @@ def with_items(trajectory: Trajectory, choices: Choices) -> Trajectory:
 def some_items(choices: Choices, keep: IntArray) -> Choices:
     """Return the choices of some items, given by their indices."""
     items = choices.items
-    starts = np.flatnonzero(np.diff(items.docs, prepend=items.docs[0] - 1))
+    starts = item_starts(items.docs)
     item = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(items.docs)))
     chosen = np.isin(item, keep)
     columns = {
@@ -87,7 +88,7 @@ def item_sets(tasks: list[dict[str, Any]], columns: dict[str, IntArray]) -> Iter
     """Yield the items of every task."""
     for task, place in places(tasks):
         own = {name: values[place].astype(np.int64) for name, values in columns.items()}
-        starts = np.flatnonzero(np.diff(own["docs"], prepend=own["docs"][0] - 1))
+        starts = item_starts(own["docs"])
         own["labels"] = own["labels"][starts]
         yield ItemSet(
             task=task["task"], task_hash=task["task"], format=task["format"], num_fewshot=0, **own

@@ -63,7 +63,7 @@ class Windows:
             trajectories: of all runs, with the mean loss of the text.
             words: losses of its words.
             folder: where answers are kept.
-            fractions: shares of the checkpoints that are asked about.
+            fractions: context fractions of the checkpoints.
             seeds: trainings of each reading, whose answers are averaged level by level.
             steps: of each training.
         """

@@ -46,7 +46,7 @@ def with_choices(
     """Join choices with the trajectories of their suite, run, task and number of shots.
 
     Checkpoints without an accuracy are left out. Of choices of several item sets, as of two
-    tokenizers, those with most checkpoints count. Signals that a table lacks follow from choices.
+    tokenizers, those with most checkpoints count. Without a signal in the table, choices give one.
 
     Args:
         trajectories: all that were read.
@@ -83,15 +83,15 @@ def _joined(t: Trajectory, several: Sequence[Choices]) -> Trajectory:
 
 
 def _signals(choices: Choices, t: Trajectory) -> dict[str, FloatArray]:
-    """The signals of a trajectory, and those that its choices give where it has none of them."""
+    """The signals of a trajectory, or else the best one that its choices give."""
     there = available_metrics(choices.items, unconditional=False)
-    missing = [m for m in SIGNALS if m in there and m not in t.signals and m != t.metric]
-    found = dict(t.signals)
-    place = np.searchsorted(t.steps, choices.steps)
-    for metric, series in choice_metrics(choices, metrics=missing).items():
-        found[metric] = np.full(len(t), np.nan)
-        found[metric][place] = as_signal(metric, series.values)
-    return {metric: found[metric] for metric in SIGNALS if metric in found}
+    best = next((m for m in SIGNALS if m in there and m != t.metric), None)
+    if t.signals or best is None:
+        return dict(t.signals)
+    values = np.full(len(t), np.nan)
+    series = choice_metrics(choices, metrics=[best])[best]
+    values[np.searchsorted(t.steps, choices.steps)] = as_signal(best, series.values)
+    return {best: values}
 
 
 def _at_steps(choices: Choices, t: Trajectory) -> Choices:

@@ -1,4 +1,4 @@
-"""The leave-one-family-out study: facts about families, what is asked, and who answers."""
+"""The leave-one-family-out study: facts about families, questions, and who answers."""
 
 from pathlib import Path
 

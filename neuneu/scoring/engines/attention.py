@@ -6,6 +6,7 @@ Juravsky et al. 2024, Hydragen, section 3.1). On GPUs one call of flex attention
 """
 
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -72,8 +73,8 @@ class Layout:
 
     def with_masks(self, dtype: torch.dtype) -> "Layout":
         """Compute the masks of branched units, which take too much memory to keep."""
-        made = object.__new__(Layout)
-        made.__dict__ = self.__dict__ | {"groups": [(g, g.mask(dtype)) for g, _ in self.groups]}
+        made = copy(self)
+        made.groups = [(group, group.mask(dtype)) for group, _ in self.groups]
         return made
 
 
